@@ -196,7 +196,9 @@ class _ProxyRequest:
         if tunnel:
             return cls("https", name, port)
         path = parts._replace(scheme="", netloc="", fragment="").geturl() or "/"
-        kept = [each for each in lines if not _is_of_the_hop(each.partition(":")[0].strip().lower())]
+        kept = [
+            each for each in lines if not _is_of_the_hop(each.partition(":")[0].strip().lower())
+        ]
         request = [f"{method} {path if path.startswith('/') else f'/{path}'} HTTP/1.1"]
         request += [f"Host: {parts.netloc}", "Connection: close", *kept, "", ""]
         return cls("http", name, port, "\r\n".join(request).encode("latin-1"))

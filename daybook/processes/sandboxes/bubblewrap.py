@@ -12,7 +12,12 @@ from collections.abc import Sequence
 from daybook.errors import DaybookError, NonRetryable
 from daybook.processes.sandboxes import syscalls
 
-PLACES = ("/usr/bin/bwrap", "/bin/bwrap", "/usr/local/bin/bwrap", "/run/current-system/sw/bin/bwrap")
+PLACES = (
+    "/usr/bin/bwrap",
+    "/bin/bwrap",
+    "/usr/local/bin/bwrap",
+    "/run/current-system/sw/bin/bwrap",
+)
 """Paths at which `bwrap` may be; never one from PATH, where an agent may write a program."""
 OLDEST_VERSION = (0, 8)
 """Oldest version with all options that a sandbox uses."""
@@ -37,14 +42,14 @@ INSTALLATION = (
 _APPARMOR_SWITCH = "/proc/sys/kernel/apparmor_restrict_unprivileged_userns"
 _APPARMOR_FIX = (
     "AppArmor refuses user namespaces on this machine, as on Ubuntu since 23.10; allow them for "
-    "bwrap: `apt-get install apparmor-profiles`, then `ln -s "
-    "/usr/share/apparmor/extra-profiles/bwrap-userns-restrict /etc/apparmor.d/` and `apparmor_parser "
-    "-r /etc/apparmor.d/bwrap-userns-restrict`"
+    "bwrap with `apt-get install apparmor-profiles`, `ln -s "
+    "/usr/share/apparmor/extra-profiles/bwrap-userns-restrict /etc/apparmor.d/` and "
+    "`apparmor_parser -r /etc/apparmor.d/bwrap-userns-restrict`"
 )
 _NAMESPACES_FIX = (
-    "allow user namespaces: `sysctl -w user.max_user_namespaces=15000`, and on older Debian systems "
-    "`sysctl -w kernel.unprivileged_userns_clone=1`; in a container, start it with a security "
-    "profile that allows user namespaces"
+    "allow user namespaces with `sysctl -w user.max_user_namespaces=15000`, and on older Debian "
+    "systems `sysctl -w kernel.unprivileged_userns_clone=1`; in a container, start it with a "
+    "security profile that allows user namespaces"
 )
 _PROBE_TIMEOUT_SECONDS = 10.0
 _VERSION = re.compile(r"(\d+)\.(\d+)")
@@ -66,7 +71,7 @@ def program() -> str:
     """Return the path of `bwrap`. Raise `SandboxUnavailable` if it is missing or unsafe."""
     if sys.platform != "linux":
         raise SandboxUnavailable(
-            "it needs Linux; on this system, run `daybook up` in the container image instead"
+            "only Linux has one; choose the sandbox off, or run Daybook on Linux"
         )
     machine = os.uname().machine
     if machine not in syscalls.MACHINES:
@@ -125,8 +130,8 @@ def explain(path: str, problem: str) -> str:
         return f"bwrap reports: {said}; {fix}"
     if "mount proc" in lowered:
         return (
-            f"bwrap reports: {said}; the container around Daybook masks /proc, so it cannot contain "
-            "a sandbox; start it with `--security-opt systempaths=unconfined`"
+            f"bwrap reports: {said}; the container around Daybook masks /proc, so it cannot "
+            "contain a sandbox; start it with `--security-opt systempaths=unconfined`"
         )
     return f"bwrap reports: {said}"
 
@@ -153,7 +158,11 @@ def _first_error(command: Sequence[str]) -> str:
 def _version(path: str) -> tuple[int, int]:
     try:
         done = subprocess.run(
-            [path, "--version"], capture_output=True, env={}, timeout=_PROBE_TIMEOUT_SECONDS, check=False
+            [path, "--version"],
+            capture_output=True,
+            env={},
+            timeout=_PROBE_TIMEOUT_SECONDS,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
         return 0, 0

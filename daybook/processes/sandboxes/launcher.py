@@ -8,11 +8,11 @@ no other file of Daybook is visible in the sandbox.
 
     python launcher.py CONFIG REPORT
 
-``CONFIG`` is the descriptor of a file with a marshalled `dict`: `arguments`, `environment`, `limits`
-(pairs of a resource's number and a value) and `listens`. ``REPORT`` is the descriptor of a socket to
-Daybook. The launcher first sends `ready` there. With `listens`, the message has a listening socket
-of the sandbox's own network, on which Daybook accepts the connections to its proxy. If the program
-cannot be started, a second message has the number of the error.
+``CONFIG`` is the descriptor of a file with a marshalled `dict`: `arguments`, `environment`,
+`limits` (pairs of a resource's number and a value) and `listens`. ``REPORT`` is the descriptor of a
+socket to Daybook. The launcher first sends `ready` there. With `listens`, a listening socket of the
+sandbox's own network is attached, on which Daybook accepts the connections to its proxy. If the
+program cannot be started, a second message has the number of the error.
 """
 
 from __future__ import annotations
@@ -25,7 +25,14 @@ import resource
 import sys
 from typing import Any
 
-PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
+PROXY_VARIABLES = (
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "all_proxy",
+)
 """Variables from which programs read the address of their proxy."""
 DIRECT_VARIABLES = ("NO_PROXY", "no_proxy")
 """Variables from which programs read the hosts that they reach without the proxy."""

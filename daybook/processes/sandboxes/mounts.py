@@ -34,7 +34,17 @@ class SandboxLevel(StrEnum):
     STRICT = "strict"
 
 
-PROGRAMS = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix/store", "/gnu/store")
+PROGRAMS = (
+    "/usr",
+    "/bin",
+    "/sbin",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/libx32",
+    "/nix/store",
+    "/gnu/store",
+)
 """Folders with programs and libraries."""
 SYSTEM = ("/etc", "/opt", "/nix", "/run/current-system")
 """Further folders that `SandboxLevel.WORKSPACE` shows."""
@@ -140,7 +150,16 @@ class Mounts:
             elif option == "--symlink":
                 result += [option, target, path]
             elif option == "--dir":
-                result += ["--perms", "0000", "--size", "4096", "--tmpfs", path, "--remount-ro", path]
+                result += [
+                    "--perms",
+                    "0000",
+                    "--size",
+                    "4096",
+                    "--tmpfs",
+                    path,
+                    "--remount-ro",
+                    path,
+                ]
             elif option == "--file":
                 result += ["--ro-bind", "/dev/null", path]
             else:
@@ -196,7 +215,10 @@ def plan(
 
 
 def _show(mounts: Mounts, path: str, option: str) -> None:
-    named, real = os.path.normpath(os.path.expanduser(path)), os.path.realpath(os.path.expanduser(path))
+    named, real = (
+        os.path.normpath(os.path.expanduser(path)),
+        os.path.realpath(os.path.expanduser(path)),
+    )
     mounts.shown[real] = option
     if named != real and not mounts.shows(os.path.realpath(os.path.dirname(named))):
         mounts.links[named] = real
@@ -210,7 +232,7 @@ def _show_system(mounts: Mounts, path: str) -> None:
 
 
 def interpreter() -> str:
-    """Return the real path of this process's Python interpreter, outside any virtual environment."""
+    """Return the real path of this process's interpreter, outside a virtual environment."""
     return os.path.realpath(sys.executable)
 
 
@@ -253,7 +275,9 @@ def _check(path: str, protected: Sequence[str], which: str) -> None:
         return
     if system := [each for each in map(os.path.realpath, _NEVER_WRITTEN) if each in around]:
         hint = "use a folder for data"
-        raise InvalidInput(field, f"{path} is in {system[0]}, which has the system's programs", hint)
+        raise InvalidInput(
+            field, f"{path} is in {system[0]}, which has the system's programs", hint
+        )
     if within := [each for each in protected if real in _upwards(each)]:
         hint = "use a folder deeper inside, or name it as readable"
         raise InvalidInput(field, f"{path} contains {within[0]}, which no program may write", hint)

@@ -21,20 +21,24 @@ import marshal
 import os
 import resource
 import socket
+import struct
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from daybook.errors import InvalidInput
-from daybook.processes.sandboxes import bubblewrap, launcher, mounts, syscalls
+from daybook.processes import locations
+from daybook.processes.sandboxes import bubblewrap, launcher, mounts, syscalls, watch
 from daybook.processes.sandboxes.bubblewrap import SandboxUnavailable
 from daybook.processes.sandboxes.mounts import SandboxLevel
 
 _LAUNCHER = "/run/daybook/launcher.py"
+_LAUNCHER_HERE = os.path.realpath(launcher.__file__)
 _IGNORE_SIGTERM = 'trap "" TERM; exec "$@"'
+_ATTACHED_BYTES = socket.CMSG_SPACE(4) + socket.CMSG_SPACE(12)
+"""Room for a descriptor and for the pid, user and group of the sender."""
 _NO_CORE_DUMP_BYTES = 1
 """Limit of a core dump. With 0, the kernel still starts the program that collects dumps."""
 
@@ -51,10 +55,13 @@ class NetworkProxy(Protocol):
 class SandboxLimits:
     """Limits of a sandboxed program; None is no limit.
 
-    ``memory_bytes`` (data of one process), ``cpu_seconds`` (of one process) and ``file_bytes`` (size
-    of one file) hold for each process. ``processes`` is the number of processes and threads of the
-    sandbox; a worker that runs as root cannot limit it. ``temporary_bytes`` is the size of each of
-    the folders in memory: `/tmp`, `/dev/shm` and the home.
+    The kernel refuses more than ``memory_bytes`` of data in one process, ``cpu_seconds`` of CPU
+    time of one process, ``file_bytes`` in one file, ``processes`` processes and threads of the
+    sandbox (unless this user is root), and ``temporary_bytes`` in each of the folders in memory:
+    `/tmp`, `/dev/shm` and the home.
+
+    `watch` ends a sandbox with more than ``processes`` processes, or more than ``memory_bytes`` of
+    memory in all its processes, or when its work directory's disk has less than ``free_bytes``.
     """
 
     memory_bytes: int | None = None
@@ -62,6 +69,7 @@ class SandboxLimits:
     cpu_seconds: int | None = None
     file_bytes: int | None = None
     temporary_bytes: int = 2**30
+    free_bytes: int | None = 2**28
 
     def resources(self) -> list[tuple[int, int]]:
         """Return the limits for `resource.setrlimit`."""
@@ -73,6 +81,10 @@ class SandboxLimits:
             resource.RLIMIT_NPROC: self.processes,
         }
         return [(number, value) for number, value in named.items() if value is not None]
+
+    def watched(self) -> watch.WatchedLimits:
+        """Return the limits of all processes together."""
+        return watch.WatchedLimits(self.processes, self.memory_bytes, self.free_bytes)
 
 
 @dataclass(frozen=True)
@@ -86,6 +98,11 @@ class SandboxedProgram:
     environment: Mapping[str, str]
     pass_fds: tuple[int, ...]
     _report: _Report
+
+    @property
+    def exceeded(self) -> str:
+        """Return the limit of the whole sandbox for which Daybook has ended it; empty if none."""
+        return self._report.exceeded
 
     def check_started(self, errors: bytes) -> None:
         """Check after the end whether the program was started; ``errors`` is its standard error.
@@ -134,6 +151,7 @@ class Sandbox:
         program itself is not visible.
         """
         bwrap = bubblewrap.program()
+        folder = locations.real_path(folder)
         shown = mounts.plan(
             self.level,
             folder=folder,
@@ -145,37 +163,38 @@ class Sandbox:
         )
         _check_visible(arguments[0], shown, folder, environment)
         proxy = None if isinstance(self.network, str) else self.network
-        inside = dict(environment)
-        if "TMPDIR" in inside:
-            inside["TMPDIR"] = "/tmp"
-        config = {
-            "arguments": list(arguments),
-            "environment": inside,
-            "limits": self.limits.resources(),
-            "listens": proxy is not None,
-        }
-        unix_sockets = self.level is SandboxLevel.WORKSPACE and self.network != "all"
-        filtering = syscalls.filter_program(os.uname().machine, unix_sockets=unix_sockets)
         report = _Report()
         descriptors = [report.inner.detach()]
         try:
-            for name, content in (("config", marshal.dumps(config)), ("filter", filtering)):
-                descriptors.append(_memory_file(name, content))
+            config = marshal.dumps(self._config(arguments, environment))
+            descriptors += [_memory_file("config", config), _memory_file("filter", self._filter())]
             options = [*bubblewrap.ISOLATION, "--seccomp", str(descriptors[2])]
             options += [] if self.network == "all" else ["--unshare-net"]
-            options += shown.options()
-            options += ["--ro-bind", str(Path(launcher.__file__).resolve()), _LAUNCHER]
-            options += ["--remount-ro", "/", "--chdir", os.path.realpath(folder)]
+            options += [*shown.options(), "--ro-bind", _LAUNCHER_HERE, _LAUNCHER]
+            options += ["--remount-ro", "/", "--chdir", folder]
             launching = [mounts.interpreter(), "-I", "-S", "-B", _LAUNCHER]
             launching += [str(descriptors[1]), str(descriptors[0])]
-            command = ["/bin/sh", "-c", _IGNORE_SIGTERM, "sh", bwrap, *options, "--", *launching]
-            program = SandboxedProgram(tuple(command), {}, tuple(descriptors), report)
-            async with report.serving(proxy):
-                yield program
+            command = ("/bin/sh", "-c", _IGNORE_SIGTERM, "sh", bwrap, *options, "--", *launching)
+            async with report.attending(proxy, folder, self.limits.watched()):
+                yield SandboxedProgram(command, {}, tuple(descriptors), report)
         finally:
             for each in descriptors:
                 os.close(each)
             report.close()
+
+    def _config(self, arguments: Sequence[str], environment: Mapping[str, str]) -> dict[str, Any]:
+        """Return what the launcher reads."""
+        temporary = {"TMPDIR": "/tmp"} if "TMPDIR" in environment else {}
+        return {
+            "arguments": list(arguments),
+            "environment": {**environment, **temporary},
+            "limits": self.limits.resources(),
+            "listens": not isinstance(self.network, str),
+        }
+
+    def _filter(self) -> bytes:
+        unix_sockets = self.level is SandboxLevel.WORKSPACE and self.network != "all"
+        return syscalls.filter_program(os.uname().machine, unix_sockets=unix_sockets)
 
 
 class _Report:
@@ -183,29 +202,34 @@ class _Report:
 
     def __init__(self) -> None:
         self.outer, self.inner = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.outer.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         self.outer.setblocking(False)
+        self.exceeded = ""
         self._messages: list[bytes] = []
         self._listener: socket.socket | None = None
+        self._program = 0
 
     def read(self) -> list[bytes]:
         """Return all messages that have arrived."""
         with suppress(BlockingIOError, ConnectionError):
             while True:
-                message, descriptors, _, _ = socket.recv_fds(self.outer, 64, 1)
+                message, attached, _, _ = self.outer.recvmsg(64, _ATTACHED_BYTES)
                 if not message:
                     break
                 self._messages.append(message)
-                for each in descriptors:
-                    self._listener = socket.socket(fileno=each)
+                for _, kind, data in attached:
+                    if kind == socket.SCM_RIGHTS:
+                        self._listener = socket.socket(fileno=struct.unpack("i", data[:4])[0])
+                    elif kind == socket.SCM_CREDENTIALS:
+                        self._program = struct.unpack("3i", data)[0]
         return self._messages
 
     @asynccontextmanager
-    async def serving(self, proxy: NetworkProxy | None) -> AsyncIterator[None]:
-        """Let ``proxy`` serve the sandbox during the block."""
-        if proxy is None:
-            yield
-            return
-        task = asyncio.create_task(self._serve(proxy))
+    async def attending(
+        self, proxy: NetworkProxy | None, folder: str, limits: watch.WatchedLimits
+    ) -> AsyncIterator[None]:
+        """Let ``proxy`` serve the sandbox, and enforce ``limits``, during the block."""
+        task = asyncio.create_task(self._attend(proxy, folder, limits))
         try:
             yield
         finally:
@@ -214,7 +238,9 @@ class _Report:
             if not task.cancelled() and (error := task.exception()) is not None:
                 raise error
 
-    async def _serve(self, proxy: NetworkProxy) -> None:
+    async def _attend(
+        self, proxy: NetworkProxy | None, folder: str, limits: watch.WatchedLimits
+    ) -> None:
         loop = asyncio.get_running_loop()
         arrived = asyncio.Event()
         loop.add_reader(self.outer, arrived.set)
@@ -223,8 +249,10 @@ class _Report:
         finally:
             loop.remove_reader(self.outer)
         self.read()
-        if self._listener is not None:
-            await proxy.serve(self._listener)
+        async with asyncio.TaskGroup() as tasks:
+            if proxy is not None and self._listener is not None:
+                tasks.create_task(proxy.serve(self._listener))
+            self.exceeded = await watch.enforce(self._program, folder, limits)
 
     def close(self) -> None:
         self.outer.close()

@@ -1,9 +1,10 @@
 """Filter of system calls in a sandbox, as a program for `bwrap --seccomp`.
 
-Namespaces do not separate everything: kernel keyrings, the sockets of a virtual machine (vsock), and
-with the network of the host also its abstract Unix sockets. The filter refuses these, and system
-calls that programs of a job do not need and in which many faults of the kernel were found. It stops
-a program of another processor architecture (32-bit, x32), whose numbers the filter does not know.
+Namespaces do not separate everything: kernel keyrings, the sockets of a virtual machine (vsock),
+and with the network of the host also its abstract Unix sockets. The filter refuses these. It also
+refuses system calls that programs of a job do not need and in which many faults of the kernel were
+found. It stops a program of another processor architecture (32-bit, x32), whose numbers it does not
+know.
 
 A refused call fails with EPERM, and a refused kind of socket with EAFNOSUPPORT.
 """

@@ -34,8 +34,9 @@ class Target:
     home: Path
     readable: Path
     store: Path
+    victim: subprocess.Popen[bytes]
     named: dict[str, Any] = field(default_factory=dict)
-    victim: subprocess.Popen[bytes] | None = None
+    secret: str = SECRET
 
 
 def _write(path: Path, text: str = SECRET) -> str:
@@ -52,7 +53,6 @@ def prepared(root: Path) -> Iterator[Target]:
     store = daybook / "repositories" / "name" / "store.git" / "objects"
     readable = home / "named"
     mark = uuid.uuid4().hex
-    target = Target(root, work, home, readable, store)
     work.mkdir(parents=True)
     (readable / "credentials").mkdir(parents=True)
     paths = {
@@ -91,8 +91,12 @@ def prepared(root: Path) -> Iterator[Target]:
     with ExitStack() as stack:
         stack.callback(Path(paths["host_temporary_file"]).unlink)
         stack.callback(Path(paths["host_shared_memory_file"]).unlink)
+        victim = stack.enter_context(_victim(mark))
+        target = Target(root, work, home, readable, store, victim)
         target.named = {
             **paths,
+            "victim": victim.pid,
+            "victim_group": victim.pid,
             "setuid_program": str(setuid),
             "victim_mark": mark,
             "port": stack.enter_context(_service(socket.AF_INET, ("127.0.0.1", 0))),
@@ -113,15 +117,19 @@ def prepared(root: Path) -> Iterator[Target]:
         stack.enter_context(_datagrams(socket.AF_UNIX, f"{work}/datagrams.socket"))
         stack.enter_context(_shared_memory(0x0DB00C))
         stack.enter_context(_key(target.named["key_name"]))
-        target.victim = stack.enter_context(_victim(mark))
-        target.named |= {"victim": target.victim.pid, "victim_group": target.victim.pid}
         yield target
 
 
 @contextmanager
 def _victim(mark: str) -> Iterator[subprocess.Popen[bytes]]:
     victim = subprocess.Popen(
-        [sys.executable, "-c", "import signal; print(1, flush=True); signal.pause()", "victim", mark],
+        [
+            sys.executable,
+            "-c",
+            "import signal; print(1, flush=True); signal.pause()",
+            "victim",
+            mark,
+        ],
         env={"DAYBOOK_TEST_SECRET": "worker-secret of the victim"},
         stdout=subprocess.PIPE,
         start_new_session=True,
