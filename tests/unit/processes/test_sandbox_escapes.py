@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -78,12 +79,14 @@ MAY_FAIL = {
 
 
 @pytest.fixture
-def target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Target]:
-    monkeypatch.setenv("HOME", str(tmp_path / "user"))
-    monkeypatch.setenv("DAYBOOK_HOME", str(tmp_path / "daybook"))
-    monkeypatch.setenv("DAYBOOK_TEST_SECRET", "worker-secret")
-    with prepared(tmp_path) as target:
-        yield target
+def target(monkeypatch: pytest.MonkeyPatch) -> Iterator[Target]:
+    with tempfile.TemporaryDirectory() as folder:  # short, because the path of a socket must be
+        root = Path(folder).resolve()
+        monkeypatch.setenv("HOME", str(root / "user"))
+        monkeypatch.setenv("DAYBOOK_HOME", str(root / "daybook"))
+        monkeypatch.setenv("DAYBOOK_TEST_SECRET", "worker-secret")
+        with prepared(root) as target:
+            yield target
 
 
 async def achieved(target: Target, names: set[str], sandbox: Sandbox | None) -> set[str]:
