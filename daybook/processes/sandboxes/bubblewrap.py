@@ -39,7 +39,7 @@ INSTALLATION = (
     "install bubblewrap 0.8 or newer (`apt-get install bubblewrap`, `dnf install bubblewrap`, "
     "`apk add bubblewrap`)"
 )
-_APPARMOR_SWITCH = "/proc/sys/kernel/apparmor_restrict_unprivileged_userns"
+APPARMOR_SWITCH = "/proc/sys/kernel/apparmor_restrict_unprivileged_userns"
 _APPARMOR_FIX = (
     "AppArmor refuses user namespaces on this machine, as on Ubuntu since 23.10; allow them for "
     "bwrap with `apt-get install apparmor-profiles`, `ln -s "
@@ -172,7 +172,7 @@ def _version(path: str) -> tuple[int, int]:
 
 def _apparmor_restricts() -> bool:
     try:
-        with open(_APPARMOR_SWITCH, encoding="ascii") as switch:
+        with open(APPARMOR_SWITCH, encoding="ascii") as switch:
             return switch.read().strip() == "1"
     except OSError:
         return False

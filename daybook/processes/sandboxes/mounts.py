@@ -192,12 +192,12 @@ def plan(
     for path in PROGRAMS + (SYSTEM if level is SandboxLevel.WORKSPACE else STRICT_CONFIGURATION):
         _show_system(mounts, path)
     if level is SandboxLevel.WORKSPACE:
-        for path, option in _private_entries("/etc"):
+        for path, option in private_entries("/etc"):
             mounts.shown[path] = option
     if with_network and os.path.exists("/etc/resolv.conf"):
         mounts.shown[os.path.realpath("/etc/resolv.conf")] = "--ro-bind"
     _show_interpreter(mounts)
-    if os.path.isabs(home) and os.path.realpath(home) not in ("/", *_upwards(folder)):
+    if os.path.isabs(home) and os.path.realpath(home) != "/" and not mounts.shows(home):
         _show(mounts, home, "--tmpfs")
     protected = _protected()
     for path in readable:
@@ -290,7 +290,7 @@ def _upwards(path: str) -> Iterator[str]:
         path = os.path.dirname(path)
 
 
-def _private_entries(folder: str) -> Iterator[tuple[str, str]]:
+def private_entries(folder: str) -> Iterator[tuple[str, str]]:
     """Yield what not every user of this machine may read, but this user may, with its option.
 
     For root these are passwords and private keys; they are also files of this user's groups.
@@ -305,4 +305,4 @@ def _private_entries(folder: str) -> Iterator[tuple[str, str]]:
                 if os.access(entry.path, os.R_OK):
                     yield entry.path, "--dir" if is_folder else "--file"
             elif is_folder:
-                yield from _private_entries(entry.path)
+                yield from private_entries(entry.path)

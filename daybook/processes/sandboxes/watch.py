@@ -1,8 +1,8 @@
 """Limits of a whole sandbox, which the kernel does not set without control groups.
 
-The kernel counts data and CPU time for each process, and it does not count the processes of root.
-So Daybook looks at a sandbox a few times a second, and ends all of it at once when it exceeds a
-limit. Between two looks it can exceed a limit.
+The kernel counts memory for each process only, and the files of a folder not at all. So Daybook
+looks at a sandbox a few times a second, and ends all of it at once when it exceeds a limit. Between
+two looks it can exceed a limit.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ class WatchedLimits:
     ``free_bytes`` is the free space that the disk of the work directory keeps.
     """
 
-    processes: int | None
     memory_bytes: int | None
     free_bytes: int | None
 
@@ -58,14 +57,13 @@ async def enforce(program: int, folder: str, limits: WatchedLimits) -> str:
 
 def _exceeded(first: int, folder: str, limits: WatchedLimits) -> str:
     """Return which limit the sandbox exceeds whose first process is ``first``; empty if none."""
-    inside = f"{_PROC}/{first}/root/proc"
-    with suppress(OSError):
-        processes = [each for each in os.listdir(inside) if each.isdigit()]
-        if limits.processes is not None and len(processes) > limits.processes:
-            return f"it had more than {limits.processes} processes"
-        if limits.memory_bytes is not None:
-            used = sum(_private_bytes(f"{inside}/{each}/statm") for each in processes)
-            if used > limits.memory_bytes:
+    if limits.memory_bytes is not None:
+        inside = f"{_PROC}/{first}/root/proc"
+        with suppress(OSError):
+            processes = filter(str.isdigit, os.listdir(inside))
+            if sum(_private_bytes(f"{inside}/{each}/statm") for each in processes) > (
+                limits.memory_bytes
+            ):
                 return f"it used more than {limits.memory_bytes // 2**20} MiB of memory"
     if limits.free_bytes is not None:
         with suppress(OSError):

@@ -11,11 +11,11 @@ import pytest
 
 from daybook.agents import process
 from daybook.agents.process import ProgramResult
-from daybook.processes.sandboxes import bubblewrap
+from daybook.processes.sandboxes import sandbox as sandboxes
 from daybook.processes.sandboxes.sandbox import Sandbox
 
 needs_bubblewrap = pytest.mark.skipif(
-    bool(bubblewrap.why_unavailable()), reason="service absent: bubblewrap"
+    bool(sandboxes.why_unavailable()), reason="service absent: bubblewrap"
 )
 PATH = "/usr/bin:/bin"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import subprocess
@@ -40,13 +41,13 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("level", SandboxLevel)
 async def test_a_program_gets_its_environment_and_folders(work: Path, level: SandboxLevel) -> None:
-    script = 'pwd; echo "$WORD"; echo "$TMPDIR"; ls -A ~; ls -A /tmp; echo new > new; env | wc -l'
+    script = 'pwd; echo "$WORD"; echo "$TMPDIR"; ls -A ~; ls -A /tmp; env | wc -l; touch new ~/new'
     done = await shell(Sandbox(level), script, work, WORD="ä b", TMPDIR="/elsewhere")
     home = Path(os.environ["HOME"])
     below_tmp = [home.parts[2]] if home.parts[1] == "tmp" else []
     # The shell adds PWD to PATH, HOME, WORD and TMPDIR.
     assert done.lines == [str(work), "ä b", "/tmp", ".daybook", *below_tmp, "5"]
-    assert (work / "new").read_text() == "new\n"
+    assert (work / "new").exists()
     assert os.listdir(home) == [".daybook"]
 
 
@@ -131,22 +132,12 @@ async def test_a_program_that_ignores_sigterm_is_killed(work: Path) -> None:
     assert not running_with(mark)
 
 
-async def test_a_fork_bomb_does_not_stop_the_machine(work: Path) -> None:
-    limits = SandboxLimits(processes=100)
-    bomb = "import os\nwhile True:\n try: os.fork()\n except OSError: pass"
-    task = asyncio.create_task(
-        run(Sandbox(SandboxLevel.STRICT, limits=limits), [mounts.interpreter(), "-c", bomb], work)
-    )
-    if os.getuid() == 0:  # the kernel does not count the processes of root
-        done = await task
-        assert done.exceeded == "it had more than 100 processes"
-        assert done.result.code == 128 + signal.SIGKILL
-    else:
-        await asyncio.wait({task}, timeout=0.5)
-        assert len(running_with(bomb)) <= 100
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
+async def test_a_fork_bomb_gets_no_more_processes_than_allowed(work: Path) -> None:
+    # The bomb of each of its processes ends after some forks, in case that the limit fails.
+    bomb = "import os\nfor _ in range(9):\n try: os.fork()\n except OSError as e: print(e.errno)\n"
+    sandbox = Sandbox(SandboxLevel.STRICT, limits=SandboxLimits(processes=30))
+    done = await run(sandbox, [mounts.interpreter(), "-c", bomb], work)
+    assert str(errno.EAGAIN) in done.lines
     assert not running_with(bomb)
 
 

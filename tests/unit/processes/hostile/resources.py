@@ -14,6 +14,22 @@ from tests.unit.processes.hostile.registry import (
 )
 
 
+@attempt("start 300 processes", "any")
+def _() -> object:
+    started = list[int]()
+    try:
+        while len(started) < 300:
+            pid = os.fork()
+            if pid == 0:
+                signal.pause()
+            started.append(pid)
+        return True
+    finally:
+        for pid in started:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+
 @attempt("start 300 threads")
 def _() -> object:
     done = threading.Event()
