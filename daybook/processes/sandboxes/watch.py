@@ -60,10 +60,9 @@ def _exceeded(first: int, folder: str, limits: WatchedLimits) -> str:
     if limits.memory_bytes is not None:
         inside = f"{_PROC}/{first}/root/proc"
         with suppress(OSError):
-            processes = filter(str.isdigit, os.listdir(inside))
-            if sum(_private_bytes(f"{inside}/{each}/statm") for each in processes) > (
-                limits.memory_bytes
-            ):
+            folders = [f"{inside}/{each}" for each in os.listdir(inside) if each.isdigit()]
+            # The first number counts what forked processes share for each of them, but is fast.
+            if all(sum(map(count, folders)) > limits.memory_bytes for count in (_most, _shares)):
                 return f"it used more than {limits.memory_bytes // 2**20} MiB of memory"
     if limits.free_bytes is not None:
         with suppress(OSError):
@@ -74,14 +73,23 @@ def _exceeded(first: int, folder: str, limits: WatchedLimits) -> str:
     return ""
 
 
-def _private_bytes(statm: str) -> int:
-    """Return the resident memory of a process that it does not share with others, in bytes."""
+def _most(folder: str) -> int:
+    """Return the resident memory in bytes of a process, without files."""
     try:
-        with open(statm, encoding="ascii") as file:
+        with open(f"{folder}/statm", encoding="ascii") as file:
             _, resident, shared, *_ = file.read().split()
     except (OSError, ValueError):
         return 0
     return (int(resident) - int(shared)) * _PAGE_BYTES
+
+
+def _shares(folder: str) -> int:
+    """Return the share of a process, in bytes, of the resident memory of all processes."""
+    with suppress(OSError), open(f"{folder}/smaps_rollup", encoding="ascii") as file:
+        for line in file:
+            if line.startswith("Pss_Anon:"):
+                return int(line.split()[1]) * 1024
+    return 0
 
 
 def _parent(pid: int) -> int:

@@ -122,7 +122,7 @@ async def test_a_program_ends_gracefully(work: Path) -> None:
 
 async def test_a_program_that_ignores_sigterm_is_killed(work: Path) -> None:
     mark = f"{work}/marked"
-    script = f'trap "" TERM; echo ready > ready; sh -c "while :; do sleep 0.1; done" {mark}'
+    script = f'trap "" TERM; sh -c "touch ready; while :; do sleep 0.1; done" {mark}'
     task = asyncio.create_task(run(WORKSPACE, ["sh", "-c", script], work, grace_seconds=0.1))
     await appears(work / "ready")
     assert running_with(mark)
