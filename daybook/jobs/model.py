@@ -454,6 +454,9 @@ def _check_fit(action: Action, policy: Policy, notify: Notify) -> None:
         problem = "applies only to agents and to the commands of checks, and this job has neither"
         raise InvalidInput("work_dir", problem, "leave it out")
     _check_repository(action, policy)
+    if policy.sandbox_hosts and policy.sandbox in ("off", "strict"):
+        problem = f"cannot be combined with sandbox {policy.sandbox}"
+        raise InvalidInput("sandbox_hosts", problem, "leave it out, or use sandbox workspace")
     for field, text in {"prompt": getattr(action, "prompt", ""), "check": check.prompt}.items():
         if prompts.uses_variable(text, "work_dir") and not policy.work_dir:
             hint = "set work_dir, or remove the variable"

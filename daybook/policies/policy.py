@@ -43,6 +43,7 @@ from daybook.policies.repositories import (
     Setup,
     Verify,
 )
+from daybook.policies.sandboxes import SandboxField, SandboxHosts
 from daybook.processes import locations
 from daybook.schedules import bounds, durations
 from daybook.schedules.durations import ApproveWithin, Deadline, RetryDelay, Stagger, Timeout
@@ -280,6 +281,8 @@ class Policy(BaseModel):
         description="A model agent gets the AGENTS.md of the work directory, or its CLAUDE.md, as "
         "instructions. Off: it does not.",
     )
+    sandbox: SandboxField = ""
+    sandbox_hosts: SandboxHosts = ()
     repo: Repo = ""
     ref: Ref = ""
     setup: Setup = ()
@@ -361,6 +364,8 @@ class Policy(BaseModel):
             raise InvalidInput("check", "only the operator can set a command", hint)
         if self.work_dir:
             raise InvalidInput("work_dir", "only the operator can set it", "leave it out")
+        if self.sandbox_hosts:
+            raise InvalidInput("sandbox_hosts", "only the operator can set it", "leave it out")
         if self.repo:  # the other fields of a repository need this one
             raise InvalidInput("repo", "only the operator can set it", "leave it out")
         if not self.exclusive_dir:

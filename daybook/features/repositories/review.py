@@ -21,7 +21,9 @@ from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
+from daybook import owners
 from daybook.errors import DaybookError, InvalidInput, NotFound
+from daybook.execution import sandboxing
 from daybook.features.repositories import access, job_programs, landing, pull_requests, worktrees
 from daybook.features.repositories.forges import Forge
 from daybook.features.repositories.git import GitFailed
@@ -30,8 +32,10 @@ from daybook.features.repositories.locks import locked
 from daybook.features.repositories.store import Store
 from daybook.features.repositories.tables import ChangeRow, ChangeStatus
 from daybook.features.repositories.worktrees import Author, Change, folder_of
+from daybook.http.guard import Guard, Rule
+from daybook.jobs import limits
 from daybook.ledger.engine import Ledger, open_ledger, reading
-from daybook.ledger.tables import RunRow
+from daybook.ledger.tables import JobRow, RunRow
 from daybook.policies.policy import Policy
 from daybook.policies.repositories import Upstream
 
@@ -144,7 +148,7 @@ async def _land(row: ChangeRow) -> ChangeStatus:
 
 async def _propose(row: ChangeRow, store: Store) -> None:
     """Push the run's branch, and open a pull request for it, or update the open one."""
-    policy = await _policy(row)
+    policy, _ = await _policy(row)
     place = Forge.of(store.source, policy.forge)
     await landing.push_branch(store, row.branch, row.head, row.replaced_head)
     subject, _, rest = row.summary.strip().partition("\n")
@@ -168,9 +172,12 @@ async def _propose(row: ChangeRow, store: Store) -> None:
 
 async def _verify(row: ChangeRow, store: Store, candidate: str) -> None:
     """Run the job's verification for the commit. Raise `VerificationFailed`."""
-    policy = await _policy(row)
+    policy, owner = await _policy(row)
     if not policy.verify:
         return
+    guard = Guard.from_settings(Rule.for_owner(owner, owner), limits.load_limits(owner))
+    objects = (str(store.objects),)
+    sandbox = sandboxing.build(policy, owner, row.job_id or "", guard, objects)
     folder = folder_of(f"{row.run_id}.verifying")
     await asyncio.to_thread(worktrees.remove_folder, folder)
     try:
@@ -181,20 +188,23 @@ async def _verify(row: ChangeRow, store: Store, candidate: str) -> None:
             if not command:
                 continue
             left = end - loop.time()
-            ended = await job_programs.run(command, folder / "work", row.job_id or "", left)
+            work, job = folder / "work", row.job_id or ""
+            ended = await job_programs.run(command, work, job, left, sandbox)
             if ended.problem:
                 raise VerificationFailed(f"{name}, with the newest commits: {ended.in_words()}")
     finally:
         await asyncio.to_thread(worktrees.remove_folder, folder)
 
 
-async def _policy(row: ChangeRow) -> Policy:
+async def _policy(row: ChangeRow) -> tuple[Policy, str]:
+    """Return the policy of the run, and the owner of its job. Raise `InvalidInput`."""
     async with reading() as session:
         run = await session.get(RunRow, row.run_id)
+        job = await session.get(JobRow, row.job_id) if row.job_id else None
     if run is None:
         problem = "was removed by retention, and its verification with it"
         raise InvalidInput("run", problem, f"merge {row.head} by hand")
-    return run.policy
+    return run.policy, job.owner if job else owners.USER
 
 
 async def _offered(row: ChangeRow, error: BranchInUse) -> str:

@@ -38,7 +38,7 @@ from daybook.errors import (
     AgentTimeout,
     InvalidInput,
 )
-from daybook.execution import held_writes, journal
+from daybook.execution import held_writes, journal, sandboxing
 from daybook.execution.answers import MAX_FINISH_SECONDS, MAX_QUOTED_CHARACTERS, QUESTIONS
 from daybook.execution.journal import RunJournal
 from daybook.execution.workspaces import Ask, WorkQuestion
@@ -104,6 +104,10 @@ class RunWorkspace:
     @property
     def folder(self) -> str:
         return str(folder_of(self._granted.run_id) / "work")
+
+    @property
+    def readable(self) -> tuple[str, ...]:
+        return (str(self._store.objects),)  # the worktree borrows them
 
     @cached_property
     def _store(self) -> Store:
@@ -270,7 +274,8 @@ class RunWorkspace:
     async def _run(self, command: tuple[str, ...], worktree: Worktree) -> ProgramEnd:
         left = self._end - asyncio.get_running_loop().time()
         job = self._granted.job.id if self._granted.job else ""
-        return await job_programs.run(command, worktree.work, job, left)
+        sandbox = sandboxing.of_run(self._granted)
+        return await job_programs.run(command, worktree.work, job, left, sandbox)
 
     @property
     def _journal(self) -> RunJournal:

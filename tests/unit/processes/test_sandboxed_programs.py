@@ -13,7 +13,8 @@ import pytest
 
 from daybook.errors import InvalidInput
 from daybook.http.guard import AllowedHosts, Guard, Rule
-from daybook.http.host_proxy import HostPattern, HostProxy
+from daybook.http.host_proxy import HostProxy
+from daybook.policies.sandboxes import HostPattern
 from daybook.processes.sandboxes import bubblewrap, mounts
 from daybook.processes.sandboxes.bubblewrap import SandboxUnavailable
 from daybook.processes.sandboxes.mounts import SandboxLevel
