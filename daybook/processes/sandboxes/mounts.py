@@ -94,6 +94,8 @@ OPEN_IN_DAYBOOKS_HOME = ("caches", "repositories", "worktrees")
 """Folders of Daybook's home inside which a folder may be named."""
 
 _NEVER_NAMED = ("/dev", "/proc", "/run", "/sys", "/var/run")
+_TOO_MUCH = ("/", "/tmp", "/var", "/var/tmp")
+"""Folders inside which a folder may be named, but that have files and sockets of all users."""
 _NEVER_WRITTEN = (*PROGRAMS, "/boot", "/etc", "/nix", "/run/current-system")
 _TEMPORARY = ("/tmp", "/dev/shm")
 _READ_ONLY_IN_PROC = ("/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs")
@@ -245,9 +247,13 @@ def _show_interpreter(mounts: Mounts) -> None:
 
 def _protected() -> list[str]:
     """Return the real paths that no sandbox shows: Daybook's home, and credentials of the user."""
-    homes = {os.path.expanduser("~"), pwd.getpwuid(os.getuid()).pw_dir} - {"/"}
-    paths = [os.path.join(home, each) for home in homes for each in NEVER_IN_A_HOME]
+    paths = [os.path.join(home, each) for home in _homes() for each in NEVER_IN_A_HOME]
     return list(dict.fromkeys(map(os.path.realpath, [str(current_home().path), *paths])))
+
+
+def _homes() -> set[str]:
+    """Return the homes of this user, by the environment and by the system."""
+    return {os.path.expanduser("~"), pwd.getpwuid(os.getuid()).pw_dir} - {"/"}
 
 
 def _check(path: str, protected: Sequence[str], which: str) -> None:
@@ -268,9 +274,11 @@ def _check(path: str, protected: Sequence[str], which: str) -> None:
         what = "Daybook's home" if inside[0] == protected[0] else "a place of credentials"
         hint = "copy the files that the program needs into another folder"
         raise InvalidInput(field, f"{path} is in {what}, {inside[0]}", hint)
-    if real == "/" or any(each in around for each in _NEVER_NAMED):
-        hint = "name the folders that the program needs"
+    hint = "name the folders that the program needs"
+    if any(each in around for each in _NEVER_NAMED):
         raise InvalidInput(field, f"{path} has interfaces of the system and of services", hint)
+    if real in _TOO_MUCH or any(real in _upwards(os.path.realpath(each)) for each in _homes()):
+        raise InvalidInput(field, f"{path} has files of users, such as credentials", hint)
     if which == "readable":
         return
     if system := [each for each in map(os.path.realpath, _NEVER_WRITTEN) if each in around]:
