@@ -263,8 +263,9 @@ class _Report:
         finally:
             task.cancel()
             await asyncio.wait({task})
-            if not task.cancelled() and (error := task.exception()) is not None:
-                raise error
+            failed = not task.cancelled() and task.exception() is not None
+        if failed:
+            task.result()
 
     async def _attend(
         self, proxy: NetworkProxy | None, folder: str, limits: watch.WatchedLimits

@@ -137,6 +137,15 @@ def test_a_path_that_no_sandbox_shows_is_refused(home: Path) -> None:
             assert refused.value.hint
 
 
+def test_no_program_writes_the_code_of_daybook(home: Path) -> None:
+    package = Path(mounts.__file__).parents[2]
+    for path, trying in rows.each((package, package.parent, package / "api", Path(sys.prefix))):
+        with trying:
+            assert plan(home / "project", readable=(path,)).shows(str(path))
+            with pytest.raises(InvalidInput, match=r"contains code of Daybook|system's programs"):
+                plan(path)
+
+
 def test_strict_has_no_network() -> None:
     with pytest.raises(InvalidInput, match="has no network"):
         Sandbox(SandboxLevel.STRICT, network="all")
