@@ -52,6 +52,10 @@ async def test_a_program_gets_its_environment_and_folders(work: Path, level: San
     assert os.listdir(home) == [".daybook"]
 
 
+async def test_the_system_ends_a_sandbox_before_other_programs(work: Path) -> None:
+    assert (await shell(WORKSPACE, "cat /proc/self/oom_score_adj", work)).lines == ["500"]
+
+
 async def test_the_exit_code_is_that_of_the_program(work: Path) -> None:
     assert (await shell(STRICT, "exit 3", work)).result.code == 3
     assert (await shell(STRICT, "kill -9 $$", work)).result.code == 128 + signal.SIGKILL
