@@ -8,6 +8,7 @@ rest of Daybook names no feature, but goes through `features`::
     operator_tools    `toolbox.tools`         blocks      `blocks`
     agent_tools, first_tools, spec_tools            `execution.builtin_tools`
     program_folders                                 `execution.program_folders`
+    workspace         `execution.workspaces`
     sources           `api.sources`           files       `api.run_files`
     resources         `mcp.resources`         status      `diagnosis.feature_status`
     pages, links      `web.pages`             needs       `diagnosis.attention`
@@ -77,6 +78,8 @@ class Feature:
     - ``program_folders`` are those of these words that an agent that is a program may have, each
       with a coroutine function of a pattern of names, which returns the matching
       `agents.base.ProgramFolder`s. Without any, it raises `UnknownName`, except for ``*``.
+    - ``workspace`` is a function of a `runs.claim_requests.Granted` whose policy has a repository.
+      It returns the run's `execution.workspaces.Workspace`.
     - ``sources`` is a function of a `ledger.views.Step`, a call that succeeded. It returns the
       `ledger.views.RunSource` that the call has read, None if it has read none.
     - ``files`` is a module with two coroutine functions of a read session and a run's id: `of_run`
@@ -124,6 +127,7 @@ class Feature:
     first_tools: tuple[str, ...] = ()
     spec_tools: tuple[tuple[str, str], ...] = ()
     program_folders: tuple[tuple[str, str], ...] = ()
+    workspace: str = ""
     sources: str = ""
     files: str = ""
     resources: str = ""

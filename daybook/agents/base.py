@@ -115,7 +115,7 @@ class AgentRequest:
     - ``model``: model that the job requests, in the format of the agent's setting; empty for the
       agent's own model. An agent without a choice of models refuses any model (`refuse_model`).
     - ``question``: 1, or 2 if the attempt asks again because the first answer did not match the
-      schema of the job.
+      schema of the job. The next question of a workspace has 3 and 4, and so on.
     - ``fallback``: position of this agent among the job's fallback agents, from 1; 0 for the job's
       own agent.
     - ``tools``: tools that the agent may call while it answers.

@@ -22,8 +22,9 @@ from typing import Any, Literal, Protocol
 from daybook.ledger import texts
 from daybook.runs.usage import Amount
 
-Kind = Literal["request", "tool", "instructions"]
-"""The kind of a step: a request to a model, a call of a tool, or instructions that were read."""
+Kind = Literal["request", "tool", "instructions", "command"]
+"""The kind of a step: a request to a model, a call of a tool, instructions that were read, or a
+command of the job."""
 
 
 @dataclass(frozen=True, order=True)
@@ -36,7 +37,8 @@ class StepPosition:
     means the request itself.
 
     Positions are ordered. As text, the second call of the third response is `3.2`. The prefix `#2.`
-    marks the question that repairs an answer; the prefix `~1.` marks the first fallback agent.
+    marks the question that repairs an answer, and `#3.` the next question of a workspace; the
+    prefix `~1.` marks the first fallback agent.
     """
 
     agent: int

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping
 
 import sqlalchemy
+from sqlalchemy import func
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
@@ -25,7 +26,11 @@ SHARES = "and exclusive_dir is off, so both may change the same files at once"
 
 async def notes(session: AsyncSession, drafts: Mapping[str, Job]) -> list[str]:
     """Return a note for each of ``drafts`` (by name) whose folder other jobs use too."""
-    asking = {name: job for name, job in drafts.items() if job_kinds.asks_agent(job.kind)}
+    asking = {
+        name: job
+        for name, job in drafts.items()
+        if job_kinds.asks_agent(job.kind) and not job.policy.repo
+    }
     if not asking:
         return []
     of_agents = await folders.of_agents(session)
@@ -66,7 +71,11 @@ async def _stored(session: AsyncSession) -> list[tuple[str, str | None, str | No
             valid_json(col(RevisionRow.action))["agent"].as_string(),
         )
         .join(RevisionRow, NEWEST_REVISION)
-        .where(col(JobRow.archived_at).is_(None), col(JobRow.kind).in_(job_kinds.ASK_AGENTS))
+        .where(
+            col(JobRow.archived_at).is_(None),
+            col(JobRow.kind).in_(job_kinds.ASK_AGENTS),
+            func.coalesce(valid_json(col(RevisionRow.policy))["repo"].as_string(), "") == "",
+        )
     )
     if (owner := authorization.visible_owner()) is not None:
         query = query.where(col(JobRow.owner) == owner)

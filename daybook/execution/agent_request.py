@@ -102,16 +102,18 @@ async def prepare_request(
     model: str = "",
     own: OwnTools,
     fallback: int = 0,
+    folder: str | None = None,
 ) -> PreparedRequest:
     """Look up the agent and the tools that it may call; ``own`` returns Daybook's own tools.
 
-    ``fallback`` is as in `AgentRequest`. Raise `DaybookError`, and the errors of Prefect's client.
+    ``fallback`` is as in `AgentRequest`. The agent works in ``folder``, or in the job's work
+    directory if it is None. Raise `DaybookError`, and the errors of Prefect's client.
     """
     policy = Policy.model_validate(granted.parameters["policy"])
     owner = granted.job.row.owner if granted.job else ""
     approve = tools_of(limits.approvals_of(policy, owner))
     of_owner, only = limits.load_limits(owner), policy.only_tools
-    work_dir = locations.job_folder(policy.work_dir)
+    work_dir = locations.job_folder(policy.work_dir) if folder is None else folder
     # A job of an agent may have inherited entries for tools that its own agent does not have. It
     # inherits `only_tools` too.
     of_job = () if is_agent(owner) else tools_of(policy.approve)

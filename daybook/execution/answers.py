@@ -59,6 +59,9 @@ MAX_QUOTED_CHARACTERS = 20_000
 A program may get the prompt as an argument, whose length is limited.
 """
 
+QUESTIONS = 2
+"""Maximum number of requests to an agent until its answer matches the format."""
+
 MAX_FINISH_SECONDS = 10.0
 """Time for recording the end of a program's answer; it is less than `Timing.timeout_margin`."""
 
@@ -194,7 +197,7 @@ async def _ask_agent(
     second_request = replace(
         request,
         prompt=prompt,
-        question=2,
+        question=request.question + 1,
         timeout=end - loop.time(),
         tools=tuple(each for each in request.tools if each.read_only or request.repeatable),
         tokens=None if request.tokens is None else request.tokens - usage.tokens(first.usage),

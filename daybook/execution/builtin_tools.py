@@ -14,7 +14,6 @@ import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
@@ -22,15 +21,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from daybook.agents.base import Tool
 from daybook.agents.candidates import AgentCandidate
-from daybook.clock import SYSTEM_CLOCK
-from daybook.errors import InvalidInput, LedgerUnreachable, UnknownName
+from daybook.errors import InvalidInput, UnknownName
+from daybook.execution import held_writes
 from daybook.feature import Feature, failures, features
 from daybook.http.secrets import SecretStore
 from daybook.jobs import limits
 from daybook.jobs.limits import Limits
-from daybook.ledger.engine import Ledger, open_ledger
-from daybook.processes.ending import wait_shielded
-from daybook.runs import steps
+from daybook.ledger.engine import Ledger
 from daybook.runs.claim_requests import Granted
 from daybook.tools import occurrence
 
@@ -38,9 +35,6 @@ T = TypeVar("T")
 
 FIND_SECONDS = 60.0
 """How long a feature may take to return its tools, for which it may ask Prefect and the ledger."""
-
-RETRY_DELAY = timedelta(seconds=1)
-"""Delay before a tool repeats a write to an unreachable ledger."""
 
 
 @dataclass(frozen=True)
@@ -67,25 +61,11 @@ class ToolContext:
         return limits.load_limits(self.owner)
 
     async def write(self, work: Callable[[AsyncSession, Ledger], Awaitable[T]]) -> T:
-        """Do ``work`` in a write transaction of the ledger, if the process has its claim.
+        """Do ``work`` in a write transaction of the ledger, as `held_writes.write` does.
 
-        Repeat ``work`` while the ledger is unreachable, until the attempt's timeout cancels it. So
-        ``work`` looks for its `call_key` first: a commit may have lost only its response. Raise
-        `FenceRefused` if the claim was lost.
+        ``work`` looks for its `call_key` first, because it may be repeated.
         """
-
-        async def once(ledger: Ledger) -> T:
-            async with ledger.write() as session:
-                await steps.check_held(session, self.granted.run_id, self.granted.fence)
-                return await work(session, ledger)
-
-        while True:
-            try:
-                async with open_ledger() as ledger:
-                    # A cancelled transaction would lose its connection.
-                    return await wait_shielded(asyncio.create_task(once(ledger)))
-            except LedgerUnreachable:
-                await SYSTEM_CLOCK.wait_until(SYSTEM_CLOCK.now() + RETRY_DELAY)
+        return await held_writes.write(self.granted, work)
 
 
 def call_key() -> str:

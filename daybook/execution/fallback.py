@@ -26,11 +26,18 @@ from typing import Any
 from prefect.context import FlowRunContext
 from prefect.logging import get_run_logger
 
-from daybook.errors import AgentError, AgentMisconfigured, InvalidInput
+from daybook.errors import (
+    AgentError,
+    AgentFailed,
+    AgentMisconfigured,
+    AgentTimeout,
+    InvalidInput,
+)
 from daybook.execution import answers, journal
 from daybook.execution.agent_request import PreparedRequest, prepare_request
 from daybook.execution.agent_tools import OwnTools
-from daybook.execution.answers import AgentAnswer
+from daybook.execution.answers import QUESTIONS, AgentAnswer
+from daybook.execution.workspaces import WorkQuestion
 from daybook.jobs.actions import OutputFormat
 from daybook.ledger.states import Usage
 from daybook.runs import usage
@@ -86,6 +93,28 @@ class PreparedAgents:
                 return AgentAnswer(reply, "; ".join(filter(None, remarks)))
         raise _final_error(failures)
 
+    def for_question(self, question: WorkQuestion) -> PreparedAgents:
+        """Return the agents with the question of a workspace.
+
+        Raise `AgentFailed` if no tokens are left for it, and `AgentTimeout` if no time is left.
+        """
+        agents: dict[str, PreparedRequest | AgentMisconfigured] = {}
+        for name, agent in self.agents.items():
+            if isinstance(agent, AgentMisconfigured):
+                agents[name] = agent
+                continue
+            timeout = agent.request.timeout
+            rest = _with_rest(agent, timeout - question.seconds, question.spent)
+            if rest is None and question.seconds <= 0:
+                raise AgentTimeout(timeout)
+            if rest is None:
+                raise AgentFailed("stopped: the token limit is reached")
+            request = rest.request
+            prompt = "\n\n".join(filter(None, (request.prompt, question.addition)))
+            number = request.question + QUESTIONS * question.number
+            agents[name] = replace(rest, request=replace(request, prompt=prompt, question=number))
+        return PreparedAgents(agents)
+
 
 async def prepare_agents(
     granted: Granted,
@@ -94,8 +123,11 @@ async def prepare_agents(
     *,
     model: str = "",
     own: OwnTools,
+    folder: str | None = None,
 ) -> PreparedAgents:
     """Prepare a request to each agent; ``model`` is for the first agent, which is the job's own.
+
+    The agents work in ``folder``, or in the job's work directory if it is None.
 
     An agent that does not exist, or has invalid settings or tools, counts as unavailable. Raise
     `AgentMisconfigured` if all agents are unavailable, and the errors of Prefect's client.
@@ -110,6 +142,7 @@ async def prepare_agents(
                 model="" if position else model,
                 own=own,
                 fallback=position,
+                folder=folder,
             )
         except (AgentMisconfigured, InvalidInput) as error:
             agents[name] = AgentMisconfigured(str(error))

@@ -38,7 +38,7 @@ async def of_request(ledger: Ledger, request: ClaimRequest) -> Mapping[str, str]
 
     Raise `LedgerUnreachable`.
     """
-    if not job_kinds.asks_agent(request.kind):
+    if not job_kinds.asks_agent(request.kind) or request.policy.repo:
         return {}
     if written := request.policy.work_dir:
         return {written: await real_path(written)}

@@ -31,7 +31,8 @@ question was about a different call, `ApprovalNeeded` leaves the attempt (`daybo
 A job without an agent calls a tool or a webhook; this call is no step, but waits in the same way.
 
 The instructions of a project are a step before the first request, which every attempt uses as the
-first one has recorded it (`RunJournal.keep`).
+first one has recorded it (`RunJournal.keep`). So is the result of a verification, which the next
+question contains.
 
 A program makes its steps itself and only reports them (`RunJournal.report`). The journal records
 these steps; it neither prevents nor replays them.
@@ -221,16 +222,16 @@ class RunJournal:
         position: StepPosition,
         find: Callable[[], Awaitable[tuple[PlannedStep, StepReply] | None]],
     ) -> Any:
-        """Return the value of the agent's step before its first request; None if it has none.
+        """Return the value of the agent's step before a question's first request, None without one.
 
-        The first attempt of the agent calls ``find``, and records the step that it returns. Each
-        further attempt uses the recorded value, also if there was no such step.
+        The first attempt that comes there calls ``find``, and records the step that it returns.
+        Each further attempt uses the recorded value, also if there was no such step.
         """
         await self._load()
         row = self._earlier.get(position)
-        if row is not None and row.kind == "instructions":
+        if row is not None and row.kind != "request":
             return None if row.reply is None else row.reply["value"]
-        if any(each.agent == position.agent for each in self._earlier):
+        if any(each.agent == position.agent and each > position for each in self._earlier):
             return None
         found = await find()
         if found is None:

@@ -450,6 +450,7 @@ def _check_fit(action: Action, policy: Policy, notify: Notify) -> None:
     if policy.work_dir and not (asks or check.prompt or check.command or check.watch_command):
         problem = "applies only to agents and to the commands of checks, and this job has neither"
         raise InvalidInput("work_dir", problem, "leave it out")
+    _check_repository(action, policy)
     for field, text in {"prompt": getattr(action, "prompt", ""), "check": check.prompt}.items():
         if prompts.uses_variable(text, "work_dir") and not policy.work_dir:
             hint = "set work_dir, or remove the variable"
@@ -462,6 +463,24 @@ def _check_fit(action: Action, policy: Policy, notify: Notify) -> None:
     if prompts.uses_variable(action.prompt, "check") and not check:
         hint = "set a check, or remove {{check}}"
         raise InvalidInput("prompt", "uses {{check}}, but the job has no check", hint)
+
+
+def _check_repository(action: Action, policy: Policy) -> None:
+    """Raise `InvalidInput` if the fields about a repository do not fit the others."""
+    if not policy.repo:
+        for name in ("ref", "setup", "verify", "max_changed_files", "max_changed_lines"):
+            if getattr(policy, name):
+                raise InvalidInput(name, "applies only to a job with a repository", "set repo too")
+        if policy.land != "review":
+            raise InvalidInput("land", "applies only to a job with a repository", "set repo too")
+        return
+    if not isinstance(action, AgentPrompt):
+        raise InvalidInput("repo", "applies only to agent prompts", "leave it out")
+    if policy.work_dir:
+        raise InvalidInput("repo", "cannot be combined with work_dir", "leave one of them out")
+    if policy.land == "auto" and not policy.verify:
+        hint = "set verify, such as `make test`, or use land review"
+        raise InvalidInput("land", "auto needs a verification", hint)
 
 
 def _plain(given: Mapping[str, object]) -> dict[str, object]:

@@ -118,7 +118,8 @@ NOTHING_SPENT = Spending.of(())
 class Step(BaseModel, frozen=True):
     """A step of an agent's run: a request to a model, a call of a tool, or `instructions`.
 
-    ``kind`` is `request`, `tool` or `instructions`: a project's file that the model got.
+    ``kind`` is `request`, `tool`, `instructions` (a project's file that the model got), or
+    `command` (a command of the job, such as its verification).
     ``position`` is its place in the agent's work, the same in each attempt: `3.2` is the second
     call of the third response. ``status`` is `running`, succeeded, failed or unknown. ``digest`` is
     the SHA-256 of the facts of the request or call. ``input``, ``output`` and ``error`` are cut
@@ -156,13 +157,13 @@ class Step(BaseModel, frozen=True):
 
     @property
     def verb(self) -> str:
-        """Return `asked`, `called` or `read`, for people."""
+        """Return `asked`, `called`, `read` or `ran`, for people."""
         return step_verb(self.kind)
 
 
 def step_verb(kind: str) -> str:
     """Return the verb for a step of this kind, for people."""
-    return {"request": "asked", "instructions": "read"}.get(kind, "called")
+    return {"request": "asked", "instructions": "read", "command": "ran"}.get(kind, "called")
 
 
 class RunSource(BaseModel, frozen=True):

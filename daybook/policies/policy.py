@@ -30,6 +30,16 @@ from daybook.policies.compression import (
     SummarizeAfterMessages,
     SummarizeAfterTokens,
 )
+from daybook.policies.repositories import (
+    LandChoice,
+    MaxChangedFiles,
+    MaxChangedLines,
+    Ref,
+    Repairs,
+    Repo,
+    Setup,
+    Verify,
+)
 from daybook.processes import locations
 from daybook.schedules import bounds, durations
 from daybook.schedules.durations import ApproveWithin, Deadline, RetryDelay, Stagger, Timeout
@@ -267,6 +277,14 @@ class Policy(BaseModel):
         description="A model agent gets the AGENTS.md of the work directory, or its CLAUDE.md, as "
         "instructions. Off: it does not.",
     )
+    repo: Repo = ""
+    ref: Ref = ""
+    setup: Setup = ()
+    verify: Verify = ()
+    repairs: Repairs = 2
+    land: LandChoice = "review"
+    max_changed_files: MaxChangedFiles = 0
+    max_changed_lines: MaxChangedLines = 0
     tokens_per_run: Annotated[int, Marker(is_continued=True)] = Field(
         default=0,
         ge=0,
@@ -337,6 +355,8 @@ class Policy(BaseModel):
             raise InvalidInput("check", "only the operator can set a command", hint)
         if self.work_dir:
             raise InvalidInput("work_dir", "only the operator can set it", "leave it out")
+        if self.repo:  # the other fields of a repository need this one
+            raise InvalidInput("repo", "only the operator can set it", "leave it out")
         if not self.exclusive_dir:
             raise InvalidInput("exclusive_dir", "only the operator can turn it off", "leave it out")
 

@@ -45,7 +45,7 @@ def folder_of(row: RunRow, request: ClaimRequest) -> str:
 
     If the requester has not resolved a path, it is used as it is written.
     """
-    if not row.asks_agent:
+    if not row.asks_agent or row.policy.repo:  # each run has a worktree of its own
         return ""
     written = row.policy.work_dir
     if not written:

@@ -1,15 +1,24 @@
-"""Repositories: each run works in a checkout of its own, and its change is recorded.
+"""Repositories: each run works in a worktree of its own, and its change lands at most once.
 
 ::
 
+    workspace ──► worktrees ──► tables: the change ──► review ──► landing
+        │             └ store      of the run           ├ operations: a person decides
+        └ job_programs                                  └ keeping: goes on after a kill
+
     store        a bare repository in the home, fetched from the job's repository
-    checkouts    the folder of a run: created before its agent, collected afterwards
+    worktrees    the folder of a run: created before its agent, collected afterwards
     landing      the branch gets a change once, rebased if it has moved
     git          commands that run nothing which a repository names
-
-No job uses them yet.
 """
 
 from daybook.feature import Feature
 
-FEATURE = Feature(package=__name__)
+FEATURE = Feature(
+    package=__name__,
+    workspace="workspace:RunWorkspace",
+    settings="settings:RepositorySettings",
+    tables="tables",
+    loops="keeping:LOOPS",
+    retention=("keeping:delete_old",),
+)

@@ -18,17 +18,17 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from daybook.errors import DaybookError
-from daybook.features.repositories import checkouts, git
-from daybook.features.repositories.checkouts import Author, Change, folder_of
+from daybook.features.repositories import git, worktrees
 from daybook.features.repositories.git import GitFailed
 from daybook.features.repositories.store import FETCH_SECONDS, Store
+from daybook.features.repositories.worktrees import Author, Change, folder_of
 from daybook.short_text import first_names
 
 MAX_TRIES = 3
 """How often a branch may move while a change is landing."""
 
-Record = Callable[[str], Awaitable[None]]
-"""Coroutine function that stores the hash of the candidate."""
+OnCandidate = Callable[[str], Awaitable[None]]
+"""Coroutine function of the hash of a candidate."""
 
 
 class ChangeConflict(DaybookError):
@@ -42,9 +42,16 @@ class ChangeConflict(DaybookError):
 
 
 class BranchInUse(DaybookError):
-    """The error that the branch is checked out, so that its files would no longer fit it."""
+    """The error that the branch is checked out, so that its files would no longer fit it.
+
+    ``candidate`` is the commit that it would have got.
+    """
 
     code = "branch_in_use"
+
+    def __init__(self, branch: str, folder: str, candidate: str) -> None:
+        super().__init__(f"{branch} is checked out in {folder}")
+        self.folder, self.candidate = folder, candidate
 
 
 async def land(
@@ -54,24 +61,28 @@ async def land(
     author: Author,
     *,
     run_id: str,
-    record: Record,
+    check: OnCandidate,
+    record: OnCandidate,
     candidate: str = "",
 ) -> str:
     """Add ``change`` to ``branch`` of the store's repository; return the commit there.
 
-    ``candidate`` is what ``record`` has stored for this change before. Raise `ChangeConflict`,
-    `BranchInUse`, and `GitFailed`, after which the branch has not changed, or has the candidate.
+    ``check`` raises the error of a candidate that must not land, and ``record`` stores the hash of
+    one that may. ``candidate`` is what ``record`` has stored for this change before. Raise the
+    errors of ``check``, `ChangeConflict`, `BranchInUse`, and `GitFailed`, after which the branch
+    has not changed, or has the candidate.
     """
     for tried in range(1, MAX_TRIES + 1):
         tip = await store.fetch(f"refs/heads/{branch}")  # a tag may have the same name
-        if candidate and await _has(store, tip, candidate):
+        if candidate and await has(store, tip, candidate):
             return candidate
         candidate = change.head
         if not await store.contains(tip, candidate):
             candidate = await _rebased(store, change, (branch, tip), author, run_id)
+        await check(candidate)
         await record(candidate)
         try:
-            await _forward(store, branch, candidate)
+            await forward(store, branch, candidate)
         except GitFailed:
             if tried == MAX_TRIES or await store.fetch(f"refs/heads/{branch}") == tip:
                 raise
@@ -80,10 +91,18 @@ async def land(
     raise AssertionError
 
 
-async def _has(store: Store, tip: str, candidate: str) -> bool:
+async def has_landed(store: Store, branch: str, candidate: str) -> bool:
+    """Return whether ``branch`` of the store's repository has the candidate. Raise `GitFailed`."""
+    return bool(candidate) and await has(
+        store, await store.fetch(f"refs/heads/{branch}"), candidate
+    )
+
+
+async def has(store: Store, tip: str, candidate: str) -> bool:
+    """Return whether the commit ``tip`` of the store is the candidate, or comes after it."""
     try:
         return await store.contains(candidate, tip)
-    except GitFailed:  # the candidate was lost with its checkout, so the branch cannot have it
+    except GitFailed:  # the candidate was lost with its worktree, so the branch cannot have it
         return False
 
 
@@ -96,10 +115,10 @@ async def _rebased(
     """
     branch, tip = onto
     folder = folder_of(f"{run_id}.landing")
-    await asyncio.to_thread(checkouts.remove_folder, folder)
+    await asyncio.to_thread(worktrees.remove_folder, folder)
     work = folder / "work"
     try:
-        await checkouts.check_out(work, store, change.head, "landing", author)
+        await worktrees.check_out(work, store, change.head, "landing", author)
         repository = work / ".git"
         variables = author.variables() | {"GIT_WORK_TREE": str(work), "GIT_EDITOR": "true"}
         # An author is that of each commit.
@@ -132,16 +151,20 @@ async def _rebased(
             )
             return await store.commit_of(target)
     finally:
-        await asyncio.to_thread(checkouts.remove_folder, folder)
+        await asyncio.to_thread(worktrees.remove_folder, folder)
 
 
-async def _forward(store: Store, branch: str, candidate: str) -> None:
-    """Move ``branch`` of the store's repository to ``candidate``, if that is a fast-forward."""
-    source = store.source
+async def forward(store: Store, branch: str, candidate: str, *, force: bool = False) -> None:
+    """Move ``branch`` of the store's repository to ``candidate``, if that is a fast-forward.
+
+    With ``force``, move it in any case. Create the branch if it is missing. Raise `BranchInUse` and
+    `GitFailed`.
+    """
+    source, plus = store.source, "+" * force
     if source.protocol != "file":
         await git.run(
             *("push", "--quiet", "--no-verify", "--receive-pack=git-receive-pack", "--"),
-            *(source.address, f"{candidate}:refs/heads/{branch}"),
+            *(source.address, f"{plus}{candidate}:refs/heads/{branch}"),
             repository=store.repository,
             protocols=source.protocols,
             as_user=True,
@@ -154,14 +177,11 @@ async def _forward(store: Store, branch: str, candidate: str) -> None:
         await git.run(
             *git.FETCH,
             str(store.repository),
-            f"{candidate}:refs/heads/{branch}",
+            f"{plus}{candidate}:refs/heads/{branch}",
             repository=own.path,
             protocols=["file"],
         )
     except GitFailed as error:
         if "refusing to fetch into" not in str(error):
             raise
-        raise BranchInUse(
-            f"{branch} is checked out in {source.address}; run `git merge --ff-only {candidate}` "
-            "there, or check out another branch first"
-        ) from None
+        raise BranchInUse(branch, source.address, candidate) from None

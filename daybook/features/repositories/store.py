@@ -2,7 +2,7 @@
 
 ::
 
-    the job's repository ──fetch──► <home>/repositories/NAME-DIGEST/store.git ──► a checkout per run
+    the job's repository ──fetch──► <home>/repositories/NAME-DIGEST/store.git ──► a worktree per run
 
 Neither the user's own repository nor an agent's work changes the store's configuration, so git may
 read it (`git`). One command at a time writes to a store, because git's own locks make others fail;
@@ -12,9 +12,7 @@ they are released when the process ends, and what a killed one has left is remov
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import hashlib
-import os
 import re
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -22,15 +20,16 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from slugify import slugify
 
 from daybook.errors import InvalidInput
 from daybook.features.repositories import git
 from daybook.features.repositories.git import GitFailed, GitOutput
+from daybook.features.repositories.locks import StillLocked, locked
 from daybook.home import current_home
-from daybook.short_text import first_names, one_line
+from daybook.policies.repositories import Upstream
+from daybook.short_text import first_names
 
 Git = Callable[..., Awaitable[GitOutput]]
 """The function `git.run` for one repository."""
@@ -38,80 +37,9 @@ Git = Callable[..., Awaitable[GitOutput]]
 FETCH_SECONDS = 600.0
 LOCK_SECONDS = 900.0
 """How long a command waits for the ones before it."""
-MAX_ADDRESS_CHARACTERS = 2_000
-MAX_REF_CHARACTERS = 200
 
-_POLL_SECONDS = 0.1
 _DIGEST_CHARACTERS = 12
-_PROTOCOLS = {"https": "https", "http": "http", "ssh": "ssh"}
-_SSH = re.compile(r"[\w.-]+@[\w.-]+:(?!//)\S+\Z")
-_REF = re.compile(r"[A-Za-z0-9_][\w./+-]*\Z", re.ASCII)
 _GITLINK = "160000"
-
-
-@dataclass(frozen=True)
-class Upstream:
-    """A repository as a job names it: the path of a folder on this machine, or an address.
-
-    ``protocol`` is the one of git by which it is fetched.
-    """
-
-    address: str
-    protocol: str
-
-    @classmethod
-    def parse(cls, text: str) -> Upstream:
-        """Return the repository. Raise `InvalidInput`, which names `repo`."""
-        address = text.strip()
-        problem, hint = "", "write the path of a folder, https://… or git@host:owner/name"
-        if not address or len(address) > MAX_ADDRESS_CHARACTERS:
-            problem = "is blank or too long"
-        elif not address.isprintable() or any(each.isspace() for each in address):
-            problem = "contains a blank or a control character"
-        if problem:
-            raise InvalidInput("repo", problem, hint)
-        if _SSH.match(address) and not address.startswith("-"):
-            return cls(address, "ssh")
-        if "://" not in address:
-            path = os.path.expanduser(address)
-            if not os.path.isabs(path):
-                raise InvalidInput("repo", f"{one_line(address, 200)} is no absolute path", hint)
-            return cls(os.path.normpath(path), "file")
-        try:
-            parts = urlsplit(address)
-        except ValueError:
-            raise InvalidInput("repo", "is no valid address", hint) from None
-        if parts.scheme not in _PROTOCOLS or not parts.hostname or parts.hostname[0] == "-":
-            raise InvalidInput("repo", f"{one_line(parts.scheme, 40)}:// is not supported", hint)
-        if parts.password or (parts.username and parts.scheme != "ssh"):
-            problem = "has a user or password in the address"
-            hint = "leave it out; git asks the user's own credential helper"
-            raise InvalidInput("repo", problem, hint)
-        return cls(address, _PROTOCOLS[parts.scheme])
-
-    @property
-    def protocols(self) -> set[str]:
-        """Return the protocols by which git may fetch and push.
-
-        The user's own `url.*.insteadOf` may replace HTTPS by SSH, or SSH by HTTPS.
-        """
-        return {"file"} if self.protocol == "file" else {self.protocol, "https", "ssh"}
-
-    @property
-    def name(self) -> str:
-        """Return the name of the store's folder: readable, and different for each address."""
-        digest = hashlib.sha256(self.address.encode()).hexdigest()[:_DIGEST_CHARACTERS]
-        last = self.address.rstrip("/").replace(":", "/").rpartition("/")[2]
-        return f"{slugify(last.removesuffix('.git'))[:40] or 'repository'}-{digest}"
-
-
-def check_ref(text: str) -> str:
-    """Return the name of a branch or tag, or "" for the default branch. Raise `InvalidInput`."""
-    ref = text.strip()
-    is_wrong = ".." in ref or "//" in ref or ref.endswith(("/", ".", ".lock")) or "/." in ref
-    if ref and (len(ref) > MAX_REF_CHARACTERS or not _REF.match(ref) or is_wrong):
-        raise InvalidInput("ref", f'"{one_line(ref, 200)}" is no name of a branch', "write main")
-    return ref
 
 
 @dataclass(frozen=True)
@@ -121,8 +49,16 @@ class Store:
     source: Upstream
 
     @property
+    def name(self) -> str:
+        """Return the name of the store's folder: readable, and different for each address."""
+        address = self.source.address
+        digest = hashlib.sha256(address.encode()).hexdigest()[:_DIGEST_CHARACTERS]
+        last = address.rstrip("/").replace(":", "/").rpartition("/")[2]
+        return f"{slugify(last.removesuffix('.git'))[:40] or 'repository'}-{digest}"
+
+    @property
     def folder(self) -> Path:
-        return current_home().path / "repositories" / self.source.name
+        return current_home().path / "repositories" / self.name
 
     @property
     def repository(self) -> Path:
@@ -196,23 +132,16 @@ class Store:
         Create the store if it is missing. A command keeps the lock if this process is killed. Raise
         `GitFailed` if others hold the lock for longer than `LOCK_SECONDS`.
         """
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            try:
-                async with asyncio.timeout(LOCK_SECONDS):
-                    while not _locks(descriptor):  # noqa: ASYNC110 - another process unlocks
-                        await asyncio.sleep(_POLL_SECONDS)
-            except TimeoutError:
-                problem = f"{self.source.address}: other runs use it for {LOCK_SECONDS:g} s"
-                raise GitFailed(problem) from None
-            if self.repository.exists():
-                await asyncio.to_thread(git.remove_locks, self.repository)
-            else:
-                await self._create(descriptor)
-            yield partial(git.run, repository=self.repository, pass_fds=[descriptor])
-        finally:
-            os.close(descriptor)
+            async with locked(self.folder / "lock", LOCK_SECONDS) as descriptor:
+                if self.repository.exists():
+                    await asyncio.to_thread(git.remove_locks, self.repository)
+                else:
+                    await self._create(descriptor)
+                yield partial(git.run, repository=self.repository, pass_fds=[descriptor])
+        except StillLocked:
+            problem = f"{self.source.address}: other runs use it for {LOCK_SECONDS:g} s"
+            raise GitFailed(problem) from None
 
     async def _create(self, lock: int) -> None:
         made = self.folder / "new.git"
@@ -241,11 +170,3 @@ class Store:
                         f"has files at Git LFS ({git.printable(path)}), which are not checked out"
                     )
                     raise InvalidInput("repo", problem, hint)
-
-
-def _locks(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

@@ -7,8 +7,9 @@ import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 
-from daybook.features.repositories.checkouts import Author, Checkout
-from daybook.features.repositories.store import Store, Upstream
+from daybook.features.repositories.store import Store
+from daybook.features.repositories.worktrees import Author, Worktree
+from daybook.policies.repositories import Upstream
 
 AUTHOR = Author("coder", "coder@daybook", datetime(2026, 1, 15, 12, tzinfo=UTC))
 
@@ -39,9 +40,9 @@ def commit(folder: Path, **files: str) -> str:
     return at(folder, "rev-parse", "HEAD")
 
 
-async def checkout(project: Path, run_id: str = "run-1") -> Checkout:
-    """Create the checkout of a run."""
+async def worktree(project: Path, run_id: str = "run-1") -> Worktree:
+    """Create the worktree of a run."""
     store = Store(Upstream.parse(str(project)))
-    made = Checkout(store, run_id, await store.fetch(""), f"daybook/nightly/{run_id}")
+    made = Worktree(store, run_id, await store.fetch(""), f"daybook/nightly/{run_id}")
     await made.create(AUTHOR)
     return made

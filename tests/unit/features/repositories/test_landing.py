@@ -10,10 +10,10 @@ import pytest
 
 from daybook.errors import DaybookError
 from daybook.features.repositories import landing
-from daybook.features.repositories.checkouts import Change, Checkout
 from daybook.features.repositories.git import GitFailed
 from daybook.features.repositories.landing import BranchInUse, ChangeConflict
-from tests.unit.features.repositories.projects import AUTHOR, at, checkout, commit
+from daybook.features.repositories.worktrees import Change, Worktree
+from tests.unit.features.repositories.projects import AUTHOR, at, commit, worktree
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("daybook_home")]
 
@@ -32,11 +32,14 @@ def project(tmp_path: Path) -> Path:
 class Landing:
     """The landing of one change, with what it has recorded."""
 
-    def __init__(self, made: Checkout, change: Change) -> None:
+    def __init__(self, made: Worktree, change: Change) -> None:
         self.made, self.change, self.recorded = made, change, list[str]()
 
     async def land(self, stop: Callable[[], None] = lambda: None) -> str:
         """Land it, from what was recorded last. ``stop`` is called when it has been recorded."""
+
+        async def check(candidate: str) -> None:
+            assert candidate
 
         async def record(candidate: str) -> None:
             self.recorded.append(candidate)
@@ -48,6 +51,7 @@ class Landing:
             "main",
             AUTHOR,
             run_id=self.made.run_id,
+            check=check,
             record=record,
             candidate=self.recorded[-1] if self.recorded else "",
         )
@@ -55,7 +59,7 @@ class Landing:
 
 async def changed(project: Path, run_id: str = "run-1", **files: str) -> Landing:
     """Return the landing of a run that has committed ``files``."""
-    made = await checkout(project, run_id)
+    made = await worktree(project, run_id)
     at(made.work, "config", "user.name", "coder")
     commit(made.work, **files)
     return Landing(made, await made.collect("the rest", AUTHOR))
@@ -105,7 +109,7 @@ async def test_a_tag_of_the_same_name_is_not_the_branch(project: Path) -> None:
 async def test_what_lands_is_what_the_change_shows(trick: str, project: Path) -> None:
     at(project, "switch", "-q", "main")
     commit(project, b="two\nmore\n")
-    made = await checkout(project)
+    made = await worktree(project)
     commit(project, c="three\n")
     at(project, "switch", "-q", "mine")
     if trick == "amend":
@@ -145,7 +149,7 @@ async def test_a_branch_that_is_checked_out_is_left_alone(project: Path) -> None
     one = await changed(project, a="better\n")
     at(project, "switch", "-q", "main")
     tip = at(project, "rev-parse", "main")
-    with pytest.raises(BranchInUse, match="git merge --ff-only"):
+    with pytest.raises(BranchInUse, match="main is checked out in"):
         await one.land()
     assert at(project, "rev-parse", "main") == tip
     assert at(project, "status", "--porcelain") == ""

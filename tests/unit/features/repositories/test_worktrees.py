@@ -1,4 +1,4 @@
-"""Checkouts of a repository: each run has its own, and its change is collected once."""
+"""Worktrees of a repository: each run has its own, and its change is collected once."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 
 from daybook.errors import InvalidInput
-from daybook.features.repositories import checkouts, git, store
+from daybook.features.repositories import git, worktrees
 from daybook.features.repositories.git import GitFailed
-from daybook.features.repositories.store import Store, Upstream
+from daybook.features.repositories.store import Store
 from daybook.home import Home
-from tests.unit.features.repositories.projects import AUTHOR, at, checkout
+from daybook.policies import repositories
+from daybook.policies.repositories import Upstream
+from tests.unit.features.repositories.projects import AUTHOR, at, worktree
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("daybook_home")]
 
@@ -47,7 +49,7 @@ async def test_an_agent_gets_the_last_commit_and_leaves_the_user_s_files_alone(
     project: Path,
 ) -> None:
     before = bytes_of(project)
-    made = await checkout(project)
+    made = await worktree(project)
     assert (made.work / "a.txt").read_text() == "one\n"
     assert not (made.work / "new.txt").exists()
     assert at(made.work, "status", "--porcelain") == ""
@@ -64,7 +66,7 @@ async def test_an_agent_gets_the_last_commit_and_leaves_the_user_s_files_alone(
 async def test_the_agent_s_commits_and_the_rest_are_on_the_branch_of_the_run(
     project: Path,
 ) -> None:
-    made = await checkout(project)
+    made = await worktree(project)
     (made.work / "a.txt").write_text("one\nmore\n")
     at(made.work, "commit", "-qam", "by the agent")
     (made.work / "b.txt").unlink()
@@ -93,7 +95,7 @@ async def test_the_agent_s_commits_and_the_rest_are_on_the_branch_of_the_run(
 
 
 async def test_a_run_without_a_change_has_none(project: Path) -> None:
-    made = await checkout(project)
+    made = await worktree(project)
     (made.work / "left.log").write_text("ignored\n")
     change = await made.collect("the rest", AUTHOR)
     assert (change.head, change.files, change.patch) == (change.base, (), "")
@@ -102,19 +104,19 @@ async def test_a_run_without_a_change_has_none(project: Path) -> None:
 
 
 async def test_a_further_attempt_goes_on_in_the_same_files(project: Path) -> None:
-    made = await checkout(project)
+    made = await worktree(project)
     (made.work / "a.txt").write_text("half\n")
-    half = checkouts.folder_of("run-2").with_name("run-2.new")
+    half = worktrees.folder_of("run-2").with_name("run-2.new")
     half.mkdir(parents=True)  # as a process leaves it that was killed while it created the folder
-    again = await checkout(project)
+    again = await worktree(project)
     assert (again.work / "a.txt").read_text() == "half\n"
-    assert (await checkout(project, "run-2")).work.joinpath("a.txt").read_text() == "one\n"
+    assert (await worktree(project, "run-2")).work.joinpath("a.txt").read_text() == "one\n"
     assert not half.exists()
 
 
 async def test_ten_runs_at_once_do_not_meet(project: Path) -> None:
     async def one(number: int) -> set[str]:
-        made = await checkout(project, f"run-{number}")
+        made = await worktree(project, f"run-{number}")
         (made.work / f"{number}.txt").write_text("mine\n")
         await asyncio.to_thread(at, made.work, "add", "-A")
         await asyncio.to_thread(at, made.work, "commit", "-qm", f"run {number}")
@@ -213,7 +215,7 @@ PROGRAMS: dict[str, Callable[[Path, str], None]] = {
 async def test_no_program_that_the_agent_s_repository_names_runs(
     trick: str, project: Path, tmp_path: Path
 ) -> None:
-    made = await checkout(project)
+    made = await worktree(project)
     ran, program = tmp_path / "ran", tmp_path / "program"
     program.write_text(f"#!/bin/sh\necho {trick} >> '{ran}'\n")
     program.chmod(0o755)
@@ -259,7 +261,7 @@ def test_these_programs_run_if_git_reads_the_agent_s_repository(
 
 
 async def test_the_files_count_even_if_the_agent_broke_its_repository(project: Path) -> None:
-    made = await checkout(project)
+    made = await worktree(project)
     (made.work / "a.txt").write_text("changed\n")
     (made.work / ".git" / "HEAD").write_text("nonsense")
     os.mkfifo(made.work / "fifo")
@@ -271,7 +273,7 @@ async def test_the_files_count_even_if_the_agent_broke_its_repository(project: P
 
 @pytest.mark.parametrize("part", ["a repository without a commit", "a name of git", "a link"])
 async def test_a_file_that_git_refuses_leaves_only_itself_out(part: str, project: Path) -> None:
-    made = await checkout(project)
+    made = await worktree(project)
     if part == "a link":
         (made.work / ".gitmodules").symlink_to("a.txt")
     else:
@@ -289,7 +291,7 @@ async def test_a_file_that_git_refuses_leaves_only_itself_out(part: str, project
 
 
 async def test_a_list_of_files_is_complete_or_an_error(project: Path) -> None:
-    made = await checkout(project)
+    made = await worktree(project)
     arguments = "ls-tree", "-z", "--name-only", made.base
     names = await git.run(*arguments, repository=made.store.repository)
     assert names.fields() == [".gitignore", "a.txt", "b.txt"]
@@ -299,7 +301,7 @@ async def test_a_list_of_files_is_complete_or_an_error(project: Path) -> None:
 
 
 async def test_names_of_files_are_printable(project: Path) -> None:
-    made = await checkout(project)
+    made = await worktree(project)
     (made.work / "a\n\x1b.txt").write_text("x")
     inner = made.work / "b\nc"
     inner.mkdir()
@@ -311,7 +313,7 @@ async def test_names_of_files_are_printable(project: Path) -> None:
 
 
 async def test_a_link_is_committed_as_a_link(project: Path, tmp_path: Path) -> None:
-    made = await checkout(project)
+    made = await worktree(project)
     (tmp_path / "secret").write_text("s3cret")
     (made.work / "link").symlink_to(tmp_path / "secret")
     (made.work / "folder").symlink_to(tmp_path)
@@ -321,14 +323,14 @@ async def test_a_link_is_committed_as_a_link(project: Path, tmp_path: Path) -> N
 
 
 async def test_a_patch_shows_what_an_attribute_hides(project: Path) -> None:
-    made = await checkout(project)
+    made = await worktree(project)
     (made.work / ".gitattributes").write_text("* -diff\n")
     (made.work / "a.txt").write_text("hidden\n")
     assert "+hidden" in (await made.collect("the rest", AUTHOR)).patch
 
 
 async def test_a_huge_file_is_not_compared_by_lines(project: Path) -> None:
-    made = await checkout(project)
+    made = await worktree(project)
     (made.work / "huge.txt").write_bytes(b"x" * 2**20 * 33)
     change = await made.collect("the rest", AUTHOR)
     assert [(each.path, each.insertions) for each in change.files] == [("huge.txt", None)]
@@ -346,7 +348,7 @@ async def test_a_missing_folder_or_program_is_named(
 
 
 async def test_a_folder_is_removed_with_what_nothing_may_read(project: Path) -> None:
-    made = await checkout(project)
+    made = await worktree(project)
     outside = project / "a.txt"
     locked = made.work / "locked" / "inner"
     locked.mkdir(parents=True)
@@ -354,7 +356,7 @@ async def test_a_folder_is_removed_with_what_nothing_may_read(project: Path) -> 
     (locked / "link").symlink_to(outside)
     locked.chmod(0)
     locked.parent.chmod(0)
-    checkouts.remove_folder(made.folder)
+    worktrees.remove_folder(made.folder)
     assert not made.folder.exists()
     assert outside.read_text() == "edited\n"
 
@@ -362,19 +364,19 @@ async def test_a_folder_is_removed_with_what_nothing_may_read(project: Path) -> 
 async def test_a_folder_is_removed_that_is_nested_deeply(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = await checkout(project)
+    made = await worktree(project)
     with monkeypatch.context() as patch:
         patch.chdir(made.work)
         for _ in range(3_000):  # longer than the longest path
             os.mkdir("folder")
             os.chdir("folder")
     assert (made.work / "folder").exists()
-    checkouts.remove_folder(made.folder)
+    worktrees.remove_folder(made.folder)
     assert not made.folder.exists()
 
 
 async def test_what_a_killed_command_left_stops_no_later_one(project: Path) -> None:
-    made = await checkout(project)
+    made = await worktree(project)
     repository = made.store.repository
     for name in ("HEAD.lock", "packed-refs.lock", "objects/pack/tmp_pack_1", "config.lock"):
         (repository / name).parent.mkdir(exist_ok=True)
@@ -415,7 +417,7 @@ def test_an_address_that_is_not_fetched_is_refused(address: str, problem: str) -
 @pytest.mark.parametrize("ref", ["-x", "a..b", "a b", "refs//x", "x.lock", "@{-1}", "a:b", "x/"])
 def test_a_ref_that_is_no_name_is_refused(ref: str) -> None:
     with pytest.raises(InvalidInput, match="no name of a branch"):
-        store.check_ref(ref)
+        repositories.check_ref(ref)
 
 
 def test_names_of_stores_are_readable_and_differ(daybook_home: Home) -> None:
@@ -436,7 +438,7 @@ async def test_a_repository_with_parts_elsewhere_is_refused(part: str, project: 
     at(project, "commit", "-qm", "parts")
     words = {"submodule": r"has submodules \(vendor/x\)", "lfs": "has files at Git LFS"}
     with pytest.raises(InvalidInput, match=words[part]):
-        await checkout(project)
+        await worktree(project)
 
 
 async def test_harmless_faults_of_old_commits_stop_no_fetch(project: Path) -> None:

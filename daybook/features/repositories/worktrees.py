@@ -2,7 +2,7 @@
 
 ::
 
-    <home>/checkouts/RUN/work      the files, with a repository of the agent's own in `.git`
+    <home>/worktrees/RUN/work      the files, with a repository of the agent's own in `.git`
                         /index     Daybook's index of these files
 
 `create` makes the folder before the first attempt, and a further attempt goes on in it. `collect`
@@ -87,7 +87,7 @@ class Author:
 
 
 @dataclass(frozen=True)
-class Checkout:
+class Worktree:
     """The folder of the run ``run_id``, which works on the branch ``branch`` from ``base``."""
 
     store: Store
@@ -103,13 +103,16 @@ class Checkout:
     def work(self) -> Path:
         return self.folder / "work"
 
-    async def create(self, author: Author) -> None:
-        """Create the folder, unless an earlier attempt has created it. Raise `GitFailed`."""
+    async def create(self, author: Author, start: str = "") -> None:
+        """Create the folder with the files of ``start``, a commit after the base, or of the base.
+
+        Do nothing if an earlier attempt has created it. Raise `GitFailed`.
+        """
         if await asyncio.to_thread(self.folder.exists):
             return
         made = self.folder.with_name(f"{self.folder.name}.new")
         await asyncio.to_thread(remove_folder, made)
-        await check_out(made / "work", self.store, self.base, self.branch, author)
+        await check_out(made / "work", self.store, start or self.base, self.branch, author)
         made.rename(self.folder)
 
     async def collect(self, message: str, author: Author) -> Change:
@@ -143,6 +146,23 @@ class Checkout:
             self.base, head, self.branch, await self._files(head), await self._patch(head), notes
         )
 
+    async def restore(self) -> None:
+        """Make the files equal to those of the last `collect`, apart from ignored ones.
+
+        So what a verification leaves does not become part of the change. Raise `GitFailed`.
+        """
+        async with self.store.writing() as run:
+            variables = self._index()
+            await run("checkout-index", "--all", "--force", "--quiet", variables=variables)
+            await run("clean", "--force", "-d", "--quiet", variables=variables, cwd=self.work)
+
+    def _index(self) -> dict[str, str]:
+        """Return the variables with which git compares the files with Daybook's index of them."""
+        return {
+            "GIT_INDEX_FILE": str(self.folder / "index"),
+            "GIT_WORK_TREE": str(self.work),
+        }
+
     async def _agents_head(self, run: Git) -> tuple[str, tuple[str, ...]]:
         """Fetch the agent's commits; return the last one, or the base with a note."""
         target = f"refs/daybook/runs/{self.run_id}"
@@ -170,10 +190,7 @@ class Checkout:
         # The lock that a killed command has left.
         for name in ("index", "index.lock"):
             await asyncio.to_thread((self.folder / name).unlink, missing_ok=True)
-        variables = {
-            "GIT_INDEX_FILE": str(self.folder / "index"),
-            "GIT_WORK_TREE": str(self.work),
-        }
+        variables = self._index()
         await run("read-tree", head, variables=variables)
         notes: tuple[str, ...] = ()
         try:
@@ -267,7 +284,7 @@ def _borrow(objects: Path, of_store: Path) -> None:
 
 def folder_of(run_id: str) -> Path:
     """Return the folder of a run, which need not exist."""
-    return current_home().path / "checkouts" / run_id
+    return current_home().path / "worktrees" / run_id
 
 
 def remove_folder(folder: Path) -> None:

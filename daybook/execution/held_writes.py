@@ -1,0 +1,44 @@
+"""Writes to the ledger of a process that has the claim of its run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import TypeVar
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from daybook.clock import SYSTEM_CLOCK
+from daybook.errors import LedgerUnreachable
+from daybook.ledger.engine import Ledger, open_ledger
+from daybook.processes.ending import wait_shielded
+from daybook.runs import steps
+from daybook.runs.claim_requests import Granted
+
+T = TypeVar("T")
+
+RETRY_DELAY = timedelta(seconds=1)
+"""Delay before a write to an unreachable ledger is repeated."""
+
+
+async def write(granted: Granted, work: Callable[[AsyncSession, Ledger], Awaitable[T]]) -> T:
+    """Do ``work`` in a write transaction of the ledger, if the process has the claim.
+
+    Repeat ``work`` while the ledger is unreachable, until the attempt's timeout cancels it. A
+    commit may have lost only its response, so ``work`` must change nothing the second time. Raise
+    `FenceRefused` if the claim was lost.
+    """
+
+    async def once(ledger: Ledger) -> T:
+        async with ledger.write() as session:
+            await steps.check_held(session, granted.run_id, granted.fence)
+            return await work(session, ledger)
+
+    while True:
+        try:
+            async with open_ledger() as ledger:
+                # A cancelled transaction would lose its connection.
+                return await wait_shielded(asyncio.create_task(once(ledger)))
+        except LedgerUnreachable:
+            await SYSTEM_CLOCK.wait_until(SYSTEM_CLOCK.now() + RETRY_DELAY)

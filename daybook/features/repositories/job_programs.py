@@ -1,0 +1,72 @@
+"""The programs of a job that work in a worktree: `setup` and `verify`.
+
+They run without a shell, with the variables of `environment.DEFAULT_NAMES`, and with a folder for
+caches that the runs of the job share (`XDG_CACHE_HOME`, which uv, pip and others use).
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from daybook.agents import process
+from daybook.home import current_home
+from daybook.ledger.texts import sanitize
+from daybook.processes import environment, group, locations
+from daybook.processes.pipes import EndsPipe
+from daybook.redaction import redact_remembered, redact_tokens
+
+MAX_OUTPUT_BYTES = 20_000
+"""Maximum length of an output: the first and the last half of it."""
+
+MAX_QUOTED_CHARACTERS = 2_000
+"""Maximum length of an output in an error."""
+
+# One pipe, so that the lines of both outputs are in the order in which they were printed.
+_MERGED = 'exec "$@" 2>&1'
+
+
+@dataclass(frozen=True)
+class ProgramEnd:
+    """How a program ended: ``problem`` is "" if it succeeded, and ``output`` is what it printed."""
+
+    problem: str
+    output: str
+
+    def in_words(self) -> str:
+        """Return the problem with the end of the output, for an error."""
+        end = self.output[-MAX_QUOTED_CHARACTERS:]
+        return f"{self.problem}; {f'its output ends: {end}' if end else 'it printed nothing'}"
+
+
+async def run(command: Sequence[str], folder: Path, job: str, seconds: float) -> ProgramEnd:
+    """Run a program in ``folder`` for at most ``seconds``; ``job`` is an id."""
+    cache = current_home().path / "caches" / (job or "none")
+    cache.mkdir(parents=True, mode=0o700, exist_ok=True)
+    variables = environment.select(environment.DEFAULT_NAMES)
+    variables |= {"XDG_CACHE_HOME": str(cache), "npm_config_cache": str(cache / "npm")}
+    named = shlex.join(command)
+    try:
+        program = locations.find_program(command[0], str(folder), variables)
+        ended = await process.run(
+            ["/bin/sh", "-c", _MERGED, "sh", program, *command[1:]],
+            folder=str(folder),
+            environment=variables,
+            stdin=None,
+            seconds=max(seconds, 0.0),
+            output=EndsPipe(MAX_OUTPUT_BYTES),
+        )
+    except OSError as error:
+        return ProgramEnd(f"{named} cannot be started: {error.strerror}", "")
+    except ValueError as error:
+        return ProgramEnd(f"{named} cannot be started: {error}", "")
+    output = ended.output.decode(errors="replace").strip()
+    problem = ""
+    if ended.timed_out:
+        problem = f"{named} was not done within {seconds:.0f} s"
+    elif ended.code != os.EX_OK:
+        problem = f"{named} {group.describe_exit(ended.code)}"
+    return ProgramEnd(problem, sanitize(redact_tokens(redact_remembered(output))))

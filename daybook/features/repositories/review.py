@@ -1,0 +1,285 @@
+"""Decisions about changes, and their landing.
+
+::
+
+    request ──► `landing` ──► land, which holds the lock of the run ──► `landed`, `branched`
+                                   │      └ the branch gets the candidate, recorded before
+                                   └──► `waiting` with the problem
+
+Whoever finds a change in the status `landing` lands it: the process that has decided it, or the
+keeper after a kill (`keeping`). `landing` shows why a change lands once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from slugify import slugify
+from sqlalchemy import update
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col
+
+from daybook.errors import DaybookError, InvalidInput, NotFound
+from daybook.features.repositories import job_programs, landing, worktrees
+from daybook.features.repositories.git import GitFailed
+from daybook.features.repositories.landing import BranchInUse, ChangeConflict
+from daybook.features.repositories.locks import locked
+from daybook.features.repositories.store import Store
+from daybook.features.repositories.tables import ChangeRow, ChangeStatus
+from daybook.features.repositories.worktrees import Author, Change, folder_of
+from daybook.ledger.engine import Ledger, open_ledger, reading
+from daybook.ledger.tables import RunRow
+from daybook.policies.policy import Policy
+from daybook.policies.repositories import Upstream
+
+LOCK_SECONDS = 900.0
+"""How long a decision waits for the landing of the same change."""
+
+MAX_NOTE_CHARACTERS = 2_000
+
+
+class VerificationFailed(DaybookError):
+    """The error that the job's verification fails for the commit that would land."""
+
+    code = "verification_failed"
+
+
+@asynccontextmanager
+async def _held(run_id: str, seconds: float = LOCK_SECONDS) -> AsyncIterator[None]:
+    """Hold the lock of a run's change. Raise `StillLocked`."""
+    path = folder_of(run_id).with_name(f"{run_id}.lock")
+    async with locked(path, seconds):
+        yield
+
+
+async def request(run_id: str, person: str) -> ChangeRow:
+    """Record that a waiting change lands. Return the row, also if it lands or has landed already.
+
+    Raise `NotFound`, and `InvalidInput` if the change cannot land, or not on this machine.
+    """
+
+    def decide(row: ChangeRow, ledger: Ledger) -> None:
+        if row.status != ChangeStatus.WAITING:
+            return
+        row.status, row.problem, row.has_conflict = ChangeStatus.LANDING, "", False
+        row.decided_by, row.decided_at = person, ledger.now()
+
+    row = await read(run_id)
+    if row.status in (ChangeStatus.LANDING, ChangeStatus.LANDED, ChangeStatus.BRANCHED):
+        return row
+    _require_waiting(row)
+    if not await is_here(row):
+        problem = f"its change is on the machine {row.host}"
+        raise InvalidInput("run", problem, "decide about it there")
+    return await _change(run_id, decide)
+
+
+async def land(run_id: str, wait_seconds: float = LOCK_SECONDS) -> ChangeRow:
+    """Land the change if its status is `landing`. Return the row, which has the problem if any.
+
+    Raise `StillLocked` if another process lands it for longer than ``wait_seconds``.
+    """
+    async with _held(run_id, wait_seconds):
+        row = await read(run_id)
+        if row.status != ChangeStatus.LANDING:
+            return row
+        try:
+            done = await _land(row)
+        except ChangeConflict as error:
+            problem, has_conflict = str(error), True
+        except BranchInUse as error:
+            problem, has_conflict = await _offered(row, error), False
+        except DaybookError as error:
+            problem, has_conflict = str(error), False
+        else:
+            return await _change(run_id, lambda row, _: _end(row, done))
+
+        def give_back(row: ChangeRow, _: Ledger) -> None:
+            row.status = ChangeStatus.WAITING
+            row.problem, row.has_conflict = problem, has_conflict
+
+        return await _change(run_id, give_back)
+
+
+def _end(row: ChangeRow, status: ChangeStatus) -> None:
+    row.status, row.problem, row.has_conflict = status, "", False
+
+
+async def _land(row: ChangeRow) -> ChangeStatus:
+    store = Store(Upstream.parse(row.repo))
+    if row.land == "branch" and not row.decided_by:
+        await landing.forward(store, row.branch, row.head)
+        return ChangeStatus.BRANCHED
+
+    async def record(candidate: str) -> None:
+        def set_candidate(row: ChangeRow, _: Ledger) -> None:
+            row.candidate = candidate
+
+        await _change(row.run_id, set_candidate)
+
+    async def check(candidate: str) -> None:
+        if candidate != row.head or not row.is_verified:
+            await _verify(row, store, candidate)
+
+    await landing.land(
+        store,
+        Change(row.base, row.head, row.branch),
+        row.onto,
+        author_of(row),
+        run_id=row.run_id,
+        check=check,
+        record=record,
+        candidate=row.candidate,
+    )
+    return ChangeStatus.LANDED
+
+
+async def _verify(row: ChangeRow, store: Store, candidate: str) -> None:
+    """Run the job's verification for the commit. Raise `VerificationFailed`."""
+    policy = await _policy(row)
+    if not policy.verify:
+        return
+    folder = folder_of(f"{row.run_id}.verifying")
+    await asyncio.to_thread(worktrees.remove_folder, folder)
+    try:
+        await worktrees.check_out(folder / "work", store, candidate, "verifying", author_of(row))
+        loop = asyncio.get_running_loop()
+        end = loop.time() + policy.timeout.total_seconds()
+        for name, command in (("setup", policy.setup), ("verify", policy.verify)):
+            if not command:
+                continue
+            left = end - loop.time()
+            ended = await job_programs.run(command, folder / "work", row.job_id or "", left)
+            if ended.problem:
+                raise VerificationFailed(f"{name}, with the newest commits: {ended.in_words()}")
+    finally:
+        await asyncio.to_thread(worktrees.remove_folder, folder)
+
+
+async def _policy(row: ChangeRow) -> Policy:
+    async with reading() as session:
+        run = await session.get(RunRow, row.run_id)
+    if run is None:
+        problem = "was removed by retention, and its verification with it"
+        raise InvalidInput("run", problem, f"merge {row.head} by hand")
+    return run.policy
+
+
+async def _offered(row: ChangeRow, error: BranchInUse) -> str:
+    """Add the run's branch to the repository, so that the user can merge it. Return the problem."""
+    store = Store(Upstream.parse(row.repo))
+    command = f"git merge --ff-only {row.branch}"
+    try:
+        await landing.forward(store, row.branch, error.candidate, force=True)
+    except DaybookError as failure:
+        return f"{error}; and {row.branch} cannot be added: {failure}"
+    return f"{error}, whose files Daybook does not change; run `{command}` there"
+
+
+async def notice_merge(run_id: str) -> None:
+    """Record that a waiting change has landed, if the user has merged its candidate."""
+    async with _held(run_id):
+        row = await read(run_id)
+        if row.status != ChangeStatus.WAITING:
+            return
+        store = Store(Upstream.parse(row.repo))
+        if await landing.has_landed(store, row.onto, row.candidate):
+            await _change(run_id, lambda row, _: _end(row, ChangeStatus.LANDED))
+
+
+async def discard(run_id: str, person: str, note: str) -> ChangeRow:
+    """Record that a person does not want the change. Return the row.
+
+    The next run of the session learns it. Raise `NotFound`, and `InvalidInput` if the change does
+    not wait, has landed meanwhile, or if it is not known whether it has.
+    """
+    if len(note) > MAX_NOTE_CHARACTERS:
+        raise InvalidInput("note", "is too long", f"use {MAX_NOTE_CHARACTERS:,} characters")
+    async with _held(run_id):
+        row = await read(run_id)
+        if row.status == ChangeStatus.DISCARDED:
+            return row
+        _require_waiting(row)
+        if row.candidate:  # a landing may have failed after it had its effect
+            store = Store(Upstream.parse(row.repo))
+            try:
+                is_landed = await landing.has_landed(store, row.onto, row.candidate)
+            except GitFailed as error:
+                problem = f"it is not known whether it has landed: {error}"
+                raise InvalidInput("run", problem, "try again later") from None
+            if is_landed:
+                await _change(run_id, lambda row, _: _end(row, ChangeStatus.LANDED))
+                raise InvalidInput("run", f"its change has landed on {row.onto}", "revert it there")
+
+        def decide(row: ChangeRow, ledger: Ledger) -> None:
+            _require_waiting(row)
+            row.status, row.note = ChangeStatus.DISCARDED, note.strip()
+            row.decided_by, row.decided_at = person, ledger.now()
+
+        return await _change(run_id, decide)
+
+
+async def replace(session: AsyncSession, run_id: str) -> None:
+    """Record that a later run continues the change of ``run_id``, if it still waits."""
+    waits = (col(ChangeRow.run_id) == run_id) & (col(ChangeRow.status) == ChangeStatus.WAITING)
+    await session.execute(update(ChangeRow).where(waits).values(status=ChangeStatus.REPLACED))
+
+
+async def land_in_words(run_id: str) -> str:
+    """Land the change of a run that goes on; return what has happened."""
+    row = await land(run_id)
+    match row.status:
+        case ChangeStatus.LANDED:
+            return f"landed on {row.onto} as {row.candidate[:12]}"
+        case ChangeStatus.BRANCHED:
+            return f"on the branch {row.branch}"
+        case _:
+            return f"not landed: {row.problem}"
+
+
+def author_of(row: ChangeRow) -> Author:
+    """Return the author of the commits of a run: its agent, at the run's start."""
+    name = row.agent or "agent"
+    return Author(name, f"{slugify(name) or 'agent'}@daybook.invalid", row.started_at)
+
+
+def size_in_words(files: int, insertions: int, deletions: int) -> str:
+    """Return the size of a change, such as `3 files changed (+10 −2)`."""
+    return f"{files:,} file{'s' * (files != 1)} changed (+{insertions:,} −{deletions:,})"
+
+
+async def is_here(row: ChangeRow) -> bool:
+    """Return whether this machine has the commits of the change."""
+    store = Store(Upstream.parse(row.repo))
+    if not row.head or not await asyncio.to_thread(store.repository.exists):
+        return False
+    try:
+        return await store.commit_of(row.head) == row.head
+    except GitFailed:
+        return False
+
+
+async def read(run_id: str) -> ChangeRow:
+    """Return the row of a run's change. Raise `NotFound`."""
+    async with reading() as session:
+        row = await session.get(ChangeRow, run_id)
+    if row is None:
+        raise NotFound("change", run_id[:12], "`daybook review` lists them")
+    return row
+
+
+def _require_waiting(row: ChangeRow) -> None:
+    if row.status != ChangeStatus.WAITING:
+        problem = f"its change does not wait for a decision: it is {row.status}"
+        raise InvalidInput("run", problem, "`daybook review` lists those that wait")
+
+
+async def _change(run_id: str, work: Callable[[ChangeRow, Ledger], object]) -> ChangeRow:
+    async with open_ledger() as ledger, ledger.write() as session:
+        row = await session.get(ChangeRow, run_id)
+        if row is None:
+            raise NotFound("change", run_id[:12])
+        work(row, ledger)
+        return row
