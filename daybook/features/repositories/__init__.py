@@ -10,13 +10,24 @@
     worktrees    the folder of a run: created before its agent, collected afterwards
     landing      the branch gets a change once, rebased if it has moved
     git          commands that run nothing which a repository names
+
+    patches      a patch as files, hunks and lines ──► diff_view, the same as HTML
+    page         the pages of changes
 """
 
-from daybook.feature import Feature
+from daybook.feature import Commands, Feature
 
 FEATURE = Feature(
     package=__name__,
+    commands=(Commands("More", "commands", ("review", "land", "discard", "worktrees")),),
+    operations="client:Repositories",
+    operator_tools="tools:TOOLS",
     workspace="workspace:RunWorkspace",
+    pages="page",
+    links=(("/changes", "Changes"),),
+    run_links="page:links",
+    needs="needs:waiting",
+    changes="changes:parts",
     settings="settings:RepositorySettings",
     tables="tables",
     loops="keeping:LOOPS",

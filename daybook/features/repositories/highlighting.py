@@ -1,19 +1,18 @@
 """Syntax of the lines of a file, by Pygments.
 
 The text is hostile: it may be made so that the regular expressions of a lexer need minutes for it.
-So only the lexers of `LEXERS` read it, which need at most quadratic time, and the length and the
-time are limited. What is over a limit has no colours.
+So only the lexers of `LEXERS` read it, and the length and the time are limited. What is over a
+limit has no colours.
 """
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-MAX_LINE_CHARACTERS = 1_000
-"""Maximum length of a line; a hunk with a longer one is not read."""
 MAX_FILE_CHARACTERS = 60_000
 """Maximum length of a file's lines, before and after the change."""
 MAX_CHARACTERS = 160_000
@@ -90,6 +89,9 @@ The lexers `c` and `terraform` are not here: one needs 38 seconds and the other 
 20,000 characters of white space after `class`.
 """
 
+_SLOW = re.compile(r"\s{80}|.{1001}")
+"""Long white space, and long lines: some lexers need seconds for one token of such a text."""
+
 _BY_FILE = {each: lexer for lexer, files in LEXERS.items() for each in files.split()}
 
 
@@ -115,8 +117,9 @@ class Highlighter:
 
     def tokens(self, lexer: str, lines: Sequence[str]) -> list[list[Token]]:
         """Return the tokens of each line; without a ``lexer``, one token without a class."""
-        if lexer and all(len(each) <= MAX_LINE_CHARACTERS for each in lines):
-            found = self._read(lexer, "\n".join(lines))
+        text = "\n".join(lines)
+        if lexer and not _SLOW.search(text):
+            found = self._read(lexer, text)
             # Pygments does not promise that its tokens are the text.
             if [_text_of(each) for each in found] == list(lines):
                 return found

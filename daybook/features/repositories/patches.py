@@ -21,7 +21,7 @@ from itertools import pairwise, takewhile, zip_longest
 from typing import Literal
 
 CUT_MARK = "… (longer)"
-"""The last line of a patch that `checkouts` has cut."""
+"""The last line of a patch that `worktrees` has cut."""
 MAX_COMPARED_WORDS = 40
 """Maximum number of words of a line's changed part in which unchanged words are looked for."""
 MIN_SIMILARITY = 0.3
