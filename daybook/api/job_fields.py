@@ -47,6 +47,14 @@ class CommonFields(TypedDict, total=False):
     work_dir: str
     exclusive_dir: bool
     project_instructions: bool
+    repo: str
+    ref: str
+    setup: Sequence[str]
+    verify: Sequence[str]
+    repairs: int
+    land: Literal["review", "auto", "branch"]
+    max_changed_files: int
+    max_changed_lines: int
     tokens_per_run: int
     tokens_per_day: int
     usd_per_run: float

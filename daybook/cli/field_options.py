@@ -72,9 +72,7 @@ _SYNTAXES = {
     "text": _Syntax("Write the text, or @file.", str, text_or_file),
     "header": _Syntax('Write "Name: value".', list[str], _headers),
     "pairs": _Syntax("Write name=value, or a JSON object.", list[str], _pairs),
-    "command": _Syntax(
-        "Quotes work as in a shell. Pass '' to remove the check.", str, split_command
-    ),
+    "command": _Syntax("Quotes work as in a shell. Pass '' to remove it.", str, split_command),
     "seconds": _Syntax("Write a duration, such as 15s.", str, _seconds),
     "object": _Syntax("Write a JSON object, or @file.", str, parse_json_object),
 }

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from daybook.feature import features
 from daybook.home import Home
 from daybook.operations import setup
 from tests.at_prefect import typed, with_client
@@ -232,7 +233,8 @@ def test_prune_removes_jobs_disabled_for_long_with_their_deployments(
     done = daybook_json("ledger", "prune", "--disabled-for", "90d")
 
     counts = dict.fromkeys(("runs", "messages", "deliveries", "tasks", "steps"), 0)
-    assert done == {"removed": ["off"], **counts, "jobs": [], "dry_run": False}
+    of_features = {each.name: 0 for each in features() if each.retention}
+    assert done == {"removed": ["off"], **counts, **of_features, "jobs": [], "dry_run": False}
     assert deployment(off["deployment"]) is None
     assert deployment(lately["deployment"]) is not None
     assert [each["name"] for each in daybook_json("list")] == ["lately", "on"]

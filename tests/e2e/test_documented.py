@@ -169,7 +169,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
         try:
             up.until(lambda lines: any(line.startswith("Ready") for line in lines), within=120)
             keys = dict.fromkeys(("ANTHROPIC_API_KEY", "OPENAI_API_KEY"), providers.KEY)
-            for name in ("stdin.txt", "token.txt"):
+            for name in ("stdin.txt", "token.txt", "password.txt"):
                 (folder / name).write_text("a-value-that-nobody-knows\n")
             (folder / "url.txt").write_text(f"json://{host}/messages\n")
             (folder / "chats-url.txt").write_text(f"json://{host}/chats/{{chat_id}}\n")

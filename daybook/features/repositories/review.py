@@ -6,8 +6,8 @@
                                    │      └ the branch gets the candidate, recorded before
                                    └──► `waiting` with the problem
 
-Whoever finds a change in the status `landing` lands it: the process that has decided it, or the
-keeper after a kill (`keeping`). `landing` shows why a change lands once.
+The process that has decided it lands a change in the status `landing`, or the keeper after a kill
+(`keeping`). `landing` shows why a change lands once.
 """
 
 from __future__ import annotations

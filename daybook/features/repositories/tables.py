@@ -30,7 +30,7 @@ class ChangeStatus(StrEnum):
     WAITING = "waiting"
     """A person decides."""
     LANDING = "landing"
-    """It is decided that the change lands. Whoever holds its lock lands it."""
+    """It is decided that the change lands. The process that holds its lock lands it."""
     LANDED = "landed"
     BRANCHED = "branched"
     """The repository has the run's branch."""

@@ -55,7 +55,8 @@ _FOLDER = {**_PATH, "default": ".", "description": f"Folder. {_PATH['description
 
 async def file_tools(context: ToolContext) -> Sequence[Tool]:
     """Return the tools. Their calls raise `InvalidInput` if the job has no work directory."""
-    folders = await asyncio.to_thread(_folders, context.work_dir)
+    is_worktree = bool(context.granted.policy.repo)
+    folders = await asyncio.to_thread(_folders, context.work_dir, is_worktree=is_worktree)
     tools = FileTools(folders, kept_files.keeping(context)).tools()
     if context.work_dir:
         return tools
@@ -66,7 +67,7 @@ async def file_tools(context: ToolContext) -> Sequence[Tool]:
     return [replace(each, call=refuse, read_only=True) for each in tools]
 
 
-def _folders(work_dir: str) -> Folders:
+def _folders(work_dir: str, *, is_worktree: bool) -> Folders:
     named = work_settings.load().folders_by_name
     read_only = [Root(locations.real_path(path), name) for name, path in named.items()]
     own = [os.fspath(each) for each in settings.load().data_folders]
@@ -75,6 +76,7 @@ def _folders(work_dir: str) -> Folders:
         closed=_identities(own),
         read_only=_identities(each.path for each in read_only),
         home=_identities([os.fspath(home_path())]),
+        is_worktree=is_worktree,
     )
 
 

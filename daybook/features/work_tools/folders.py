@@ -87,13 +87,15 @@ class Folders:
 
     No tool opens a folder that is one of ``closed``, or one below ``home``; and none writes in or
     below one of ``read_only``. They are compared by their identities, because a file system may
-    ignore case. (The folder of the ledger's file is closed, but may be the user's home.)
+    ignore case. (The folder of the ledger's file is closed, but may be the user's home.) Only a
+    work directory that Daybook has made, a worktree, may be below ``home``.
     """
 
     roots: tuple[Root, ...]
     closed: Collection[Identity] = ()
     read_only: Collection[Identity] = ()
     home: Collection[Identity] = ()
+    is_worktree: bool = False
 
     def locate(self, path: str, field: str = "path") -> Place:
         return locate(path, self.roots, field)
@@ -206,7 +208,8 @@ class Folders:
 
     def _check(self, place: Place, opened: int, *, is_inside: bool, is_writing: bool) -> None:
         identity = identity_of(os.fstat(opened))
-        if identity in self.home or (is_inside and identity in self.closed):
+        is_own = self.is_worktree and place.root.is_writable and not is_inside
+        if (identity in self.home and not is_own) or (is_inside and identity in self.closed):
             raise FileRefused(place, "is a folder of Daybook itself", "no tool opens it")
         if is_writing and identity in self.read_only:
             raise FileRefused(place, "is read-only", "write elsewhere in the work directory")

@@ -75,7 +75,7 @@ def nothing(folder: Path) -> None:
 
 
 async def continued(world: World, running: Started, granted: Granted) -> Granted:
-    """End the run, and return one of the same job that a person has asked to continue its change."""
+    """End the run; return one of its job that a person has asked to continue its change."""
     await world.runs.finish(granted, Status.SUCCEEDED)
     again = await running()
     async with world.ledger.write() as session:
@@ -247,8 +247,9 @@ async def test_a_discarded_change_does_not_land_and_the_next_run_knows(
 async def test_a_large_change_of_land_auto_waits(
     world: World, running: Started, project: Path
 ) -> None:
-    fields = {"verify": ("true",), "land": "auto", "max_changed_files": 1}
-    granted = await running(repo=str(project), ref="main", **fields)
+    granted = await running(
+        repo=str(project), ref="main", verify=("true",), land="auto", max_changed_files=1
+    )
     outcome = await Agent(world, [writes(a="1\n", b="2\n")])(granted)
     assert outcome.reason.endswith("it waits for a person: 2 is more than max_changed_files 1")
     assert (await operations.show(granted.run_id)).status == ChangeStatus.WAITING

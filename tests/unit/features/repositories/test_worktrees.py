@@ -422,9 +422,9 @@ def test_a_ref_that_is_no_name_is_refused(ref: str) -> None:
 
 def test_names_of_stores_are_readable_and_differ(daybook_home: Home) -> None:
     addresses = ["/srv/Shop", "https://example.org/a/shop.git", "git@example.org:b/shop.git"]
-    names = {Upstream.parse(each).name.rpartition("-")[0] for each in addresses}
+    names = {Store(Upstream.parse(each)).name.rpartition("-")[0] for each in addresses}
     assert names == {"shop"}
-    assert len({Upstream.parse(each).name for each in addresses}) == len(addresses)
+    assert len({Store(Upstream.parse(each)).name for each in addresses}) == len(addresses)
 
 
 @pytest.mark.parametrize("part", ["submodule", "lfs"])

@@ -27,7 +27,7 @@ class NoLedger(ToolContext):
 
 
 def context(work_dir: Path | None, seconds: float = 60.0) -> ToolContext:
-    policy = SimpleNamespace(timeout=timedelta(seconds=seconds))
+    policy = SimpleNamespace(timeout=timedelta(seconds=seconds), repo="")
     granted = cast("Granted", SimpleNamespace(job=None, policy=policy))
     path = str(work_dir.resolve()) if work_dir else ""
     return NoLedger(granted, "brief", path, secrets=cast("SecretStore", None))

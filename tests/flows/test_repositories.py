@@ -1,0 +1,76 @@
+"""Runs of agents in worktrees of a repository, at a real Prefect."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from daybook.agents import documents
+from daybook.features.repositories import operations
+from daybook.policies.policy import Policy
+from flows.agent_prompt import agent_prompt
+from tests.calling import ModelAgent, calls
+from tests.providers import Answer, Status
+from tests.unit.features.repositories.projects import at, commit
+from tests.world.prefect_world import PrefectWorld
+from tests.world.workers import PREFECT_LEAVES_A_SOCKET
+
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e, *PREFECT_LEAVES_A_SOCKET]
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    folder = tmp_path / "project"
+    folder.mkdir()
+    at(folder, "init", "-q", "-b", "main")
+    commit(folder, AGENTS="-", a="one\n")
+    (folder / "AGENTS.md").write_text("Use spaces.")
+    commit(folder)
+    at(folder, "switch", "-qc", "mine")
+    return folder
+
+
+async def test_a_model_changes_files_and_a_retry_goes_on_with_them(
+    model_agent: ModelAgent, project: Path
+) -> None:
+    await model_agent.given("files")
+    verify = ["grep", "-q", "good", "a.txt"]
+    policy = {"repo": str(project), "ref": "main", "land": "auto", "verify": verify}
+
+    result = await model_agent.run(
+        calls("files_write", path="a.txt", content="bad\n"),
+        Status(503, "Busy."),
+        Answer("It is good."),
+        calls("files_write", path="a.txt", content="good\n"),
+        Answer("Now it is."),
+        policy=policy,
+    )
+
+    assert (result["status"], result["output"]) == ("succeeded", "Now it is.")
+    assert "landed on main" in result["reason"]
+    assert at(project, "show", "main:a.txt") == "good"
+    asked = model_agent.fake_provider.requests
+    assert len(asked) == 5
+    assert ("system", asked[0].messages[0][1]) == asked[3].messages[0]
+    assert "Use spaces." in asked[0].messages[0][1]
+    assert "grep -q good a.txt exited with code 1" in asked[3].prompt
+
+
+async def test_a_program_works_in_a_worktree_and_commits_there(
+    world: PrefectWorld, project: Path
+) -> None:
+    agent = await world.agents.add("")
+    script = "echo better > a.txt && git commit -qam 'Improve a' && echo more > b.txt && echo Done."
+    settings = {"command": ["sh", "-c", script]}
+    await documents.add(world.client, agent.name, "command", settings, replace=True)
+    policy = Policy(repo=str(project), ref="main")
+
+    result: Any = await agent_prompt(prompt="Go", agent=agent.name, policy=policy)
+
+    assert result["output"] == "Done."
+    assert result["reason"] == "2 files changed (+2 −1); it waits for a person"
+    await operations.land(result["run_id"])
+    subjects = at(project, "log", "--format=%an: %s", "main").splitlines()
+    assert subjects[:2] == [f"{agent.name}: agent-prompt: Done.", f"{agent.name}: Improve a"]
