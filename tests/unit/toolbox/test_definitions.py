@@ -69,6 +69,9 @@ def test_only_the_operator_has_the_tools_for_sessions_and_approvals() -> None:
         "session_send",
         "approval_list",
         "approval_decide",
+        "change_list",
+        "change_show",
+        "change_decide",
         "spend",
         "run_files",
     ]
