@@ -10,6 +10,7 @@ DEFAULT: dict[str, object] = {
     "on_fail": "",
     "template": "",
     "only_changed": False,
+    "attach_files": False,
     "silent": False,
     "progress": "",
 }

@@ -71,6 +71,7 @@ class CommonFields(TypedDict, total=False):
     on_fail: str
     template: str
     only_changed: bool
+    attach_files: bool
     silent: bool
     progress: str | timedelta | None
 

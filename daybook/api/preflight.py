@@ -171,7 +171,13 @@ async def check_notify(client: PrefectClient | None, notify: Notify, owner: str)
     if client is None and notify.channel not in BUILTIN_CHANNELS:
         limits.check_channel(notify.channel, notify.chat_id, limits.load_limits(judged))
     else:
-        await channels.check(client, notify.channel, notify.chat_id, owner=judged)
+        await channels.check(
+            client,
+            notify.channel,
+            notify.chat_id,
+            owner=judged,
+            attaches_files=notify.attach_files,
+        )
 
 
 async def _check_tool(

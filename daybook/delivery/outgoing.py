@@ -6,7 +6,8 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
-from daybook.delivery import backoff, channels, outbox
+from daybook.delivery import attachments, backoff, channels, outbox
+from daybook.delivery.attachments import WrittenFile
 from daybook.delivery.callbacks import CallbackSender
 from daybook.delivery.dispatcher import DispatchResult, dispatch
 from daybook.delivery.outbox import QueueKind
@@ -72,11 +73,11 @@ class ChannelSender:
         Raise `PrefectUnreachable` or Prefect's own error if the channel cannot be read from
         Prefect. After these errors, no attempt was made.
         """
-        url = await self._run_url(row)
+        url, files = await self._of_run(row)
         started, final = time.perf_counter(), False
         try:
             async with asyncio.timeout(MESSAGE_TIMEOUT_SECONDS):
-                await channels.send(self._client, row, url)
+                await channels.send(self._client, row, url, files)
         except channels.NotDelivered as error:
             problem, final = str(error), not error.temporary
         except TimeoutError:
@@ -88,14 +89,16 @@ class ChannelSender:
             return DeliveryResult(row.id, row.fence, Delivery.DELIVERED, None, seconds)
         return backoff.failed(row, self._ledger.now(), problem, seconds, final=final)
 
-    async def _run_url(self, row: OutboxRow) -> str | None:
-        """Return the URL of the message's run in Prefect's UI, or None if there is none."""
-        if self._ui is None or row.run_id is None:
-            return None
+    async def _of_run(self, row: OutboxRow) -> tuple[str | None, list[WrittenFile]]:
+        """Return the URL of the message's run in Prefect's UI, or None, and its files to attach."""
+        if row.run_id is None:
+            return None, []
         try:
             async with self._ledger.read() as session:
                 run = await session.get(RunRow, row.run_id)
-        except LedgerUnreachable:  # the message is more important than its link
-            return None
-        flow_run_id = run.flow_run_id if run else None
-        return f"{self._ui}/runs/flow-run/{flow_run_id}" if flow_run_id else None
+                files = await attachments.read(session, row, run) if run else []
+        except LedgerUnreachable:  # the message is more important than its link and files
+            return None, []
+        if self._ui is None or run is None or not run.flow_run_id:
+            return None, files
+        return f"{self._ui}/runs/flow-run/{run.flow_run_id}", files

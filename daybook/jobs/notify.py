@@ -166,6 +166,12 @@ class Notify(BaseModel):
         title="Only changed",
         description="Do not send an answer to the channel if it equals the last one.",
     )
+    attach_files: Annotated[bool, Marker(is_checked=True)] = Field(
+        default=False,
+        title="Attach files",
+        description="Attach the files that the run has written to the mail with its outcome, up to "
+        "2 MiB together.",
+    )
     silent: bool = Field(
         default=False,
         title="Silent",
@@ -205,6 +211,9 @@ class Notify(BaseModel):
                 raise InvalidInput("events", "contains a duplicate", "name each event once")
             if self.chat_id and not self.channel:
                 raise InvalidInput("chat_id", "needs a channel", "set the channel too")
+            if self.attach_files and not self.channel:
+                hint = "set the channel too: one that sends mail"
+                raise InvalidInput("attach_files", "needs a channel", hint)
             for field, url in self.callbacks.items():
                 if url and not any(CALLBACK_FIELDS[event] == field for event in self.events):
                     needed = [event for event in EVENTS if CALLBACK_FIELDS[event] == field]

@@ -156,11 +156,10 @@ class AppriseChannel:
         self._url = url = settings.url.get_secret_value()
         self.needs_chat_id = CHAT_ID in url
         with threads.capture_logs():
-            self.limit = max(
-                apprise_plugins.prepare(client).limit
-                for each in _SAMPLE_CHAT_IDS
-                if (client := _client(url, each)) is not None
-            )
+            clients = [_client(url, each) for each in _SAMPLE_CHAT_IDS]
+            forms = [apprise_plugins.prepare(each) for each in clients if each is not None]
+        self.limit = max(each.limit for each in forms)
+        self.carries_files = all(each.carries_files for each in forms)
 
     async def send(self, message: Message) -> None:
         if self.needs_chat_id:
@@ -178,7 +177,12 @@ class AppriseChannel:
         subject, body = apprise_plugins.prepare(client).render(message)
         notify_type = _NOTIFY_TYPES.get(message.event, "info")
         try:
-            arrived = client.notify(body=body, title=subject, notify_type=notify_type)
+            arrived = client.notify(
+                body=body,
+                title=subject,
+                notify_type=notify_type,
+                attach=apprise_plugins.attach(message.attachments),
+            )
         except Exception as error:
             logged.append(f"{type(error).__name__}: {error}")
             arrived = False

@@ -19,8 +19,10 @@ import html
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from email.header import Header
 from typing import Any
 
+from daybook.delivery.attachments import Attachment
 from daybook.delivery.channels import text
 from daybook.delivery.channels.base import Message
 
@@ -28,6 +30,9 @@ log = logging.getLogger(__name__)
 
 DEFAULT_MAX_LENGTH = 1000
 """Maximum length of a message in characters if the service's limit is unknown."""
+
+_MAIL = "mailto"
+"""Protocol of apprise's mail plugin, which sends the text and all files in one request."""
 
 _MAX_TITLE_LENGTH = 200
 _SEPARATOR_LENGTH = 4
@@ -40,7 +45,8 @@ class MessageFormat:
 
     ``limit`` is the maximum length of the body or, if ``shared`` is true, of subject and body
     together. ``title`` is the maximum length of the subject; 0 means that the subject is a part of
-    the body. ``lines`` is the maximum number of lines; 0 means no limit.
+    the body. ``lines`` is the maximum number of lines; 0 means no limit. ``carries_files`` is as in
+    `base.Channel`.
     """
 
     format: str = "text"
@@ -48,12 +54,14 @@ class MessageFormat:
     title: int = 0
     shared: bool = True
     lines: int = 0
+    carries_files: bool = False
 
     def render(self, message: Message) -> tuple[str, str]:
         """Return the subject and the body in this format, truncated to its limits."""
         if self.format != "html":
             subject, body = text.mute_mentions(message.subject), text.mute_mentions(message.body)
-            message = replace(message, subject=subject, body=body)
+            note = text.mute_mentions(message.note)
+            message = replace(message, subject=subject, body=body, note=note)
         subject = text.shorten_line(
             message.subject, min(self.title or _MAX_TITLE_LENGTH, self.limit // 3)
         )
@@ -90,9 +98,33 @@ def _common_format(found: Sequence[Any]) -> MessageFormat:
             title=max(0, min(int(each.title_maxlen) for each in found)),
             shared=any(bool(each.overflow_amalgamate_title) for each in found),
             lines=min((n for each in found if (n := int(each.body_max_line_count)) > 0), default=0),
+            carries_files=all(each.protocol == _MAIL for each in found),
         )
     except (AttributeError, TypeError, ValueError) as error:
         log.warning(
             "Using default limits for a channel whose own are unknown: %s", type(error).__name__
         )
         return MessageFormat()
+
+
+def attach(attachments: Sequence[Attachment]) -> Any | None:
+    """Return an `AppriseAttachment` with these files in memory; None if there are none."""
+    if not attachments:
+        return None
+    from apprise import AppriseAttachment
+    from apprise.attachment.memory import AttachMemory
+
+    found = AppriseAttachment()
+    for each in attachments:
+        name, mimetype = _encoded_name(each.name), each.content_type
+        found.add(AttachMemory(each.content, name, mimetype))  # type: ignore[no-untyped-call]
+    return found
+
+
+def _encoded_name(name: str) -> str:
+    """Return the name in ASCII, as encoded words if necessary.
+
+    Apprise's mail plugin would encode the whole header that contains another name, and mail
+    programs find no file name in such a header.
+    """
+    return name if name.isascii() else Header(name, "utf-8").encode().replace("\n", "")

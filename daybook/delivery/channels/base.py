@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from daybook.delivery.attachments import Attachment
 from daybook.errors import DaybookError
 
 SEND_TIMEOUT_SECONDS = 30.0
@@ -33,7 +34,7 @@ class Message:
     """One message. ``body`` is the full text, which each channel truncates to its limit.
 
     With ``run_id`` and ``run_url``, the recipient can find the full text. ``id`` is the same in
-    every attempt.
+    every attempt. ``note`` is on a line of its own after the body, and is not truncated.
     """
 
     id: str
@@ -44,17 +45,21 @@ class Message:
     at: datetime
     run_id: str | None = None
     run_url: str | None = None
+    attachments: tuple[Attachment, ...] = ()
+    note: str = ""
 
 
 class Channel(Protocol):
     """A recipient of messages.
 
     ``limit`` is the maximum number of characters of a body. ``needs_chat_id`` is true if the
-    channel cannot send without a chat id.
+    channel cannot send without a chat id. ``carries_files`` is true if the service accepts a text
+    and all its attachments in one request, so that a retry after a failure repeats neither.
     """
 
     limit: int
     needs_chat_id: bool
+    carries_files: bool
 
     async def send(self, message: Message) -> None:
         """Send the message, or raise `NotDelivered`.

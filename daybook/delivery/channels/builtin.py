@@ -34,6 +34,7 @@ class Inbox:
 
     limit = UNBOUNDED
     needs_chat_id = False
+    carries_files = False
 
     async def send(self, message: Message) -> None:
         """Do nothing, because the message is already in the ledger."""
@@ -44,6 +45,7 @@ class Console:
 
     limit = UNBOUNDED
     needs_chat_id = False
+    carries_files = False
 
     async def send(self, message: Message) -> None:
         def write() -> None:
@@ -64,6 +66,7 @@ class File:
 
     limit = UNBOUNDED
     needs_chat_id = False
+    carries_files = False
 
     async def send(self, message: Message) -> None:
         name = message.chat_id or DEFAULT_FILE
@@ -112,7 +115,7 @@ def _append(folder: Path, name: str, entry: str) -> None:
 def _entry(message: Message) -> str:
     heading = " ".join(message.subject.split()) or message.event
     at = message.at.strftime("%Y-%m-%d %H:%M:%S UTC")
-    return f"## {at} · {heading}\n\n{message.body.strip()}\n\n"
+    return f"## {at} · {heading}\n\n{text.truncate(message, UNBOUNDED)}\n\n"
 
 
 def _error_text(error: BaseException) -> str:

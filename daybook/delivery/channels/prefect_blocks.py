@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
 
-from daybook.delivery.channels import apprise_plugins, threads
+from daybook.delivery.channels import apprise_plugins, text, threads
 from daybook.delivery.channels.apprise_plugins import MessageFormat
 from daybook.delivery.channels.base import UNBOUNDED, Message, NotDelivered
 from daybook.errors import InvalidInput, UnknownName
@@ -88,6 +88,7 @@ class PrefectBlock:
     """A channel that sends through a Prefect block."""
 
     needs_chat_id = False
+    carries_files = False
 
     def __init__(
         self, slug: str, name: str, block: Any, secret: Mapping[str, str], logged: Sequence[str]
@@ -113,7 +114,7 @@ class PrefectBlock:
             subject, body = self._form.render(message)
         else:
             subject = " ".join(message.subject.split())
-            body = message.body.strip() or message.subject
+            body = text.truncate(message, UNBOUNDED) or message.subject
         await threads.run_capturing_logs(
             lambda logged: self._notify(subject, body, logged), sends=True
         )

@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from daybook.delivery import attachments
+from daybook.delivery.attachments import ATTEMPTS_WITH_FILES, WrittenFile
 from daybook.delivery.channels import apprise, builtin
 from daybook.delivery.channels.base import Channel, Message, NotDelivered
 from daybook.delivery.outbox import ALERT, CONSOLE, FILE, INBOX
@@ -51,9 +55,14 @@ async def names(client: PrefectClient | None) -> dict[str, str]:
 
 
 async def check(
-    client: PrefectClient | None, name: str, chat_id: str, *, owner: str = "user"
+    client: PrefectClient | None,
+    name: str,
+    chat_id: str,
+    *,
+    owner: str = "user",
+    attaches_files: bool = False,
 ) -> None:
-    """Check that a job of ``owner`` can use the channel with this chat id.
+    """Check that a job of ``owner`` can use the channel with this chat id, and attach files to it.
 
     Raise `UnknownName` with the known names, `Ambiguous`, `InvalidInput`, `NotDelivered` if a block
     does not load in time, and the errors of Prefect's client. If ``client`` is None, only the
@@ -76,12 +85,22 @@ async def check(
         )
     if channel.needs_chat_id:
         apprise.check_chat_id(chat_id)
+    if attaches_files and not channel.carries_files:
+        problem = f'is only for mail, and the channel "{name}" does not send mail'
+        hint = "use a channel whose URL begins with mailto:// or mailtos://, or no attach_files"
+        raise InvalidInput("attach_files", problem, hint)
 
 
-async def send(client: PrefectClient | None, row: OutboxRow, run_url: str | None = None) -> None:
+async def send(
+    client: PrefectClient | None,
+    row: OutboxRow,
+    run_url: str | None = None,
+    files: Sequence[WrittenFile] = (),
+) -> None:
     """Send an outbox row that is a message or an alert. Raise `NotDelivered` if that fails.
 
-    ``run_url`` is the URL of the run in Prefect's UI. The blocks are stored in Prefect. If Prefect
+    ``run_url`` is the URL of the run in Prefect's UI. The message carries ``files`` if the channel
+    can; otherwise, a note names them. The blocks are stored in Prefect. If Prefect
     is unreachable or responds with an error, raise `PrefectUnreachable` or the error of Prefect's
     client; after these errors, no attempt was made.
     """
@@ -112,6 +131,12 @@ async def send(client: PrefectClient | None, row: OutboxRow, run_url: str | None
         ) from None
     if channel.needs_chat_id and not row.chat_id:
         raise NotDelivered(f'the channel "{row.address}" serves several chats: chat_id is missing')
+    if files and row.run_id:
+        refused = "" if channel.carries_files else "the channel does not carry files"
+        if not refused and row.attempts >= ATTEMPTS_WITH_FILES:
+            refused = f"{row.attempts} attempts with the files have failed"
+        attached, note = attachments.choose(files, row.run_id, refused=refused)
+        message = replace(message, attachments=attached, note=note)
     await channel.send(message)
 
 

@@ -40,12 +40,21 @@ def shorten_line(text: str, limit: int) -> str:
 
 
 def truncate(message: Message, limit: int, lines: int = 0) -> str:
-    """Return the message's body, truncated to at most ``limit`` code units.
+    """Return the message's body and note, truncated to at most ``limit`` code units.
 
     The last line of a truncated body has the number of omitted characters. If there is no room for
     such a line, return one line with a mark. ``lines`` is the maximum number of lines; 0 means no
-    maximum.
+    maximum. The note is whole, or it is left out if it would need more than half of the space.
     """
+    note = f"\n\n{message.note}" if message.note else ""
+    has_space = length(note) <= limit // 2 and (not lines or note.count("\n") <= lines // 2)
+    if not note or not has_space:
+        return _truncate_body(message, limit, lines)
+    body = _truncate_body(message, limit - length(note), max(lines - note.count("\n"), 0))
+    return (body + note).strip()
+
+
+def _truncate_body(message: Message, limit: int, lines: int) -> str:
     body = message.body.strip()
     too_many = bool(lines) and body.count("\n") >= lines
     if length(body) <= limit and not too_many:

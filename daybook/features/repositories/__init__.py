@@ -9,10 +9,10 @@
     store        a bare repository in the home, fetched from the job's repository
     worktrees    the folder of a run: created before its agent, collected afterwards
     landing      the branch gets a change once, rebased if it has moved
+    forges, pull_requests    a pull request for the branch of a run
     git          commands that run nothing which a repository names
 
-    patches      a patch as files, hunks and lines ──► diff_view, the same as HTML
-    page         the pages of changes
+    patches      a patch as files, hunks and lines ──► diff_view, the same as HTML ──► page
 """
 
 from daybook.feature import Commands, Feature

@@ -7,6 +7,7 @@ import email
 import socket
 import ssl
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from email.message import Message as Mail
 from pathlib import Path
 from typing import Any
@@ -109,8 +110,8 @@ class Letters:
         )
 
 
-@pytest.fixture
-async def letters() -> AsyncIterator[Letters]:
+@asynccontextmanager
+async def receiving_letters() -> AsyncIterator[Letters]:
     """Yield a mail server on localhost."""
     letters = Letters()
     loop = asyncio.get_running_loop()
@@ -119,6 +120,13 @@ async def letters() -> AsyncIterator[Letters]:
     yield letters
     listening.close()
     await listening.wait_closed()
+
+
+@pytest.fixture
+async def letters() -> AsyncIterator[Letters]:
+    """Yield a mail server on localhost."""
+    async with receiving_letters() as letters:
+        yield letters
 
 
 @pytest.fixture

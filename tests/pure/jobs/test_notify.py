@@ -56,6 +56,7 @@ def test_each_notification_field_is_accepted_as_a_flat_field_and_stored() -> Non
         "on_fail": HOOK,
         "template": "{{job}}: {{output}}",
         "only_changed": True,
+        "attach_files": True,
         "silent": True,
         "progress": "10m",
     }
@@ -68,6 +69,7 @@ def test_each_notification_field_is_accepted_as_a_flat_field_and_stored() -> Non
         on_fail=HOOK,
         template="{{job}}: {{output}}",
         only_changed=True,
+        attach_files=True,
         silent=True,
         progress=timedelta(minutes=10),
     )
@@ -86,6 +88,10 @@ REFUSALS: list[tuple[dict[str, object], str]] = [
     ({"events": ["done"]}, "events: 'done' is not valid"),
     ({"events": ["failed", "failed"]}, "events: contains a duplicate (name each event once"),
     ({"chat_id": "42"}, "chat_id: needs a channel (set the channel too)"),
+    (
+        {"attach_files": True},
+        "attach_files: needs a channel (set the channel too: one that sends mail)",
+    ),
     ({"on_complete": "ops.example.org"}, "on_complete: is not a valid URL (use one such as"),
     ({"on_fail": "ftp://ops.example.org/x"}, "on_fail: is not a valid URL"),
     ({"on_complete": "http://[/"}, "on_complete: is not a valid URL (use one such as"),

@@ -180,6 +180,16 @@ async def test_the_host_limits_of_an_agent_apply_when_a_job_is_stored(
     )
 
 
+async def test_a_channel_that_cannot_carry_files_is_refused_when_a_job_is_stored(
+    there: There,
+) -> None:
+    client = cast(PrefectClient, None)  # a built-in channel needs no client
+    await preflight.check_notify(client, Notify(channel="inbox"), "user")
+    with pytest.raises(InvalidInput) as refused:
+        await preflight.check_notify(client, Notify(channel="inbox", attach_files=True), "user")
+    assert refused.value.field == "attach_files"
+
+
 @pytest.mark.floor("A", "An agent sees only jobs of its own")
 async def test_lists_of_an_agent_contain_only_its_own_jobs_and_runs(there: There) -> None:
     with acting_as(RESEARCHER):

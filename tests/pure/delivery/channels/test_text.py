@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -30,6 +31,17 @@ def message(body: str, *, run: bool = True, ui: bool = False) -> Message:
         run_id="4f0c2a91d3e7aa00" if run else None,
         run_url="http://ui" if ui else None,
     )
+
+
+def test_a_note_is_whole_or_left_out() -> None:
+    given_message = replace(message("line\n" * 100), note="a note\nof two lines")
+    cut = text.truncate(given_message, 200)
+    assert cut.endswith("characters: `daybook show 4f0c2a91d3e7`]\n\na note\nof two lines")
+    assert text.length(cut) <= 200
+    assert text.truncate(given_message, 200, lines=9).count("\n") < 9
+    assert "note" not in text.truncate(given_message, 40)
+    assert "note" not in text.truncate(given_message, 200, lines=4)
+    assert text.truncate(replace(given_message, body=" "), 200) == "a note\nof two lines"
 
 
 def test_a_body_that_fits_is_only_stripped() -> None:

@@ -6,6 +6,7 @@ import hashlib
 import tracemalloc
 from datetime import timedelta
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from sqlalchemy import insert
@@ -14,12 +15,17 @@ from sqlalchemy.ext.asyncio import AsyncSession
 import daybook
 from daybook import owners, redaction
 from daybook.api import run_files
+from daybook.delivery import channels, outbox, outgoing
+from daybook.delivery.attachments import WrittenFile
+from daybook.delivery.dispatcher import dispatch
+from daybook.delivery.outbox import QueueKind
 from daybook.errors import FenceRefused, InvalidInput, NotFound
 from daybook.features.work_tools import commands, kept_files, run_tools
 from daybook.features.work_tools.tables import WrittenFileRow
 from daybook.ledger import transfer
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Status
+from daybook.ledger.tables import OutboxRow
 from daybook.ledger.views import RunFile
 from daybook.names import Id
 from daybook.owners import Actor
@@ -107,6 +113,50 @@ async def test_files_with_secrets_and_files_beyond_the_limit_are_named_but_not_k
         await answering("files_write", path="5.txt", content="x")
     found = {each.path: each for each in await run_files.of_run(Id(granted.run_id))}
     assert (found["3.txt"].not_kept, found["5.txt"].not_kept) == (kept_files.SECRET, "")
+
+
+async def test_only_the_message_about_the_outcome_carries_the_files(
+    world: World, running: Started, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    messages: list[tuple[str, str, list[tuple[str, bytes | None, str]]]] = []
+
+    async def send(_: object, row: OutboxRow, url: object, files: list[WrittenFile]) -> None:
+        found = [(each.path, each.content, each.reason) for each in files]
+        messages.append((row.purpose, row.event, found))
+
+    monkeypatch.setattr(channels, "send", send)
+    for name, attaches in (("with", True), ("without", False)):
+        notify = {"channel": "team", "attach_files": attaches}
+        granted = await running(name, notify=notify)
+        async with attempt(granted, "files", work_dir=str(work)) as answering:
+            await answering("files_write", path="a.txt", content="first")
+            await answering("files_write", path="a.txt", content="last")
+            await answering("files_write", path=f"{name}.txt", content=f"uses {TOKEN}")
+        async with world.ledger.write() as session:
+            for purpose in (outbox.MESSAGE, outbox.ALERT):
+                await outbox.enqueue_message(
+                    session,
+                    key=f"{name}:{purpose}",
+                    purpose=purpose,
+                    event="progress" if purpose == outbox.MESSAGE else "failed",
+                    channel="team",
+                    subject="s",
+                    body="b",
+                    run_id=granted.run_id,
+                    now=world.clock.now(),
+                )
+        await world.runs.finish(granted, Status.SUCCEEDED, output="Done.")
+    sender = outgoing.ChannelSender(cast(Any, None), world.ledger, None)
+    sent = await dispatch(world.ledger, "keeper", {QueueKind.CHANNEL: sender})
+
+    assert sent.delivered == 6
+    assert [each for each in messages if each[2]] == [
+        (
+            "message",
+            "completed",
+            [("a.txt", b"last", ""), ("with.txt", None, "it contains a secret")],
+        )
+    ]
 
 
 async def test_an_agent_sees_the_files_of_its_own_runs_only(running: Started, work: Path) -> None:
