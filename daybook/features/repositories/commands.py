@@ -74,7 +74,7 @@ async def review_(
         )
         for each in listed
     ]
-    headers = ("RUN", "JOB", "STATE", "FILES", "LINES", "VERIFIED", heading)
+    headers = ("RUN", "JOB", "STATE", "FILES", "LINES", "VERIFICATION", heading)
     output.table(headers, rows, whole=("RUN", "FILES", "LINES"), cut=True)
     output.say("Show one: daybook review RUN")
 

@@ -103,7 +103,7 @@ _WORDS = {
 }
 
 
-_VERIFIED = {None: "none", True: "passed", False: "failed"}
+_VERIFIED = {None: "not verified", True: "verified", False: "verification failed"}
 
 
 class FileChange(BaseModel, frozen=True):
