@@ -79,8 +79,8 @@ class Feature:
     - ``program_folders`` are those of these words that an agent that is a program may have, each
       with a coroutine function of a pattern of names, which returns the matching
       `agents.base.ProgramFolder`s. Without any, it raises `UnknownName`, except for ``*``.
-    - ``workspace`` is a function of a `runs.claim_requests.Granted` whose policy has a repository.
-      It returns the run's `execution.workspaces.Workspace`.
+    - ``workspace`` is an `execution.workspaces.WorkspaceKind`: the class of the workspaces of runs
+      in a repository.
     - ``sources`` is a function of a `ledger.views.Step`, a call that succeeded. It returns the
       `ledger.views.RunSource` that the call has read, None if it has read none.
     - ``files`` is a module with two coroutine functions of a read session and a run's id: `of_run`

@@ -47,12 +47,17 @@ class CommonFields(TypedDict, total=False):
     work_dir: str
     exclusive_dir: bool
     project_instructions: bool
+    sandbox: Literal["", "off", "workspace", "strict"]
+    sandbox_hosts: Sequence[str]
     repo: str
     ref: str
     setup: Sequence[str]
     verify: Sequence[str]
     repairs: int
-    land: Literal["review", "auto", "branch"]
+    land: Literal["review", "auto", "branch", "pull-request"]
+    repo_secret: str
+    forge: Literal["", "github", "gitlab", "gitea"]
+    one_pull_request: bool
     max_changed_files: int
     max_changed_lines: int
     tokens_per_run: int

@@ -7,7 +7,6 @@ and channels that are not built-in.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
@@ -18,7 +17,7 @@ from daybook.agents import documents, kinds
 from daybook.delivery import channels
 from daybook.delivery.outbox import BUILTIN_CHANNELS
 from daybook.errors import AgentMisconfigured, Ambiguous, InvalidInput, UnknownName
-from daybook.execution import agent_tools
+from daybook.execution import agent_tools, workspaces
 from daybook.http import secrets
 from daybook.http.guard import Guard, Rule
 from daybook.jobs import limits, payloads
@@ -29,7 +28,6 @@ from daybook.json_text import JsonObject
 from daybook.ledger.engine import Ledger, open_ledger
 from daybook.policies.checks import Check
 from daybook.policies.policy import ANSWER, tools_of
-from daybook.policies.repositories import Upstream
 from daybook.processes import locations
 from daybook.resources import copies
 from daybook.resources import secrets as secret_blocks
@@ -90,7 +88,7 @@ async def check_action(client: PrefectClient | None, job: Job, owner: str) -> li
     is, for example, the name of a secret that does not exist yet.
     """
     notes = locations.check_job_folder(job.policy.work_dir)
-    notes += _check_repository(job.policy.repo)
+    notes += workspaces.check(job.policy)
     _check_by_kind(job, _guard(owner))
     notes += await _check_target(client, job.action, owner)
     await _check_model(client, job.action)
@@ -101,21 +99,6 @@ async def check_action(client: PrefectClient | None, job: Job, owner: str) -> li
         await _check_tools(client, "approve", given, [ANSWER])
         await _check_tools(client, "only_tools", job.policy.only_tools)
     return notes + await _check_precondition(client, job.policy.check, owner)
-
-
-def _check_repository(repo: str) -> list[str]:
-    """Check the folder of a repository like a work directory, and that git knows it."""
-    if not repo or (source := Upstream.parse(repo)).protocol != "file":
-        return []
-    try:
-        notes = locations.check_job_folder(source.address)
-    except InvalidInput as error:
-        raise InvalidInput("repo", error.problem, error.hint) from None
-    has_git = any(os.path.exists(os.path.join(source.address, name)) for name in (".git", "HEAD"))
-    if not has_git and not notes:
-        hint = "run `git init` there, or use another folder"
-        raise InvalidInput("repo", f"{source.address} is no git repository", hint)
-    return notes
 
 
 def _check_by_kind(job: Job, guard: Guard) -> None:

@@ -35,7 +35,7 @@ from daybook.http import guard, request, secrets
 from daybook.http.guard import Guard, Rule
 from daybook.http.httpx_transport import HttpxTransport
 from daybook.http.request import NoResponse, Response, retry_after, status_text
-from daybook.jobs import limits
+from daybook.jobs import limits, secret_references
 from daybook.ledger.states import Delivery
 from daybook.ledger.tables import OutboxRow
 from daybook.resources.secrets import PrefectSecretStore
@@ -155,7 +155,7 @@ class CallbackSender:
         key = (destination.token, target.shown)
         if key not in self._tokens:
             source = PrefectSecretStore(self._client)
-            text = f"{{{{secret:{destination.token}}}}}"
+            text = secret_references.reference(destination.token)
             filled = secrets.fill("token", text, target, source, secrets.FilledSecrets())
             self._tokens[key] = await self._answered(filled)
         return self._tokens[key]

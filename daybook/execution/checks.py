@@ -41,7 +41,7 @@ from daybook.agents import process
 from daybook.agents.base import Agent, AgentReply, AgentRequest
 from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import AgentError, AgentTimeout, DaybookError, Unreachable
-from daybook.execution import agent_lookup, answers, conversation, watches
+from daybook.execution import agent_lookup, answers, conversation, sandboxing, watches
 from daybook.execution.agent_lookup import guard_of
 from daybook.http.guard import origin
 from daybook.jobs import provenance
@@ -338,6 +338,7 @@ async def _run_program(
                 environment=variables,
                 stdin=None,
                 seconds=seconds,
+                sandbox=sandboxing.of_run(granted),
             )
         except OSError as error:
             raise CheckFailed(f"{program} cannot be run: {error.strerror}") from None

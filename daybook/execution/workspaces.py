@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from daybook import feature
-from daybook.errors import AgentMisconfigured
+from daybook.errors import InvalidInput
 from daybook.ledger.states import Outcome, Usage
+from daybook.policies.policy import Policy
 from daybook.runs.claim_requests import Granted
 
 
@@ -49,6 +50,11 @@ class Workspace(Protocol):
         """Return the real path of the folder, which exists while `work` calls ``ask``."""
         ...
 
+    @property
+    def readable(self) -> tuple[str, ...]:
+        """Return further paths that programs in the folder need to read."""
+        ...
+
     async def work(self, ask: Ask) -> Outcome:
         """Make the folder, ask the agents, and return the run's outcome with their work.
 
@@ -58,14 +64,34 @@ class Workspace(Protocol):
         ...
 
 
+class WorkspaceKind(Protocol):
+    """A class of workspaces (`Feature.workspace`)."""
+
+    def __call__(self, granted: Granted, /) -> Workspace: ...
+
+    def check(self, policy: Policy, /) -> list[str]:
+        """Check a policy with a repository before its job is stored; return notes.
+
+        Raise `InvalidInput`.
+        """
+        ...
+
+
 def of(granted: Granted) -> Workspace | None:
     """Return the workspace of a run; None if its job has no repository.
 
-    Raise `AgentMisconfigured` if no feature makes worktrees of repositories.
+    Raise `InvalidInput` if no feature makes worktrees of repositories.
     """
-    if not granted.policy.repo:
-        return None
-    for make in feature.loaded("workspace"):
-        made: Workspace = make(granted)
-        return made
-    raise AgentMisconfigured("repo: this installation of Daybook has no worktrees of repositories")
+    return _kind()(granted) if granted.policy.repo else None
+
+
+def check(policy: Policy) -> list[str]:
+    """Call `WorkspaceKind.check` for a policy with a repository. Raise `InvalidInput`."""
+    return _kind().check(policy) if policy.repo else []
+
+
+def _kind() -> WorkspaceKind:
+    for kind in feature.loaded("workspace"):
+        found: WorkspaceKind = kind
+        return found
+    raise InvalidInput("repo", "this installation of Daybook has no worktrees", "leave it out")

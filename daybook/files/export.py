@@ -10,6 +10,7 @@ from daybook import owners
 from daybook.files.documents import to_yaml
 from daybook.files.jobs_file import JOBS, SET, fields_of
 from daybook.http import secrets
+from daybook.jobs import secret_references
 from daybook.jobs.model import JobFields
 from daybook.json_text import JsonObject
 from daybook.schedules.schedule import Every
@@ -87,7 +88,7 @@ def _fields(stored: StoredJob) -> tuple[JobFields, list[str]]:
         comments.append(
             f"{path} was a literal secret: store it with `daybook secrets add {name} --host HOST`."
         )
-        return f"{{{{secret:{name}}}}}"
+        return secret_references.reference(name)
 
     fields = fields_of(stored.job)
     for name in secrets.FIELDS:

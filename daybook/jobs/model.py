@@ -42,7 +42,7 @@ from pydantic_core import to_jsonable_python
 
 from daybook import markers
 from daybook.errors import InvalidInput
-from daybook.jobs import action_fields, actions, payloads, prompts, upcoming
+from daybook.jobs import action_fields, actions, payloads, prompts, secret_references, upcoming
 from daybook.jobs.actions import ACTIONS, DEFAULT_AGENT, Action, AgentPrompt, Kind
 from daybook.jobs.labels import check_metadata, check_tags
 from daybook.jobs.notify import Notify
@@ -52,6 +52,7 @@ from daybook.names import default_name, free_name, validate_name, validate_new_n
 from daybook.policies import checks
 from daybook.policies import policy as policies
 from daybook.policies.policy import ANSWER, Policy, matches
+from daybook.policies.repositories import NEED_REPO, Upstream
 from daybook.schedules import bounds, durations
 from daybook.schedules import schedule as schedules
 from daybook.schedules.due import next_due
@@ -146,7 +147,9 @@ class Job(BaseModel):
 
     def values_with_secrets(self) -> list[object]:
         """Return the values in which a run replaces references to secrets."""
-        return [*self.action.values_with_secrets(), self.policy.check.params]
+        name = self.policy.repo_secret
+        of_repository = [secret_references.reference(name)] if name else []
+        return [*self.action.values_with_secrets(), self.policy.check.params, *of_repository]
 
     def uses_payload(self) -> bool:
         """Return whether a run uses the payload of the hook that requests it."""
@@ -451,6 +454,9 @@ def _check_fit(action: Action, policy: Policy, notify: Notify) -> None:
         problem = "applies only to agents and to the commands of checks, and this job has neither"
         raise InvalidInput("work_dir", problem, "leave it out")
     _check_repository(action, policy)
+    if policy.sandbox_hosts and policy.sandbox in ("off", "strict"):
+        problem = f"cannot be combined with sandbox {policy.sandbox}"
+        raise InvalidInput("sandbox_hosts", problem, "leave it out, or use sandbox workspace")
     for field, text in {"prompt": getattr(action, "prompt", ""), "check": check.prompt}.items():
         if prompts.uses_variable(text, "work_dir") and not policy.work_dir:
             hint = "set work_dir, or remove the variable"
@@ -468,16 +474,25 @@ def _check_fit(action: Action, policy: Policy, notify: Notify) -> None:
 def _check_repository(action: Action, policy: Policy) -> None:
     """Raise `InvalidInput` if the fields about a repository do not fit the others."""
     if not policy.repo:
-        for name in ("ref", "setup", "verify", "max_changed_files", "max_changed_lines"):
-            if getattr(policy, name):
+        for name in NEED_REPO:
+            if getattr(policy, name) != Policy.model_fields[name].default:
                 raise InvalidInput(name, "applies only to a job with a repository", "set repo too")
-        if policy.land != "review":
-            raise InvalidInput("land", "applies only to a job with a repository", "set repo too")
         return
     if not isinstance(action, AgentPrompt):
         raise InvalidInput("repo", "applies only to agent prompts", "leave it out")
     if policy.work_dir:
         raise InvalidInput("repo", "cannot be combined with work_dir", "leave one of them out")
+    source = Upstream.parse(policy.repo)
+    is_proposed = policy.land == "pull-request"
+    if policy.repo_secret and source.protocol != "https" and not is_proposed:
+        hint = "leave it out; git uses its own credentials"
+        raise InvalidInput("repo_secret", "is only for a repository at https://…", hint)
+    if is_proposed and not policy.repo_secret:
+        hint = "save a token with `daybook secrets add`, and name it"
+        raise InvalidInput("repo_secret", "is needed for pull requests", hint)
+    for name in ("forge", "one_pull_request"):
+        if getattr(policy, name) and not is_proposed:
+            raise InvalidInput(name, "applies only to land pull-request", "leave it out")
     if policy.land == "auto" and not policy.verify:
         hint = "set verify, such as `make test`, or use land review"
         raise InvalidInput("land", "auto needs a verification", hint)

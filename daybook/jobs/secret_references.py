@@ -7,6 +7,11 @@ import re
 SECRET = re.compile(r"\{\{\s*secret:\s*([a-z0-9](?:[a-z0-9-]*[a-z0-9])?)\s*\}\}")
 
 
+def reference(name: str) -> str:
+    """Return the reference to a secret."""
+    return f"{{{{secret:{name}}}}}"
+
+
 def secrets_in(value: object) -> set[str]:
     """Return the names of the secrets that a JSON value refers to, object keys included."""
     match value:

@@ -31,15 +31,19 @@ from daybook.policies.compression import (
     SummarizeAfterTokens,
 )
 from daybook.policies.repositories import (
+    ForgeChoice,
     LandChoice,
     MaxChangedFiles,
     MaxChangedLines,
+    OnePullRequest,
     Ref,
     Repairs,
     Repo,
+    RepoSecret,
     Setup,
     Verify,
 )
+from daybook.policies.sandboxes import SandboxField, SandboxHosts
 from daybook.processes import locations
 from daybook.schedules import bounds, durations
 from daybook.schedules.durations import ApproveWithin, Deadline, RetryDelay, Stagger, Timeout
@@ -277,12 +281,17 @@ class Policy(BaseModel):
         description="A model agent gets the AGENTS.md of the work directory, or its CLAUDE.md, as "
         "instructions. Off: it does not.",
     )
+    sandbox: SandboxField = ""
+    sandbox_hosts: SandboxHosts = ()
     repo: Repo = ""
     ref: Ref = ""
     setup: Setup = ()
     verify: Verify = ()
     repairs: Repairs = 2
     land: LandChoice = "review"
+    repo_secret: RepoSecret = ""
+    forge: ForgeChoice = ""
+    one_pull_request: OnePullRequest = False
     max_changed_files: MaxChangedFiles = 0
     max_changed_lines: MaxChangedLines = 0
     tokens_per_run: Annotated[int, Marker(is_continued=True)] = Field(
@@ -355,6 +364,8 @@ class Policy(BaseModel):
             raise InvalidInput("check", "only the operator can set a command", hint)
         if self.work_dir:
             raise InvalidInput("work_dir", "only the operator can set it", "leave it out")
+        if self.sandbox_hosts:
+            raise InvalidInput("sandbox_hosts", "only the operator can set it", "leave it out")
         if self.repo:  # the other fields of a repository need this one
             raise InvalidInput("repo", "only the operator can set it", "leave it out")
         if not self.exclusive_dir:

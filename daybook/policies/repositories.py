@@ -15,8 +15,18 @@ from daybook.markers import Marker
 from daybook.short_text import one_line
 from daybook.validation import raising_pydantic_error
 
-Land = Literal["review", "auto", "branch"]
-"""What happens with a change: a person decides, it lands if it is verified, or it is a branch."""
+Land = Literal["review", "auto", "branch", "pull-request"]
+"""What happens with a change: a person decides, it lands if it is verified, or it is a branch, for
+which a forge may have a pull request."""
+
+ForgeKind = Literal["", "github", "gitlab", "gitea"]
+"""Kind of the forge that has the repository; "" for a known host."""
+
+NEED_REPO = (
+    *("ref", "setup", "verify", "repairs", "land", "repo_secret", "forge", "one_pull_request"),
+    *("max_changed_files", "max_changed_lines"),
+)
+"""Fields of a policy that apply only to a job with a repository."""
 
 MAX_ADDRESS_CHARACTERS = 2_000
 MAX_REF_CHARACTERS = 200
@@ -24,6 +34,7 @@ MAX_REPAIRS = 5
 
 _PROTOCOLS = {"https": "https", "http": "http", "ssh": "ssh"}
 _SSH = re.compile(r"[\w.-]+@[\w.-]+:(?!//)\S+\Z")
+_SECRET_NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?\Z")
 _REF = re.compile(r"[A-Za-z0-9_][\w./+-]*\Z", re.ASCII)
 
 
@@ -95,6 +106,15 @@ def _repo(text: str) -> str:
 def _ref(text: str) -> str:
     with raising_pydantic_error():
         return check_ref(text)
+
+
+def _repo_secret(name: str) -> str:
+    name = name.strip()
+    if name and not _SECRET_NAME.match(name):
+        with raising_pydantic_error():
+            problem = f'"{one_line(name, 40)}" is no name of a secret'
+            raise InvalidInput("repo_secret", problem, "write it as `daybook secrets list` does")
+    return name
 
 
 def _setup(command: tuple[str, ...]) -> tuple[str, ...]:
@@ -174,7 +194,36 @@ LandChoice = Annotated[
     Field(
         title="Land",
         description="What happens with a change: `review` waits for a person, `auto` adds it to "
-        "the branch if it is verified, `branch` adds a branch of its own to the repository.",
+        "the branch if it is verified, `branch` adds a branch of its own to the repository, "
+        "`pull-request` also opens a pull request for it.",
+    ),
+]
+RepoSecret = Annotated[
+    str,
+    AfterValidator(_repo_secret),
+    Marker(names="secret", for_agents="operator only", is_checked=True, is_continued=True),
+    Field(
+        title="Secret of the repository",
+        description="Name of the secret with a token for the repository at https://…, with which "
+        "Daybook fetches, pushes and opens pull requests. Empty: the credentials that git has.",
+    ),
+]
+ForgeChoice = Annotated[
+    ForgeKind,
+    _CONTINUED,
+    Field(
+        title="Forge",
+        description="Kind of the repository's host, for pull requests at other hosts than "
+        "github.com, gitlab.com, codeberg.org and gitea.com.",
+    ),
+]
+OnePullRequest = Annotated[
+    bool,
+    _CONTINUED,
+    Field(
+        title="One pull request",
+        description="All runs of the job use the same branch and pull request, so a new change "
+        "replaces the one before. Off: each change has its own.",
     ),
 ]
 MaxChangedFiles = Annotated[

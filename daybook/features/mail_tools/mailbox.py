@@ -34,6 +34,7 @@ from daybook.http import secrets
 from daybook.http.guard import Guard, Rule, Target
 from daybook.http.secrets import FilledSecrets, SecretDestination, SecretStore
 from daybook.http.transport import default_ssl_context
+from daybook.jobs import secret_references
 from daybook.jobs.limits import Limits
 from daybook.short_text import first_names, one_line
 
@@ -85,7 +86,7 @@ class Mailbox:
         # The operator, not a model, has chosen the server.
         guard, filled = Guard.from_settings(Rule.OPERATOR, limits), FilledSecrets()
         destination = SecretDestination.of_url(guard.check(httpx.URL(url)))
-        reference = f"{{{{secret:{SECRET}}}}}"
+        reference = secret_references.reference(SECRET)
         password = await secrets.fill("imap_url", reference, destination, store, filled)
         user = unquote(parts.username or "")
         # A server may send back a command; these are its spellings of the password.

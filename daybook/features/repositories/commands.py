@@ -156,6 +156,7 @@ def _print_change(change: RepositoryChangeDetails, absolute: bool) -> None:
         ("lands on", change.onto),
         ("branch", change.branch),
         ("commits", f"{change.base[:12]}..{change.head[:12]}"),
+        ("pull request", change.address),
         ("verification", change.verified_in_words()),
         ("agent", change.agent or "-"),
         ("recorded", when(change.recorded_at)),

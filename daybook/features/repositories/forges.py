@@ -30,6 +30,7 @@ from daybook.http.guard import Guard, Rule
 from daybook.http.httpx_transport import HttpxTransport
 from daybook.http.request import MAX_REQUESTED_DELAY, NoResponse, Response
 from daybook.http.secrets import FilledSecrets, SecretDestination, SecretStore
+from daybook.jobs import secret_references
 from daybook.jobs.limits import Limits
 from daybook.policies.repositories import Upstream
 from daybook.short_text import one_line
@@ -203,7 +204,7 @@ class ForgeApi:
         # The operator, not a model, has chosen the repository.
         guard, filled = Guard.from_settings(Rule.OPERATOR, limits), FilledSecrets()
         destination = SecretDestination.of_url(guard.check(forge.api))
-        reference = f"{{{{secret:{secret}}}}}"
+        reference = secret_references.reference(secret)
         token = await secrets.fill("secret", reference, destination, store, filled)
         return cls(forge, guard, token.strip(), filled)
 

@@ -27,12 +27,6 @@ MAX_OUTPUT_BYTES = 16 * 2**20
 MAX_ERROR_CHARACTERS = 500
 TIMEOUT_SECONDS = 300.0
 
-FETCH = (
-    *("fetch", "--quiet", "--no-tags", "--no-write-fetch-head"),
-    *("--upload-pack=git-upload-pack", "--"),
-)
-"""The command that fetches; the address and a refspec follow."""
-
 _OLD_FAULTS = (
     "badDate",
     "badEmail",
@@ -167,6 +161,13 @@ async def run(
         why = one_line(done.errors.decode(errors="replace"), MAX_ERROR_CHARACTERS)
         raise GitFailed(f"git {what}: {why or f'it ended with {done.code}'}", done.code)
     return GitOutput(done.output, is_cut=bool(done.dropped))
+
+
+def fetch(address: str, refspec: str, *, depth: int = 0) -> tuple[str, ...]:
+    """Return the arguments that fetch ``refspec``, with ``depth`` commits of its history if set."""
+    limited = (f"--depth={depth}",) if depth else ()
+    quiet = ("--quiet", "--no-tags", "--no-write-fetch-head", "--upload-pack=git-upload-pack")
+    return ("fetch", *quiet, *limited, "--", address, refspec)
 
 
 def printable(path: str) -> str:

@@ -16,9 +16,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from daybook.errors import DaybookError
-from daybook.features.repositories import git, worktrees
+from daybook.features.repositories import access, git, worktrees
 from daybook.features.repositories.git import GitFailed
 from daybook.features.repositories.store import FETCH_SECONDS, Store
 from daybook.features.repositories.worktrees import Author, Change, folder_of
@@ -144,14 +145,33 @@ async def _rebased(
         async with store.writing() as run:
             target = f"refs/daybook/landing/{run_id}"
             await run(
-                *git.FETCH,
-                str(repository),
-                f"+refs/heads/landing:{target}",
+                *git.fetch(str(repository), f"+refs/heads/landing:{target}"),
                 protocols=["file"],
             )
             return await store.commit_of(target)
     finally:
         await asyncio.to_thread(worktrees.remove_folder, folder)
+
+
+async def push_branch(store: Store, branch: str, commit: str, before: str) -> None:
+    """Set a branch of Daybook's own at the store's repository, which is elsewhere, to ``commit``.
+
+    ``before`` is the commit to which Daybook has set it before, "" for none. Raise `GitFailed`,
+    also if others have changed the branch.
+    """
+    source, ref = store.source, f"refs/heads/{branch}"
+    variables = await access.variables(source, store.secret)
+    run = partial(git.run, protocols=source.protocols, as_user=True, variables=variables)
+    listed = await run("ls-remote", "--quiet", "--", source.address, ref)
+    now = listed.text.partition("\t")[0]
+    if now not in ("", before, commit):
+        raise GitFailed(f"{branch} has the commit {now[:12]}, which is not of Daybook")
+    await run(
+        *("push", "--quiet", "--no-verify", "--receive-pack=git-receive-pack"),
+        *(f"--force-with-lease={ref}:{now}", "--", source.address, f"{commit}:{ref}"),
+        repository=store.repository,
+        seconds=FETCH_SECONDS,
+    )
 
 
 async def forward(store: Store, branch: str, candidate: str, *, force: bool = False) -> None:
@@ -168,6 +188,7 @@ async def forward(store: Store, branch: str, candidate: str, *, force: bool = Fa
             repository=store.repository,
             protocols=source.protocols,
             as_user=True,
+            variables=await access.variables(source, store.secret),
             seconds=FETCH_SECONDS,
         )
         return
@@ -175,9 +196,7 @@ async def forward(store: Store, branch: str, candidate: str, *, force: bool = Fa
     own = await git.run("rev-parse", "--absolute-git-dir", cwd=source.address)
     try:
         await git.run(
-            *git.FETCH,
-            str(store.repository),
-            f"{plus}{candidate}:refs/heads/{branch}",
+            *git.fetch(str(store.repository), f"{plus}{candidate}:refs/heads/{branch}"),
             repository=own.path,
             protocols=["file"],
         )

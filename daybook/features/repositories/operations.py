@@ -41,7 +41,8 @@ class RepositoryChange(BaseModel, frozen=True):
     the run works. ``is_verified`` is None without a verification. ``landed`` is the commit with
     which the change has landed, "" before. ``problem`` is why it has not landed; with
     ``has_conflict``, because the branch has changed the same lines. ``host`` is the machine that
-    has the commits. ``note`` is what the person ``decided_by`` has written.
+    has the commits. ``address`` is that of its pull request, "" without one. ``note`` is what the
+    person ``decided_by`` has written.
     """
 
     run_id: str
@@ -68,6 +69,7 @@ class RepositoryChange(BaseModel, frozen=True):
     decided_at: UtcTime | None
     decided_by: str
     note: str
+    address: str
 
     @classmethod
     def of(cls, row: ChangeRow, job: JobRow | None) -> Self:
@@ -98,6 +100,7 @@ _WORDS = {
     ChangeStatus.LANDING: "is landing on {onto}",
     ChangeStatus.LANDED: "landed on {onto}",
     ChangeStatus.BRANCHED: "on the branch {branch}",
+    ChangeStatus.PROPOSED: "proposed for {onto}",
     ChangeStatus.DISCARDED: "discarded",
     ChangeStatus.REPLACED: "a later run continues it",
 }

@@ -36,6 +36,7 @@ SYMBOLS = {
     ChangeStatus.LANDING: "running",
     ChangeStatus.LANDED: "succeeded",
     ChangeStatus.BRANCHED: "succeeded",
+    ChangeStatus.PROPOSED: "succeeded",
     ChangeStatus.DISCARDED: "cancelled",
     ChangeStatus.REPLACED: "skipped",
 }

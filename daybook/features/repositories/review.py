@@ -21,16 +21,21 @@ from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
+from daybook import owners
 from daybook.errors import DaybookError, InvalidInput, NotFound
-from daybook.features.repositories import job_programs, landing, worktrees
+from daybook.execution import sandboxing
+from daybook.features.repositories import access, job_programs, landing, pull_requests, worktrees
+from daybook.features.repositories.forges import Forge
 from daybook.features.repositories.git import GitFailed
 from daybook.features.repositories.landing import BranchInUse, ChangeConflict
 from daybook.features.repositories.locks import locked
 from daybook.features.repositories.store import Store
 from daybook.features.repositories.tables import ChangeRow, ChangeStatus
 from daybook.features.repositories.worktrees import Author, Change, folder_of
+from daybook.http.guard import Guard, Rule
+from daybook.jobs import limits
 from daybook.ledger.engine import Ledger, open_ledger, reading
-from daybook.ledger.tables import RunRow
+from daybook.ledger.tables import JobRow, RunRow
 from daybook.policies.policy import Policy
 from daybook.policies.repositories import Upstream
 
@@ -38,6 +43,8 @@ LOCK_SECONDS = 900.0
 """How long a decision waits for the landing of the same change."""
 
 MAX_NOTE_CHARACTERS = 2_000
+
+_LANDED = (ChangeStatus.LANDED, ChangeStatus.BRANCHED, ChangeStatus.PROPOSED)
 
 
 class VerificationFailed(DaybookError):
@@ -67,7 +74,7 @@ async def request(run_id: str, person: str) -> ChangeRow:
         row.decided_by, row.decided_at = person, ledger.now()
 
     row = await read(run_id)
-    if row.status in (ChangeStatus.LANDING, ChangeStatus.LANDED, ChangeStatus.BRANCHED):
+    if row.status in _LANDED or row.status == ChangeStatus.LANDING:
         return row
     _require_waiting(row)
     if not await is_here(row):
@@ -108,10 +115,13 @@ def _end(row: ChangeRow, status: ChangeStatus) -> None:
 
 
 async def _land(row: ChangeRow) -> ChangeStatus:
-    store = Store(Upstream.parse(row.repo))
-    if row.land == "branch" and not row.decided_by:
+    store = store_of(row)
+    if not row.decided_by and row.land == "branch":
         await landing.forward(store, row.branch, row.head)
         return ChangeStatus.BRANCHED
+    if not row.decided_by and row.land == "pull-request":
+        await _propose(row, store)
+        return ChangeStatus.PROPOSED
 
     async def record(candidate: str) -> None:
         def set_candidate(row: ChangeRow, _: Ledger) -> None:
@@ -136,11 +146,38 @@ async def _land(row: ChangeRow) -> ChangeStatus:
     return ChangeStatus.LANDED
 
 
+async def _propose(row: ChangeRow, store: Store) -> None:
+    """Push the run's branch, and open a pull request for it, or update the open one."""
+    policy, _ = await _policy(row)
+    place = Forge.of(store.source, policy.forge)
+    await landing.push_branch(store, row.branch, row.head, row.replaced_head)
+    subject, _, rest = row.summary.strip().partition("\n")
+    async with access.secret_store() as secrets:
+        opened = await pull_requests.propose(
+            place,
+            row.branch,
+            row.onto,
+            subject or row.branch,
+            f"{rest.strip()}\n\nDaybook-Run: {row.run_id}".strip(),
+            secret=row.secret,
+            store=secrets,
+            updates=policy.one_pull_request,
+        )
+
+    def set_address(row: ChangeRow, _: Ledger) -> None:
+        row.address = opened.url
+
+    await _change(row.run_id, set_address)
+
+
 async def _verify(row: ChangeRow, store: Store, candidate: str) -> None:
     """Run the job's verification for the commit. Raise `VerificationFailed`."""
-    policy = await _policy(row)
+    policy, owner = await _policy(row)
     if not policy.verify:
         return
+    guard = Guard.from_settings(Rule.for_owner(owner, owner), limits.load_limits(owner))
+    objects = (str(store.objects),)
+    sandbox = sandboxing.build(policy, owner, row.job_id or "", guard, objects)
     folder = folder_of(f"{row.run_id}.verifying")
     await asyncio.to_thread(worktrees.remove_folder, folder)
     try:
@@ -151,25 +188,28 @@ async def _verify(row: ChangeRow, store: Store, candidate: str) -> None:
             if not command:
                 continue
             left = end - loop.time()
-            ended = await job_programs.run(command, folder / "work", row.job_id or "", left)
+            work, job = folder / "work", row.job_id or ""
+            ended = await job_programs.run(command, work, job, left, sandbox)
             if ended.problem:
                 raise VerificationFailed(f"{name}, with the newest commits: {ended.in_words()}")
     finally:
         await asyncio.to_thread(worktrees.remove_folder, folder)
 
 
-async def _policy(row: ChangeRow) -> Policy:
+async def _policy(row: ChangeRow) -> tuple[Policy, str]:
+    """Return the policy of the run, and the owner of its job. Raise `InvalidInput`."""
     async with reading() as session:
         run = await session.get(RunRow, row.run_id)
+        job = await session.get(JobRow, row.job_id) if row.job_id else None
     if run is None:
         problem = "was removed by retention, and its verification with it"
         raise InvalidInput("run", problem, f"merge {row.head} by hand")
-    return run.policy
+    return run.policy, job.owner if job else owners.USER
 
 
 async def _offered(row: ChangeRow, error: BranchInUse) -> str:
     """Add the run's branch to the repository, so that the user can merge it. Return the problem."""
-    store = Store(Upstream.parse(row.repo))
+    store = store_of(row)
     command = f"git merge --ff-only {row.branch}"
     try:
         await landing.forward(store, row.branch, error.candidate, force=True)
@@ -184,7 +224,7 @@ async def notice_merge(run_id: str) -> None:
         row = await read(run_id)
         if row.status != ChangeStatus.WAITING:
             return
-        store = Store(Upstream.parse(row.repo))
+        store = store_of(row)
         if await landing.has_landed(store, row.onto, row.candidate):
             await _change(run_id, lambda row, _: _end(row, ChangeStatus.LANDED))
 
@@ -203,7 +243,7 @@ async def discard(run_id: str, person: str, note: str) -> ChangeRow:
             return row
         _require_waiting(row)
         if row.candidate:  # a landing may have failed after it had its effect
-            store = Store(Upstream.parse(row.repo))
+            store = store_of(row)
             try:
                 is_landed = await landing.has_landed(store, row.onto, row.candidate)
             except GitFailed as error:
@@ -235,8 +275,15 @@ async def land_in_words(run_id: str) -> str:
             return f"landed on {row.onto} as {row.candidate[:12]}"
         case ChangeStatus.BRANCHED:
             return f"on the branch {row.branch}"
+        case ChangeStatus.PROPOSED:
+            return f"proposed: {row.address or row.branch}"
         case _:
             return f"not landed: {row.problem}"
+
+
+def store_of(row: ChangeRow) -> Store:
+    """Return the store of the repository of a change."""
+    return Store(Upstream.parse(row.repo), row.secret)
 
 
 def author_of(row: ChangeRow) -> Author:
@@ -252,7 +299,7 @@ def size_in_words(files: int, insertions: int, deletions: int) -> str:
 
 async def is_here(row: ChangeRow) -> bool:
     """Return whether this machine has the commits of the change."""
-    store = Store(Upstream.parse(row.repo))
+    store = store_of(row)
     if not row.head or not await asyncio.to_thread(store.repository.exists):
         return False
     try:

@@ -10,6 +10,13 @@ from daybook import settings
 class RepositorySettings(BaseModel):
     """The settings of worktrees."""
 
+    clone_depth: int = Field(
+        default=0,
+        ge=0,
+        le=1_000_000,
+        description="Number of commits of a repository's history that Daybook fetches, for large "
+        "repositories. 0: all.",
+    )
     keep_worktrees_days: int = Field(
         default=14,
         ge=1,

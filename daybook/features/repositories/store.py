@@ -24,7 +24,7 @@ from pathlib import Path
 from slugify import slugify
 
 from daybook.errors import InvalidInput
-from daybook.features.repositories import git
+from daybook.features.repositories import access, git, settings
 from daybook.features.repositories.git import GitFailed, GitOutput
 from daybook.features.repositories.locks import StillLocked, locked
 from daybook.home import current_home
@@ -37,16 +37,23 @@ Git = Callable[..., Awaitable[GitOutput]]
 FETCH_SECONDS = 600.0
 LOCK_SECONDS = 900.0
 """How long a command waits for the ones before it."""
+MAX_LOOSE_OBJECTS = 2_000
+"""Number of loose objects, as git estimates it, above which git packs a store."""
 
 _DIGEST_CHARACTERS = 12
+_PACK = (
+    *("-c", f"gc.auto={MAX_LOOSE_OBJECTS}", "-c", "gc.autoDetach=false"),
+    *("gc", "--auto", "--no-prune", "--quiet"),
+)
 _GITLINK = "160000"
 
 
 @dataclass(frozen=True)
 class Store:
-    """The store of ``source``."""
+    """The store of ``source``, which is accessed with the token in ``secret``, if there is one."""
 
     source: Upstream
+    secret: str = ""
 
     @property
     def name(self) -> str:
@@ -73,19 +80,21 @@ class Store:
 
         Raise `GitFailed`, and `InvalidInput` for a repository with parts that are not fetched.
         """
+        variables = await access.variables(self.source, self.secret)
         target = f"refs/daybook/fetched/{hashlib.sha256(ref.encode()).hexdigest()[:16]}"
-        is_local = self.source.protocol == "file"
+        is_local, depth = self.source.protocol == "file", settings.load().clone_depth
         async with self.writing() as run:
             await run(
-                *git.FETCH,
-                self.source.address,
-                f"+{ref or 'HEAD'}:{target}",
+                *git.fetch(self.source.address, f"+{ref or 'HEAD'}:{target}", depth=depth),
                 protocols=self.source.protocols,
                 as_user=not is_local,
+                variables=variables,
                 seconds=FETCH_SECONDS,
             )
             commit = await self.commit_of(target)
             await self._check_complete(commit)
+            # Nothing is pruned: worktrees borrow objects that no ref of the store reaches.
+            await run(*_PACK, seconds=FETCH_SECONDS)
             return commit
 
     async def default_branch(self) -> str:
@@ -100,6 +109,7 @@ class Store:
             "HEAD",
             protocols=self.source.protocols,
             as_user=self.source.protocol != "file",
+            variables=await access.variables(self.source, self.secret),
         )
         named = re.match(r"ref: refs/heads/(\S+)\tHEAD", found.text)
         if named is None:
@@ -160,13 +170,17 @@ class Store:
         if modules:
             problem = f"has submodules ({first_names(modules)}), which are not checked out"
             raise InvalidInput("repo", problem, hint)
-        for head, _, path in entries:
-            if path.rpartition("/")[2] == ".gitattributes":
-                content = await git.run(
-                    "cat-file", "blob", head.split()[2], repository=self.repository
-                )
-                if re.search(rb"^[^#\n]*\bfilter=lfs\b", content.content, re.MULTILINE):
-                    problem = (
-                        f"has files at Git LFS ({git.printable(path)}), which are not checked out"
-                    )
-                    raise InvalidInput("repo", problem, hint)
+        try:
+            found = await git.run(
+                *("grep", "--no-color", "--files-with-matches", "--null", "--extended-regexp"),
+                *(r"^[^#]*\bfilter=lfs\b", commit, "--", ":(glob)**/.gitattributes"),
+                repository=self.repository,
+            )
+        except GitFailed as error:
+            if error.status != 1:  # it has found none
+                raise
+            return
+        path = git.printable(found.fields()[0].removeprefix(f"{commit}:"))
+        raise InvalidInput(
+            "repo", f"has files at Git LFS ({path}), which are not checked out", hint
+        )

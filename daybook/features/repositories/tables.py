@@ -19,7 +19,7 @@ class ChangeStatus(StrEnum):
     ::
 
         working ──► unchanged
-           ├──────► landing ──► landed, branched
+           ├──────► landing ──► landed, branched, proposed
            │          ▲  └────► waiting      (a conflict, or a failed verification)
            └─► waiting┴───────► discarded, replaced
     """
@@ -34,6 +34,8 @@ class ChangeStatus(StrEnum):
     LANDED = "landed"
     BRANCHED = "branched"
     """The repository has the run's branch."""
+    PROPOSED = "proposed"
+    """The forge has a pull request."""
     DISCARDED = "discarded"
     REPLACED = "replaced"
     """A later run of the session has continued the change."""
@@ -44,6 +46,7 @@ ENDED = frozenset(
         ChangeStatus.UNCHANGED,
         ChangeStatus.LANDED,
         ChangeStatus.BRANCHED,
+        ChangeStatus.PROPOSED,
         ChangeStatus.DISCARDED,
         ChangeStatus.REPLACED,
     }
@@ -72,8 +75,9 @@ class ChangeRow(Table, table=True):
     repo: str
     onto: str
     branch: str
-    # What the policy `land` of the run says.
+    # What the policy `land` of the run says, and its `repo_secret`.
     land: str
+    secret: str = ""
     started_at: datetime = Field(sa_type=Instant)
     # The commit with which the change is compared, and the commit whose files the run got: that of
     # an earlier run whose change it continues, or the same. A text for the agent after the prompt.
@@ -98,6 +102,9 @@ class ChangeRow(Table, table=True):
     notes: list[str] = Field(default_factory=list, sa_type=JSON)
     # The commit that the branch gets, recorded before the branch changes.
     candidate: str = ""
+    # The pull request, and the commit of its branch that it replaces.
+    address: str = ""
+    replaced_head: str = ""
     # Why it has not landed, and whether the branch has changed the same lines.
     problem: str = ""
     has_conflict: bool = False
@@ -105,7 +112,8 @@ class ChangeRow(Table, table=True):
     decided_by: str = ""
     # What the person has written about it.
     note: str = ""
-    # The output of the last verification.
+    # The agent's answer, and the output of the last verification.
+    summary: str = Field(default="", repr=False)
     verification: str = Field(default="", repr=False)
     # Must stay last: SQLite is slow to read columns that follow a long one. A unified diff.
     patch: str = Field(default="", repr=False)

@@ -49,7 +49,7 @@ def text(change: RepositoryChange) -> str:
     return (
         f"{change.run_id[:12]}: {change.job or 'a direct call'}, {change.size_in_words()} for "
         f"{change.onto} of {change.repo}, {due(change.started_at)}; {change.state_in_words()}; "
-        f"{change.verified_in_words()}"
+        f"{change.verified_in_words()}{f'; {change.address}' if change.address else ''}"
     )
 
 

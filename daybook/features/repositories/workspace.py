@@ -22,6 +22,7 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import asdict, replace
 from functools import cached_property
+from pathlib import Path
 
 from slugify import slugify
 from sqlalchemy import ColumnElement
@@ -30,12 +31,19 @@ from sqlalchemy.orm import defer
 from sqlmodel import col, select
 
 from daybook.agents.journal import PlannedStep, StepPosition, StepReply
-from daybook.errors import AgentError, AgentFailed, AgentTemporary, AgentTimeout
-from daybook.execution import held_writes, journal
+from daybook.errors import (
+    AgentError,
+    AgentFailed,
+    AgentTemporary,
+    AgentTimeout,
+    InvalidInput,
+)
+from daybook.execution import held_writes, journal, sandboxing
 from daybook.execution.answers import MAX_FINISH_SECONDS, MAX_QUOTED_CHARACTERS, QUESTIONS
 from daybook.execution.journal import RunJournal
 from daybook.execution.workspaces import Ask, WorkQuestion
 from daybook.features.repositories import job_programs, review
+from daybook.features.repositories.forges import Forge
 from daybook.features.repositories.git import GitFailed
 from daybook.features.repositories.job_programs import ProgramEnd
 from daybook.features.repositories.locks import StillLocked
@@ -53,12 +61,14 @@ from daybook.ledger.engine import Ledger, reading
 from daybook.ledger.states import Outcome, Status
 from daybook.policies.policy import Policy
 from daybook.policies.repositories import Upstream
+from daybook.processes import locations
 from daybook.redaction import redact_remembered, redact_tokens
 from daybook.runs import usage
 from daybook.runs.claim_requests import Granted, agent_name
-from daybook.short_text import clip, one_line
+from daybook.short_text import clip, one_line, shorten
 
 MAX_SUBJECT_CHARACTERS = 72
+MAX_SUMMARY_CHARACTERS = 20_000
 _READY = "ready"
 """Name of the file in the run's folder that says that the setup is done."""
 
@@ -71,13 +81,37 @@ class RunWorkspace:
         self._policy: Policy = granted.policy
         self._end = 0.0
 
+    @staticmethod
+    def check(policy: Policy) -> list[str]:
+        """Check a job's repository before the job is stored; return notes.
+
+        A folder is checked like a work directory. Raise `InvalidInput`.
+        """
+        source = Upstream.parse(policy.repo)
+        if policy.land == "pull-request":
+            Forge.of(source, policy.forge)
+        if source.protocol != "file":
+            return []
+        try:
+            notes = locations.check_job_folder(source.address)
+        except InvalidInput as error:
+            raise InvalidInput("repo", error.problem, error.hint) from None
+        if not notes and not any(Path(source.address, each).exists() for each in (".git", "HEAD")):
+            hint = "run `git init` there, or use another folder"
+            raise InvalidInput("repo", f"{source.address} is no git repository", hint)
+        return notes
+
     @property
     def folder(self) -> str:
         return str(folder_of(self._granted.run_id) / "work")
 
+    @property
+    def readable(self) -> tuple[str, ...]:
+        return (str(self._store.objects),)  # the worktree borrows them
+
     @cached_property
     def _store(self) -> Store:
-        return Store(Upstream.parse(self._policy.repo))
+        return Store(Upstream.parse(self._policy.repo), self._policy.repo_secret)
 
     async def work(self, ask: Ask) -> Outcome:
         self._end = asyncio.get_running_loop().time() + self._policy.timeout.total_seconds()
@@ -180,6 +214,7 @@ class RunWorkspace:
             onto=onto,
             branch=f"daybook/{name or granted.kind}/{granted.run_id[:12]}",
             land=policy.land,
+            secret=policy.repo_secret,
             agent=agent_name(granted.parameters),
             started_at=granted.queued_at,
             base=tip,
@@ -188,6 +223,8 @@ class RunWorkspace:
         async with reading() as session:
             asked = await self._asked(session, row)
             before = None if asked else await _last(session, row)
+            if policy.one_pull_request:
+                await _use_branch_of_job(session, row)
         if asked is not None:
             self._continue(row, asked)
         elif before is not None and before.status == ChangeStatus.DISCARDED:
@@ -237,7 +274,8 @@ class RunWorkspace:
     async def _run(self, command: tuple[str, ...], worktree: Worktree) -> ProgramEnd:
         left = self._end - asyncio.get_running_loop().time()
         job = self._granted.job.id if self._granted.job else ""
-        return await job_programs.run(command, worktree.work, job, left)
+        sandbox = sandboxing.of_run(self._granted)
+        return await job_programs.run(command, worktree.work, job, left, sandbox)
 
     @property
     def _journal(self) -> RunJournal:
@@ -305,6 +343,7 @@ class RunWorkspace:
             found.head, found.notes = change.head, [*change.notes]
             found.files = [asdict(each) for each in change.files]
             found.insertions, found.deletions = change.insertions, change.deletions
+            found.summary = shorten(answered.output or "", MAX_SUMMARY_CHARACTERS)
             found.patch = redact_tokens(redact_remembered(change.patch))
             found.is_verified = None if verified is None else not problem
             found.verification = verified.output if verified else ""
@@ -365,6 +404,19 @@ class RunWorkspace:
             if most and has > most:
                 return f"it waits for a person: {has:,} is more than {name} {most:,}"
         return ""
+
+
+async def _use_branch_of_job(session: AsyncSession, row: ChangeRow) -> None:
+    """Let the change have the branch of the job, in place of the one of its last change."""
+    row.branch = f"{row.branch.rpartition('/')[0]}/pull-request"
+    proposed = await _first(
+        session,
+        row,
+        col(ChangeRow.branch) == row.branch,
+        col(ChangeRow.job_id) == row.job_id,
+        col(ChangeRow.status) == ChangeStatus.PROPOSED,
+    )
+    row.replaced_head = proposed.head if proposed else ""
 
 
 async def _last(session: AsyncSession, row: ChangeRow) -> ChangeRow | None:

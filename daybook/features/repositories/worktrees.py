@@ -17,7 +17,11 @@ history.
 from __future__ import annotations
 
 import asyncio
+import os
+import shutil
+import stat
 import subprocess
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -34,6 +38,7 @@ MAX_PATCH_BYTES = 2 * 2**20
 """Maximum length of a patch that is kept."""
 COLLECT_SECONDS = 300.0
 _GITLINK = "160000"
+_READ_BY_GIT = frozenset({".gitattributes", ".gitignore"})
 _AGENT_REF = "HEAD"
 
 
@@ -169,9 +174,7 @@ class Worktree:
         target = f"refs/daybook/runs/{self.run_id}"
         try:
             await run(
-                *git.FETCH,
-                str(self.work / ".git"),
-                f"+{_AGENT_REF}:{target}",
+                *git.fetch(str(self.work / ".git"), f"+{_AGENT_REF}:{target}"),
                 protocols=["file"],
                 seconds=COLLECT_SECONDS,
             )
@@ -193,7 +196,7 @@ class Worktree:
             await asyncio.to_thread((self.folder / name).unlink, missing_ok=True)
         variables = self._index()
         await run("read-tree", head, variables=variables)
-        notes: tuple[str, ...] = ()
+        notes = await asyncio.to_thread(_without_pipes, self.work)
         try:
             await run(
                 f"--work-tree={self.work}",
@@ -253,6 +256,19 @@ class Worktree:
         )
 
 
+def _without_pipes(work: Path) -> tuple[str, ...]:
+    """Remove pipes and the like with names that git would read, and wait for; return notes."""
+    notes = []
+    for folder, _, names in os.walk(work):
+        for name in _READ_BY_GIT.intersection(names):
+            path = os.path.join(folder, name)
+            mode = os.lstat(path).st_mode
+            if not stat.S_ISREG(mode) and not stat.S_ISLNK(mode):
+                os.unlink(path)
+                notes.append(f"{git.printable(os.path.relpath(path, work))} was no file")
+    return tuple(notes)
+
+
 async def check_out(work: Path, store: Store, commit: str, branch: str, author: Author) -> None:
     """Create ``work`` with the files of ``commit`` and a repository on ``branch``.
 
@@ -261,7 +277,7 @@ async def check_out(work: Path, store: Store, commit: str, branch: str, author: 
     """
     repository = work / ".git"
     await git.run("init", "--quiet", "--template=", "--", str(work))
-    await asyncio.to_thread(_borrow, repository / "objects", store.objects)
+    await asyncio.to_thread(_borrow, repository, store)
     settings = {"user.name": author.name, "user.email": author.email, "gc.auto": "0"}
     for name, value in settings.items():
         await git.run("config", "--local", name, value, repository=repository)
@@ -277,10 +293,12 @@ async def check_out(work: Path, store: Store, commit: str, branch: str, author: 
     )
 
 
-def _borrow(objects: Path, of_store: Path) -> None:
-    alternates = objects / "info" / "alternates"
+def _borrow(repository: Path, store: Store) -> None:
+    alternates = repository / "objects" / "info" / "alternates"
     alternates.parent.mkdir(exist_ok=True)
-    alternates.write_text(f"{of_store}\n")
+    alternates.write_text(f"{store.objects}\n")
+    with suppress(FileNotFoundError):  # where the history of a shallow store ends
+        shutil.copyfile(store.repository / "shallow", repository / "shallow")
 
 
 def folder_of(run_id: str) -> Path:

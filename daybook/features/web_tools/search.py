@@ -28,6 +28,7 @@ from daybook.http.guard import Guard, Rule
 from daybook.http.httpx_transport import HttpxTransport
 from daybook.http.request import Response
 from daybook.http.secrets import FilledSecrets, SecretDestination, SecretStore
+from daybook.jobs import secret_references
 from daybook.jobs.limits import Limits
 from daybook.json_text import JsonObject
 from daybook.short_text import one_line
@@ -123,7 +124,7 @@ async def _of_page(response: Response) -> list[Result]:
 
 
 def _key(service: str) -> str:
-    return f"{{{{secret:{service}}}}}"
+    return secret_references.reference(service)
 
 
 ENGINES = (

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from daybook.errors import InvalidInput
-from daybook.features.repositories import git, worktrees
+from daybook.features.repositories import git, store, worktrees
 from daybook.features.repositories.git import GitFailed
 from daybook.features.repositories.store import Store
 from daybook.home import Home
 from daybook.policies import repositories
 from daybook.policies.repositories import Upstream
-from tests.unit.features.repositories.projects import AUTHOR, at, worktree
+from tests.unit.features.repositories.projects import AUTHOR, at, commit, worktree
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("daybook_home")]
 
@@ -439,6 +439,46 @@ async def test_a_repository_with_parts_elsewhere_is_refused(part: str, project: 
     words = {"submodule": r"has submodules \(vendor/x\)", "lfs": "has files at Git LFS"}
     with pytest.raises(InvalidInput, match=words[part]):
         await worktree(project)
+
+
+async def test_a_shallow_store_has_a_part_of_the_history(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAYBOOK_CLONE_DEPTH", "1")
+    for number in range(5):
+        commit(project, a=f"{number}\n")
+    made = await worktree(project)
+    assert at(made.work, "rev-list", "--count", "HEAD") == "1"
+    (made.work / "a.txt").write_text("better\n")
+    at(made.work, "commit", "-qam", "mine")
+    change = await made.collect("the rest", AUTHOR)
+    assert [each.path for each in change.files] == ["a.txt"]
+    assert at(made.work, "log", "--format=%s").splitlines()[0] == "mine"
+
+
+async def test_many_objects_are_packed_and_none_is_lost(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "_PACK", [each.replace("2000", "1") for each in store._PACK])
+    for run_id in ("run-1", "run-2"):
+        made = await worktree(project, run_id)
+        for number in range(300):
+            (made.work / f"{run_id}-{number}.txt").write_text(f"{run_id} {number}\n")
+        await made.collect("many", AUTHOR)
+    await made.store.fetch("")
+    assert list(made.store.objects.glob("pack/*.pack"))
+    await git.run("fsck", "--strict", "--connectivity-only", repository=made.store.repository)
+    assert at(made.work, "status", "--porcelain") != ""
+
+
+async def test_a_pipe_with_a_name_that_git_reads_stops_nothing(project: Path) -> None:
+    made = await worktree(project)
+    (made.work / "inner").mkdir()
+    os.mkfifo(made.work / "inner" / ".gitignore")
+    (made.work / "inner" / "c.txt").write_text("three\n")
+    change = await made.collect("pipe", AUTHOR)
+    assert [each.path for each in change.files] == ["inner/c.txt"]
+    assert change.notes == ("inner/.gitignore was no file",)
 
 
 async def test_harmless_faults_of_old_commits_stop_no_fetch(project: Path) -> None:
