@@ -19,7 +19,7 @@ from sqlmodel import col, select
 from daybook.api import authorization, runs
 from daybook.delivery.views import RunDetails
 from daybook.errors import InvalidInput, NotFound
-from daybook.features.repositories import review, worktrees
+from daybook.features.repositories import messages, review, worktrees
 from daybook.features.repositories.tables import ENDED, ChangeRow, ChangeStatus
 from daybook.jobs.actions import AgentPrompt
 from daybook.ledger import references
@@ -76,7 +76,7 @@ class RepositoryChange(BaseModel, frozen=True):
         return cls.model_validate(_fields(row, job))
 
     def size_in_words(self) -> str:
-        return review.size_in_words(self.changed_files, self.insertions, self.deletions)
+        return messages.size_in_words(self.changed_files, self.insertions, self.deletions)
 
     def words(self) -> str:
         """Return the status for people."""

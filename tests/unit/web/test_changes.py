@@ -67,6 +67,8 @@ async def test_a_person_reviews_and_lands_a_change(
     assert (
         f'href="{address}">Review the change' in (await browser.get(f"/runs/{granted.run_id}")).text
     )
+    inbox = (await browser.get("/inbox")).text
+    assert "Nightly fix: review a change" in inbox
     listed = (await browser.get("/changes")).text
     assert f'href="{address}">Nightly fix' in listed and "waits for a person" in listed
 
