@@ -35,8 +35,7 @@ async def bodies(world: World) -> list[str]:
 async def test_a_change_that_cannot_land_is_reported_once(
     world: World, running: Started, project: Path
 ) -> None:
-    fields = {"repo": str(project), "land": "auto", "verify": ("true",)}
-    granted = await running("Nightly fix", **fields)
+    granted = await running("Nightly fix", repo=str(project), land="auto", verify=("true",))
     await changed(world, granted, a="two\n")  # main is checked out, so it does not move
     (body,) = await bodies(world)
     first, why, *_ = body.splitlines()
