@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
@@ -51,7 +51,7 @@ class HostProxy:
     ``connect`` opens a connection to an IP address.
     """
 
-    hosts: Iterable[HostPattern]
+    hosts: tuple[HostPattern, ...]
     guard: Guard
     connect: Connect = asyncio.open_connection
     refused: dict[str, str] = field(default_factory=dict)

@@ -36,7 +36,7 @@ from daybook.processes.sandboxes.mounts import SandboxLevel
 
 _LAUNCHER = "/run/daybook/launcher.py"
 _LAUNCHER_HERE = os.path.realpath(launcher.__file__)
-_PRELUDE = 'trap "" TERM; echo 500 > /proc/self/oom_score_adj; exec "$@"'
+_PRELUDE = 'trap "" TERM; { echo 500 > /proc/self/oom_score_adj; } 2>/dev/null; exec "$@"'
 """Shell script before `bwrap`. A machine without memory ends the sandbox before other programs."""
 _PRELUDE_OF_ROOT = f'echo $$ > "$0" || exit 1; {_PRELUDE}'
 _ATTACHED_BYTES = socket.CMSG_SPACE(4) + socket.CMSG_SPACE(12)
@@ -263,8 +263,9 @@ class _Report:
         finally:
             task.cancel()
             await asyncio.wait({task})
-            if not task.cancelled() and (error := task.exception()) is not None:
-                raise error
+            failed = not task.cancelled() and task.exception() is not None
+        if failed:
+            task.result()
 
     async def _attend(
         self, proxy: NetworkProxy | None, folder: str, limits: watch.WatchedLimits

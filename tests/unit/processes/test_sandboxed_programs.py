@@ -7,6 +7,7 @@ import errno
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,10 @@ async def test_a_program_gets_its_environment_and_folders(work: Path, level: San
     assert done.lines == [str(work), "ä b", "/tmp", ".daybook", *below_tmp, "5"]
     assert (work / "new").exists()
     assert os.listdir(home) == [".daybook"]
+
+
+async def test_the_system_ends_a_sandbox_before_other_programs(work: Path) -> None:
+    assert (await shell(WORKSPACE, "cat /proc/self/oom_score_adj", work)).lines == ["500"]
 
 
 async def test_the_exit_code_is_that_of_the_program(work: Path) -> None:
@@ -133,6 +138,29 @@ async def test_a_program_that_ignores_sigterm_is_killed(work: Path) -> None:
     assert not running_with(mark)
 
 
+async def test_the_sandbox_ends_with_its_worker(work: Path) -> None:
+    mark = f"{work}/marked"
+    worker = (
+        "import asyncio, os, sys; from pathlib import Path; "
+        "from tests.unit.processes import sandboxed; "
+        "from daybook.processes.sandboxes.sandbox import Sandbox, SandboxLevel; "
+        "script = 'setsid sh -c \"touch ready; while :; do sleep 0.1; done\" $0 & wait'; "
+        "program = ['sh', '-c', script, sys.argv[1]]; "
+        "sandbox = Sandbox(SandboxLevel.WORKSPACE); "
+        "asyncio.run(sandboxed.run(sandbox, program, Path(sys.argv[2])))"
+    )
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", worker, mark, str(work))
+    await appears(work / "ready")
+    assert running_with(mark)
+    process.kill()
+    await process.wait()
+
+    async def ended() -> bool:
+        return not running_with(mark)
+
+    assert await becomes_true(ended, within=10)
+
+
 async def test_a_fork_bomb_gets_no_more_processes_than_allowed(work: Path) -> None:
     # The bomb of each of its processes ends after some forks, in case that the limit fails.
     bomb = "import os\nfor _ in range(9):\n try: os.fork()\n except OSError as e: print(e.errno)\n"
@@ -169,21 +197,36 @@ def proxy(*hosts: str, **answers: str) -> HostProxy:
     return HostProxy(tuple(map(HostPattern.parse, hosts)), guard)
 
 
+CLIENT = """
+import sys
+from urllib.request import ProxyHandler, build_opener, urlopen
+direct = build_opener(ProxyHandler({})).open
+for open_url, start, path in (
+    (urlopen, "http://listed.test", "/a"),
+    (urlopen, "http://other.test", "/b"),
+    (urlopen, "https://other.test", "/c"),
+    (direct, "http://127.0.0.1", "/d"),
+):
+    try:
+        print(open_url(f"{start}:{sys.argv[1]}{path}").read().decode())
+    except OSError as error:
+        print(error)
+"""
+
+
 async def test_only_the_hosts_of_the_list_are_reached(work: Path) -> None:
     async with receiver.serving() as server:
         server.steps = [receiver.answer(200, b"hello")]
         way_out = proxy(f"listed.test:{server.port}", listed_test="127.0.0.1")
         sandbox = Sandbox(SandboxLevel.WORKSPACE, network=way_out)
-        script = f"""
-            curl -s http://listed.test:{server.port}/a; echo
-            curl -s http://other.test:{server.port}/b; echo
-            curl -s https://other.test:{server.port}/ || echo no tunnel
-            curl -s --noproxy '*' http://127.0.0.1:{server.port}/c || echo not reached
-        """
-        done = await shell(sandbox, script, work)
-    assert [(each.method, each.path) for each in server.requests[:1]] == [("GET", "/a")]
-    refused = f"Daybook's sandbox refuses other.test:{server.port}: it is not in the list of hosts"
-    assert done.lines == ["hello", refused, "", "no tunnel", "not reached"]
+        done = await run(sandbox, [mounts.interpreter(), "-c", CLIENT, str(server.port)], work)
+    assert [each.path for each in server.requests] == ["/a"]
+    assert done.lines == [
+        "hello",
+        "HTTP Error 403: Forbidden",
+        "<urlopen error Tunnel connection failed: 403 Forbidden>",
+        "<urlopen error [Errno 111] Connection refused>",
+    ]
     assert way_out.refused == {f"other.test:{server.port}": "it is not in the list of hosts"}
 
 
