@@ -24,7 +24,14 @@ from sqlmodel import col
 from daybook import owners
 from daybook.errors import DaybookError, InvalidInput, NotFound
 from daybook.execution import sandboxing
-from daybook.features.repositories import access, job_programs, landing, pull_requests, worktrees
+from daybook.features.repositories import (
+    access,
+    job_programs,
+    landing,
+    messages,
+    pull_requests,
+    worktrees,
+)
 from daybook.features.repositories.forges import Forge
 from daybook.features.repositories.git import GitFailed
 from daybook.features.repositories.landing import BranchInUse, ChangeConflict
@@ -103,11 +110,13 @@ async def land(run_id: str, wait_seconds: float = LOCK_SECONDS) -> ChangeRow:
         else:
             return await _change(run_id, lambda row, _: _end(row, done))
 
-        def give_back(row: ChangeRow, _: Ledger) -> None:
+        async with open_ledger() as ledger, ledger.write() as session:
+            row = await session.get_one(ChangeRow, run_id)
             row.status = ChangeStatus.WAITING
             row.problem, row.has_conflict = problem, has_conflict
-
-        return await _change(run_id, give_back)
+            if not row.decided_by:
+                await messages.enqueue(session, row, ledger.now())
+            return row
 
 
 def _end(row: ChangeRow, status: ChangeStatus) -> None:
@@ -290,11 +299,6 @@ def author_of(row: ChangeRow) -> Author:
     """Return the author of the commits of a run: its agent, at the run's start."""
     name = row.agent or "agent"
     return Author(name, f"{slugify(name) or 'agent'}@daybook.invalid", row.started_at)
-
-
-def size_in_words(files: int, insertions: int, deletions: int) -> str:
-    """Return the size of a change, such as `3 files changed (+10 −2)`."""
-    return f"{files:,} file{'s' * (files != 1)} changed (+{insertions:,} −{deletions:,})"
 
 
 async def is_here(row: ChangeRow) -> bool:

@@ -42,7 +42,7 @@ from daybook.execution import held_writes, journal, sandboxing
 from daybook.execution.answers import MAX_FINISH_SECONDS, MAX_QUOTED_CHARACTERS, QUESTIONS
 from daybook.execution.journal import RunJournal
 from daybook.execution.workspaces import Ask, WorkQuestion
-from daybook.features.repositories import job_programs, review
+from daybook.features.repositories import job_programs, messages, review
 from daybook.features.repositories.forges import Forge
 from daybook.features.repositories.git import GitFailed
 from daybook.features.repositories.job_programs import ProgramEnd
@@ -350,12 +350,14 @@ class RunWorkspace:
             found.problem = (problem and f"verify: {problem}") or excess
             if status != ChangeStatus.UNCHANGED:
                 await review.replace(session, row.continues)
+            if status == ChangeStatus.WAITING:
+                await messages.enqueue(session, found, ledger.now())
 
         await held_writes.write(self._granted, record)
         words = [answered.reason, *map(redact_tokens, change.notes)]
         if status == ChangeStatus.UNCHANGED:
             return replace(answered, reason=_joined([*words, "no change"]))
-        words.append(review.size_in_words(len(change.files), change.insertions, change.deletions))
+        words.append(messages.size_in_words(len(change.files), change.insertions, change.deletions))
         if problem:
             error = f"verify: {verified.in_words()}" if verified else ""
             return replace(answered, status=Status.FAILED, error=error, reason=_joined(words))
