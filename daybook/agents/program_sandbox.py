@@ -75,7 +75,7 @@ class ProgramSandbox:
         if level is SandboxLevel.WORKSPACE and ALL_HOSTS in self.hosts:
             network = "all"
         elif level is SandboxLevel.WORKSPACE and self.hosts:
-            patterns = [HostPattern.parse(each) for each in self.hosts]
+            patterns = tuple(HostPattern.parse(each) for each in self.hosts)
             network = HostProxy(patterns, self.guard, refused=self.refused)
         readable = tuple(_existing(self.readable))
         limits = SandboxLimits(memory_bytes=int(_memory_bytes() * MEMORY_SHARE))
@@ -89,6 +89,14 @@ class ProgramSandbox:
             f"the sandbox refused {place} ({why}); --sandbox-host {place} allows a public host"
             for place, why in self.refused.items()
         )
+
+
+def to_start(name: str, found: str, sandbox: ProgramSandbox | None) -> str:
+    """Return how to start the program ``name``, which is the file ``found`` outside of a sandbox.
+
+    In a sandbox, a name on the PATH may stand for another file, because some folders are hidden.
+    """
+    return found if sandbox is None or "/" in name else name
 
 
 def make_cache(folder: str) -> None:
