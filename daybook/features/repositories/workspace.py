@@ -59,6 +59,7 @@ from daybook.json_text import JsonObject
 from daybook.ledger import triggers
 from daybook.ledger.engine import Ledger, reading
 from daybook.ledger.states import Outcome, Status
+from daybook.ledger.texts import sanitize
 from daybook.policies.policy import Policy
 from daybook.policies.repositories import Upstream
 from daybook.processes import locations
@@ -69,6 +70,12 @@ from daybook.short_text import clip, one_line, shorten
 
 MAX_SUBJECT_CHARACTERS = 72
 MAX_SUMMARY_CHARACTERS = 20_000
+MAX_NAMED = 10
+"""Maximum number of waiting changes in the text that the agent gets."""
+_NOT_LANDED = (
+    "These changes of your earlier runs wait for a person. They are not in your folder; do not "
+    "make them again:"
+)
 _READY = "ready"
 """Name of the file in the run's folder that says that the setup is done."""
 
@@ -227,6 +234,7 @@ class RunWorkspace:
         async with reading() as session:
             asked = await self._asked(session, row)
             before = None if asked else await _last(session, row)
+            waiting = [] if asked else await _waiting(session, row)
             if policy.one_pull_request:
                 await _use_branch_of_job(session, row)
         if asked is not None:
@@ -234,6 +242,8 @@ class RunWorkspace:
         elif before is not None and before.status == ChangeStatus.DISCARDED:
             why = f": {before.note}" if before.note else "."
             row.notice = f"A person has discarded the change of your run before this one{why}"
+        elif waiting:
+            row.notice = "\n".join([_NOT_LANDED, *(f"- {each}" for each in waiting)])
         return row
 
     async def _asked(self, session: AsyncSession, row: ChangeRow) -> ChangeRow | None:
@@ -292,7 +302,7 @@ class RunWorkspace:
         """Return what the run has changed. Raise `GitFailed`, and `AgentTimeout`."""
         name = self._granted.job.row.name if self._granted.job else self._granted.kind
         subject = one_line(f"{name}: {answered.output or ''}", MAX_SUBJECT_CHARACTERS)
-        message = f"{subject}\n\nDaybook-Run: {row.run_id}\n"
+        message = sanitize(f"{subject}\n\nDaybook-Run: {row.run_id}\n")
         limit = asyncio.timeout_at(self._end + MAX_FINISH_SECONDS)
         try:
             async with limit:
@@ -345,6 +355,7 @@ class RunWorkspace:
             found.agent = row.agent
             found.head, found.notes = change.head, [*change.notes]
             found.files = [asdict(each) for each in change.files]
+            found.changed_files = len(change.files)
             found.insertions, found.deletions = change.insertions, change.deletions
             found.summary = shorten(answered.output or "", MAX_SUMMARY_CHARACTERS)
             found.patch = redact_tokens(redact_remembered(change.patch))
@@ -422,6 +433,22 @@ async def _use_branch_of_job(session: AsyncSession, row: ChangeRow) -> None:
         col(ChangeRow.status) == ChangeStatus.PROPOSED,
     )
     row.replaced_head = proposed.head if proposed else ""
+
+
+async def _waiting(session: AsyncSession, row: ChangeRow) -> list[str]:
+    """Return the first lines of the answers about the job's changes that wait, newest first."""
+    query = (
+        select(ChangeRow.summary)
+        .where(
+            col(ChangeRow.job_id) == row.job_id,
+            col(ChangeRow.repo) == row.repo,
+            col(ChangeRow.status) == ChangeStatus.WAITING,
+        )
+        .order_by(col(ChangeRow.started_at).desc())
+        .limit(MAX_NAMED)
+    )
+    found = (await session.execute(query)).scalars()
+    return [one_line(each.strip().partition("\n")[0]) or "(no answer)" for each in found]
 
 
 async def _last(session: AsyncSession, row: ChangeRow) -> ChangeRow | None:
