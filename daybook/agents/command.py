@@ -32,7 +32,7 @@ from daybook.agents.base import (
     refuse_model,
 )
 from daybook.agents.journal import PlannedStep, StepPosition, StepReply
-from daybook.agents.program_sandbox import ProgramSandbox
+from daybook.agents.program_sandbox import ProgramSandbox, to_start
 from daybook.agents.step_lines import StepLines
 from daybook.agents.step_recorder import MAX_LINE_BYTES, StepRecorder
 from daybook.errors import AgentFailed, AgentMisconfigured, AgentTemporary, AgentTimeout
@@ -379,6 +379,8 @@ class CommandAgent:
         by_argument = template.takes_prompt(self.settings.command)
         text = request.prompt if by_argument else self._stdin_text(request)
         prompt = text.encode(errors="replace")
+        sandbox = self._sandbox(request, config)
+        program = to_start(self.settings.command[0], program, sandbox)
         try:
             return await process.run(
                 [program, *arguments[1:]],
@@ -387,7 +389,7 @@ class CommandAgent:
                 stdin=None if by_argument else prompt,
                 seconds=request.timeout,
                 output=lines,
-                sandbox=self._sandbox(request, config),
+                sandbox=sandbox,
             )
         except OSError as error:
             if error.errno == errno.E2BIG:

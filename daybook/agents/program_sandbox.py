@@ -14,6 +14,9 @@ from daybook.policies.sandboxes import ALL_HOSTS, HostPattern
 if TYPE_CHECKING:
     from daybook.processes.sandboxes.sandbox import SandboxedProgram
 
+MEMORY_SHARE = 0.75
+"""Share of the machine's memory that the programs of a sandbox may use together."""
+
 
 @dataclass(frozen=True)
 class ProgramSandbox:
@@ -60,7 +63,7 @@ class ProgramSandbox:
         """
         from daybook.http.host_proxy import HostProxy  # slow to import
         from daybook.processes.sandboxes.mounts import SandboxLevel
-        from daybook.processes.sandboxes.sandbox import Sandbox
+        from daybook.processes.sandboxes.sandbox import Sandbox, SandboxLimits
 
         environment, writable = dict(environment), (folder, *_existing(self.writable))
         if self.cache:
@@ -72,9 +75,11 @@ class ProgramSandbox:
         if level is SandboxLevel.WORKSPACE and ALL_HOSTS in self.hosts:
             network = "all"
         elif level is SandboxLevel.WORKSPACE and self.hosts:
-            patterns = [HostPattern.parse(each) for each in self.hosts]
+            patterns = tuple(HostPattern.parse(each) for each in self.hosts)
             network = HostProxy(patterns, self.guard, refused=self.refused)
-        sandbox = Sandbox(level, writable, tuple(_existing(self.readable)), network)  # type: ignore[arg-type]
+        readable = tuple(_existing(self.readable))
+        limits = SandboxLimits(memory_bytes=int(_memory_bytes() * MEMORY_SHARE))
+        sandbox = Sandbox(level, writable, readable, network, limits)  # type: ignore[arg-type]
         async with sandbox.wrap(arguments, folder=folder, environment=environment) as wrapped:
             yield wrapped
 
@@ -86,6 +91,14 @@ class ProgramSandbox:
         )
 
 
+def to_start(name: str, found: str, sandbox: ProgramSandbox | None) -> str:
+    """Return how to start the program ``name``, which is the file ``found`` outside of a sandbox.
+
+    In a sandbox, a name on the PATH may stand for another file, because some folders are hidden.
+    """
+    return found if sandbox is None or "/" in name else name
+
+
 def make_cache(folder: str) -> None:
     """Create the folder for caches, unless it exists."""
     os.makedirs(folder, mode=0o700, exist_ok=True)
@@ -94,6 +107,10 @@ def make_cache(folder: str) -> None:
 def cache_variables(folder: str) -> dict[str, str]:
     """Return the variables by which uv, pip, npm and others find their caches."""
     return {"XDG_CACHE_HOME": folder, "npm_config_cache": os.path.join(folder, "npm")}
+
+
+def _memory_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _existing(paths: Sequence[str]) -> list[str]:

@@ -25,14 +25,13 @@ def of_run(granted: Granted) -> ProgramSandbox | None:
     Raise `SandboxUnavailable` if this machine cannot build it, and `InvalidInput` for invalid
     settings.
     """
-    workspace, job = workspaces.of(granted), granted.job
-    return build(
-        granted.policy,
-        job.row.owner if job else "",
-        job.id if job else "",
-        guard_of(granted),
-        readable=workspace.readable if workspace else (),
-    )
+    job = granted.job
+    owner = job.row.owner if job else ""
+    if level_of(granted.policy, owner) == "off":
+        return None
+    workspace = workspaces.of(granted)
+    readable = workspace.readable if workspace else ()
+    return build(granted.policy, owner, job.id if job else "", guard_of(granted), readable)
 
 
 def build(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shlex
 from collections.abc import Collection, Iterable, Mapping
 from datetime import timedelta
 from fnmatch import fnmatchcase
@@ -19,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from daybook import markers
 from daybook.errors import InvalidInput
 from daybook.markers import Facts, Marker
 from daybook.names import validate_line
@@ -116,7 +118,9 @@ def matches(name: str, entry: str) -> bool:
     return fnmatchcase(name, entry) or fnmatchcase(name, f"{entry}.*")
 
 
-def _in_words(value: object) -> str:
+def _in_words(name: str, value: object) -> str:
+    if isinstance(value, list) and markers.of(FIELDS[name]).syntax == "command":
+        return shlex.join(value)
     if isinstance(value, bool):
         return "" if value else "no"
     return " and ".join(map(str, value)) if isinstance(value, list) else str(value) or "none"
@@ -378,7 +382,7 @@ class Policy(BaseModel):
         """
         before = usual.model_dump(mode="json")
         return [
-            (name.replace("_", " "), _in_words(value))
+            (name.replace("_", " "), _in_words(name, value))
             for name, value in self.model_dump(mode="json", exclude={"check"}).items()
             if name in always or value != before[name]
         ]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from daybook.agents import process
-from daybook.agents.program_sandbox import ProgramSandbox, cache_variables, make_cache
+from daybook.agents.program_sandbox import ProgramSandbox, cache_variables, make_cache, to_start
 from daybook.execution import sandboxing
 from daybook.ledger.texts import sanitize
 from daybook.processes import environment, group, locations
@@ -60,7 +60,8 @@ async def run(
     variables |= cache_variables(cache)
     named = shlex.join(command)
     try:
-        program = locations.find_program(command[0], str(folder), variables)
+        found = locations.find_program(command[0], str(folder), variables)
+        program = to_start(command[0], found, sandbox)
         ended = await process.run(
             ["/bin/sh", "-c", _MERGED, "sh", program, *command[1:]],
             folder=str(folder),
