@@ -16,6 +16,7 @@ from daybook.ledger.engine import sharing
 from daybook.ledger.states import Status
 from daybook.runs.claim_requests import Granted
 from daybook.web.login import PageLogin
+from tests import morning
 from tests.unit.features.attempts import Started
 from tests.unit.features.repositories.projects import at, changed, commit
 from tests.unit.web.conftest import client
@@ -182,3 +183,14 @@ async def test_a_shared_link_shows_a_change_without_its_buttons(
 async def test_there_is_no_change(world: World, browser: httpx.AsyncClient) -> None:
     assert "No changes" in (await browser.get("/changes")).text
     assert (await browser.get("/changes/0123456789abcdef0123456789abcdef")).status_code == 404
+
+
+async def test_a_run_that_works_has_no_diff_yet(world: World, browser: httpx.AsyncClient) -> None:
+    run = await world.runs.request(await world.jobs.add("fix"))
+    row = morning.change(run)
+    row.status, row.head, row.patch, row.recorded_at = "working", "", "", None
+    async with world.ledger.write() as session:
+        session.add(row)
+    text = (await browser.get(f"/changes/{run.id}")).text
+    assert "The run has not recorded a change." in text
+    assert Forms(text).forms == []
