@@ -136,7 +136,8 @@ class RunWorkspace:
             verified: ProgramEnd | None = None
             if change.head != change.base and self._policy.verify:
                 verified = await self._verify(worktree, change, number)
-            if verified is None or not verified.problem or number == self._policy.repairs:
+            is_last = number == self._policy.repairs or self._left() <= 0
+            if verified is None or not verified.problem or is_last:
                 return await self._recorded(row, change, answered, verified)
             addition = _complaint(verified, answered.output or "")
         raise AssertionError
@@ -144,14 +145,17 @@ class RunWorkspace:
     async def _ask(self, ask: Ask, number: int, addition: str, before: Outcome) -> Outcome:
         """Return the answer to a question, with the usage of all questions."""
         spent = before.usage
-        left = self._end - asyncio.get_running_loop().time()
         try:
-            answer = await ask(WorkQuestion(number, addition, left, spent))
+            answer = await ask(WorkQuestion(number, addition, self._left(), spent))
         except AgentError as error:
             error.usage = usage.total((spent, error.usage))
             raise
         warnings = tuple(dict.fromkeys((*before.warnings, *answer.warnings)))
         return replace(answer, usage=usage.total((spent, answer.usage)), warnings=warnings)
+
+    def _left(self) -> float:
+        """Return the rest of the attempt's time, in seconds; negative if it is over."""
+        return self._end - asyncio.get_running_loop().time()
 
     @asynccontextmanager
     async def _in_time(self, more: float = 0.0) -> AsyncIterator[None]:
@@ -272,10 +276,9 @@ class RunWorkspace:
         ready.touch()
 
     async def _run(self, command: tuple[str, ...], worktree: Worktree) -> ProgramEnd:
-        left = self._end - asyncio.get_running_loop().time()
         job = self._granted.job.id if self._granted.job else ""
         sandbox = sandboxing.of_run(self._granted)
-        return await job_programs.run(command, worktree.work, job, left, sandbox)
+        return await job_programs.run(command, worktree.work, job, self._left(), sandbox)
 
     @property
     def _journal(self) -> RunJournal:
