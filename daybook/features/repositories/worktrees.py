@@ -27,8 +27,8 @@ from datetime import datetime
 from pathlib import Path
 
 from daybook.features.repositories import git
-from daybook.features.repositories.git import GitFailed
-from daybook.features.repositories.store import Git, Store
+from daybook.features.repositories.git import Git, GitFailed
+from daybook.features.repositories.store import Store
 from daybook.home import current_home
 from daybook.processes import environment
 from daybook.short_text import one_line
