@@ -78,7 +78,8 @@ _NO_CONFIGURATION = {
 }
 _USER_VARIABLES = (
     *("HOME", "XDG_CONFIG_HOME", "USER", "LOGNAME", "SSH_AUTH_SOCK"),
-    *("GIT_SSL_CAINFO", "GIT_SSL_CAPATH", "GIT_SSH_COMMAND"),
+    *("GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM", "GIT_SSH_COMMAND"),
+    *("GIT_SSL_CAINFO", "GIT_SSL_CAPATH"),
     *("http_proxy", "https_proxy", "HTTPS_PROXY", "no_proxy", "NO_PROXY"),
 )
 """Variables with which git finds the user's keys, credential helpers and proxies."""

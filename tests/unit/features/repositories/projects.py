@@ -11,6 +11,8 @@ from daybook.features.repositories.store import Store
 from daybook.features.repositories.worktrees import Author, Worktree
 from daybook.policies.repositories import Upstream
 
+SECRET = "forge"
+"""Name of the secret with the token for a repository elsewhere."""
 AUTHOR = Author("coder", "coder@daybook", datetime(2026, 1, 15, 12, tzinfo=UTC))
 
 
