@@ -64,10 +64,10 @@ class BranchInUse(DaybookError):
         self.folder, self.candidate = folder, candidate
 
 
-class BranchLocked(GitFailed):
-    """The error that another git changes the branch, or was killed while it did."""
+class BranchBusy(GitFailed):
+    """The error that another program changes the branch, or was killed while it did."""
 
-    code = "branch_locked"
+    code = "branch_busy"
 
 
 async def land(
@@ -85,10 +85,10 @@ async def land(
 
     ``check`` raises the error of a candidate that must not land, and ``record`` stores the hash of
     one that may. ``candidate`` is what ``record`` has stored for this change before. Raise the
-    errors of ``check``, `ChangeConflict`, `BranchInUse`, and `GitFailed`, after which the branch
-    has not changed, or has the candidate.
+    errors of ``check``, `ChangeConflict`, `BranchInUse`, `BranchBusy`, and `GitFailed`, after which
+    the branch has not changed, or has the candidate.
     """
-    for tried in range(1, MAX_TRIES + 1):
+    for _ in range(MAX_TRIES):
         tip = await store.fetch(f"refs/heads/{branch}")  # a tag may have the same name
         if candidate and await has(store, tip, candidate):
             return candidate
@@ -100,11 +100,11 @@ async def land(
         try:
             await forward(store, branch, candidate)
         except GitFailed:
-            if tried == MAX_TRIES or await store.fetch(f"refs/heads/{branch}") == tip:
+            if await store.fetch(f"refs/heads/{branch}") == tip:
                 raise
             continue  # it has moved meanwhile
         return candidate
-    raise AssertionError
+    raise BranchBusy(f"{branch} has moved {MAX_TRIES} times meanwhile")
 
 
 async def has_landed(store: Store, branch: str, candidate: str) -> bool:
@@ -216,7 +216,7 @@ async def forward(store: Store, branch: str, candidate: str, *, force: bool = Fa
         if "refusing to fetch into" in str(error):
             raise BranchInUse(branch, source.address, candidate) from None
         if ".lock': File exists" in str(error):
-            raise BranchLocked(str(error)) from None
+            raise BranchBusy(str(error)) from None
         raise
 
 

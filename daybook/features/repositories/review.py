@@ -28,8 +28,8 @@ from daybook.features.repositories import access, job_programs, landing, pull_re
 from daybook.features.repositories.access import RepositoryUnreachable
 from daybook.features.repositories.forges import Forge, ForgeFailed
 from daybook.features.repositories.git import GitFailed
-from daybook.features.repositories.landing import BranchInUse, BranchLocked, ChangeConflict
-from daybook.features.repositories.locks import locked
+from daybook.features.repositories.landing import BranchBusy, BranchInUse, ChangeConflict
+from daybook.features.repositories.locks import StillLocked, locked
 from daybook.features.repositories.store import Store
 from daybook.features.repositories.tables import ChangeRow, ChangeStatus
 from daybook.features.repositories.worktrees import Author, Change, folder_of
@@ -89,8 +89,8 @@ async def land(run_id: str, wait_seconds: float = LOCK_SECONDS) -> ChangeRow:
     """Land the change if its status is `landing`. Return the row, which has the problem if any.
 
     After a temporary problem of the repository, the status stays `landing`, so the keeper
-    tries again for `RETRY_DURATION`. Raise `StillLocked` if another process lands it for longer
-    than ``wait_seconds``.
+    tries again for `RETRY_DURATION`. Raise `StillLocked` if another process lands it, or another
+    change of the repository, for longer than ``wait_seconds``.
     """
     async with _held(run_id, wait_seconds):
         row = await read(run_id)
@@ -98,11 +98,13 @@ async def land(run_id: str, wait_seconds: float = LOCK_SECONDS) -> ChangeRow:
             return row
         is_temporary = False
         try:
-            done = await _land(row)
+            done = await _land(row, wait_seconds)
         except ChangeConflict as error:
             problem, has_conflict = str(error), True
         except BranchInUse as error:
             problem, has_conflict = await _offered(row, error), False
+        except StillLocked:
+            raise
         except DaybookError as error:
             problem, has_conflict, is_temporary = str(error), False, _is_temporary(error)
         else:
@@ -119,14 +121,14 @@ async def land(run_id: str, wait_seconds: float = LOCK_SECONDS) -> ChangeRow:
 
 def _is_temporary(error: DaybookError) -> bool:
     is_of_forge = isinstance(error, ForgeFailed) and error.is_temporary
-    return is_of_forge or isinstance(error, RepositoryUnreachable | BranchLocked)
+    return is_of_forge or isinstance(error, RepositoryUnreachable | BranchBusy)
 
 
 def _end(row: ChangeRow, status: ChangeStatus) -> None:
     row.status, row.problem, row.has_conflict = status, "", False
 
 
-async def _land(row: ChangeRow) -> ChangeStatus:
+async def _land(row: ChangeRow, wait_seconds: float) -> ChangeStatus:
     store = store_of(row)
 
     async def check(candidate: str) -> None:
@@ -147,16 +149,18 @@ async def _land(row: ChangeRow) -> ChangeStatus:
 
         await _change(row.run_id, set_candidate)
 
-    await landing.land(
-        store,
-        Change(row.base, row.head, row.branch),
-        row.onto,
-        author_of(row),
-        run_id=row.run_id,
-        check=check,
-        record=record,
-        candidate=row.candidate,
-    )
+    # One after the other: while one is verified, the branch must not move.
+    async with locked(store.folder / "landing", wait_seconds):
+        await landing.land(
+            store,
+            Change(row.base, row.head, row.branch),
+            row.onto,
+            author_of(row),
+            run_id=row.run_id,
+            check=check,
+            record=record,
+            candidate=row.candidate,
+        )
     return ChangeStatus.LANDED
 
 

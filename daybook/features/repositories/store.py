@@ -80,17 +80,21 @@ class Store:
 
         Raise `GitFailed`, and `InvalidInput` for a repository with parts that are not fetched.
         """
-        target = f"refs/daybook/fetched/{hashlib.sha256(ref.encode()).hexdigest()[:16]}"
+        digest = hashlib.sha256(ref.encode()).hexdigest()[:16]
+        target, checked = f"refs/daybook/fetched/{digest}", self.folder / f"checked-{digest}"
         refspec, depth = f"+{ref or 'HEAD'}:{target}", settings.load().clone_depth
         async with self.writing() as run:
             await self.remote(*git.fetch(self.source.address, refspec, depth=depth), run=run)
             commit = await self.commit_of(target)
+            if await asyncio.to_thread(_content, checked) == commit:
+                return commit
             await self._check_complete(commit)
             # Nothing is pruned: worktrees borrow objects that no ref of the store reaches.
             try:
                 await run(*_PACK, seconds=FETCH_SECONDS)
             except GitFailed as error:
                 log.warning("%s: %s", self.repository, error, extra={"action": "store_unpacked"})
+            await asyncio.to_thread(checked.write_text, commit)
             return commit
 
     async def remote(self, *arguments: str, run: Git = git.run) -> GitOutput:
@@ -176,3 +180,10 @@ class Store:
         raise InvalidInput(
             "repo", f"has files at Git LFS ({path}), which are not checked out", hint
         )
+
+
+def _content(path: Path) -> str:
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return ""

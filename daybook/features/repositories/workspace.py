@@ -184,6 +184,8 @@ class RunWorkspace:
         if row is not None:
             if not is_made:
                 raise AgentFailed(f"repo: the run's worktree is not here, but on {row.host}")
+            if row.status == ChangeStatus.WORKING:
+                await asyncio.to_thread(self._worktree(row).remove_locks)
             return row
         row = await self._new_row()
         # An attempt that was killed before it added the row has asked no agent.
