@@ -32,6 +32,7 @@ PARTS = (
     "outbox",
     "apply",
     "fetches",
+    "worktrees",
 )
 
 
@@ -95,7 +96,7 @@ def main(arguments: list[str]) -> int:
 async def _measure_on_server(home: Home, options: argparse.Namespace) -> list[str]:
     """Measure the parts that need a Prefect server; return the missed targets."""
     # These modules import Prefect, which must not read its environment before now.
-    from benchmarks import apply, backlog, fetches, jobs, observe, outbox, worker
+    from benchmarks import apply, backlog, fetches, jobs, observe, outbox, worker, worktrees
 
     missed, task = list[str](), asyncio.current_task()
     assert task is not None
@@ -139,6 +140,11 @@ async def _measure_on_server(home: Home, options: argparse.Namespace) -> list[st
             fetched = await fetches.measure(bed, options.fetches)
             print("\n## A call of `web.fetch` in a run\n")
             print(fetches.table(fetched), flush=True)
+        if "worktrees" in options.only:
+            made = await worktrees.measure(bed, options.worktrees)
+            print("\n## Worktrees of runs\n")
+            print(worktrees.table(made), flush=True)
+            missed += worktrees.missed(made)
     return missed
 
 
@@ -179,6 +185,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     add("--callbacks", int, 10_000, "outbox: callbacks to send")
     add("--applied", int, 1000, "apply: jobs in the file")
     add("--fetches", int, 10, "fetches: runs of each kind")
+    add("--worktrees", int, 7, "worktrees: pairs of worktrees, and runs of each kind")
     options = parser.parse_args(arguments)
     options.only = getattr(options, "only", list(PARTS))
     options.long = getattr(options, "long", False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,12 @@ import pytest
 from daybook.agents import documents
 from daybook.features.repositories import operations
 from daybook.policies.policy import Policy
+from daybook.resources import secrets
 from flows.agent_prompt import agent_prompt
+from tests import certificates
+from tests.at_prefect import add_document
 from tests.calling import ModelAgent, calls
+from tests.git_servers import serving_git
 from tests.providers import Answer, Status
 from tests.unit.features.repositories.projects import at, commit
 from tests.world.prefect_world import PrefectWorld
@@ -98,3 +103,58 @@ async def test_a_program_in_a_sandbox_works_only_in_its_worktree(
     assert "ledger" not in result["output"]
     assert not outside.exists()
     assert at(project, "log", "-1", "--format=%s", "main") == "Improve a"
+
+
+def texts_in(folder: Path) -> dict[str, str]:
+    """Return the content of each file, by its path."""
+    return {str(each): each.read_text("latin-1") for each in folder.rglob("*") if each.is_file()}
+
+
+async def test_a_token_is_nowhere_but_in_git(
+    world: PrefectWorld,
+    project: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    certificate, token = certificates.localhost(tmp_path), "t0ken-of-the-forge"
+    (tmp_path / "server").mkdir()
+    at(tmp_path / "server", "clone", "-q", "--bare", "-b", "main", str(project), "shop.git")
+    for name in ("GIT_SSL_CAINFO", "GIT_SSL_CAPATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("GIT_CONFIG_SYSTEM", os.devnull)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    agent = await world.agents.add("")
+    script = f"cat /proc/$$/environ > '{tmp_path}/environment'; echo better > a.txt; echo Done."
+    settings = {"command": ["sh", "-c", script]}
+    await documents.add(world.client, agent.name, "command", settings, replace=True)
+    secret = {"value": token, "hosts": ["127.0.0.1"]}
+    with serving_git(tmp_path / "server", certificate) as server:
+        server.tokens = {token}
+        await add_document(secrets.STORE, world.client, "forge", secret)
+        try:
+            policy = Policy(
+                repo=f"{server.address}/shop.git",
+                repo_secret="forge",
+                verify=("grep", "-q", "better", "a.txt"),
+                land="auto",
+            )
+            result: Any = await agent_prompt(prompt="Go", agent=agent.name, policy=policy)
+        finally:
+            await secrets.STORE.remove(world.client, "forge")
+
+    assert "landed on main" in result["reason"]
+    assert at(tmp_path / "server" / "shop.git", "show", "main:a.txt") == "better"
+    authorization = server.seen[-1][1].removeprefix("Basic ")
+    (row,) = await world.runs.rows()
+    texts = {
+        "log": caplog.text + str(await world.prefect.log(row.flow_run_id)),
+        "environment": (tmp_path / "environment").read_text(),
+    }
+    texts |= texts_in(world.home.path)
+    assert any(each.endswith("/work/.git/config") for each in texts)
+    assert str(world.home.path / "ledger.db") in texts
+    for name, text in texts.items():
+        assert token not in text, name
+        assert authorization not in text, name

@@ -12,7 +12,7 @@ A repository that an agent has changed is read only by `git fetch`, which git's 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,15 +65,21 @@ _SETTINGS = {
 
 _VARIABLES = {
     "GIT_ATTR_NOSYSTEM": "1",
-    "GIT_CONFIG_NOSYSTEM": "1",
     "GIT_NO_LAZY_FETCH": "1",
     "GIT_NO_REPLACE_OBJECTS": "1",
     "GIT_OPTIONAL_LOCKS": "0",
     "GIT_TERMINAL_PROMPT": "0",
     "LC_ALL": "C",
 }
+_NO_CONFIGURATION = {
+    "HOME": "/nonexistent",
+    "GIT_CONFIG_GLOBAL": "/dev/null",
+    "GIT_CONFIG_NOSYSTEM": "1",
+}
 _USER_VARIABLES = (
-    *("HOME", "XDG_CONFIG_HOME", "USER", "LOGNAME", "SSH_AUTH_SOCK", "SSL_CERT_FILE"),
+    *("HOME", "XDG_CONFIG_HOME", "USER", "LOGNAME", "SSH_AUTH_SOCK"),
+    *("GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM", "GIT_SSH_COMMAND"),
+    *("GIT_SSL_CAINFO", "GIT_SSL_CAPATH"),
     *("http_proxy", "https_proxy", "HTTPS_PROXY", "no_proxy", "NO_PROXY"),
 )
 """Variables with which git finds the user's keys, credential helpers and proxies."""
@@ -115,6 +121,10 @@ class GitOutput:
         return self.content.decode(errors="surrogateescape").split("\0")[:-1]
 
 
+Git = Callable[..., Awaitable[GitOutput]]
+"""The function `run`, perhaps for one repository."""
+
+
 async def run(
     *arguments: str,
     repository: Path | None = None,
@@ -130,15 +140,15 @@ async def run(
     """Run git in ``repository``, a git directory, without a work tree; ``cwd`` need not be in it.
 
     ``protocols`` are those by which the command may fetch and push. ``as_user`` adds the
-    configuration and the keys of the user, for a repository elsewhere. ``variables`` are added to
-    the environment, such as `GIT_WORK_TREE`. The command inherits the files ``pass_fds``. Raise
-    `GitFailed` with git's error.
+    configuration of the user and the system, and the user's keys, for a repository elsewhere.
+    ``variables`` are added to the environment, such as `GIT_WORK_TREE`. The command inherits the
+    files ``pass_fds``. Raise `GitFailed` with git's error.
     """
     settings = [f"{name}={value}" for name, value in _SETTINGS.items()]
     settings += [f"protocol.{each}.allow=always" for each in protocols]
     given = [f"--git-dir={repository}"] if repository else []
     names = ("PATH", *(_USER_VARIABLES if as_user else ()))
-    user = {} if as_user else {"HOME": "/nonexistent", "GIT_CONFIG_GLOBAL": "/dev/null"}
+    user = {} if as_user else _NO_CONFIGURATION
     try:
         done = await process.run(
             ["git", *given, *(part for each in settings for part in ("-c", each)), *arguments],
@@ -177,7 +187,7 @@ def printable(path: str) -> str:
 
 def is_lock(name: str) -> bool:
     """Return whether a killed command has left a file of this name, which stops later ones."""
-    return name.endswith(".lock") or name.startswith("tmp_")
+    return name.endswith(".lock") or name.startswith("tmp_") or name == "packed-refs.new"
 
 
 def remove_locks(repository: Path) -> None:

@@ -77,10 +77,12 @@ async def _finish(row: ChangeRow) -> None:
         await review.land(row.run_id, wait_seconds=0.0)
     except StillLocked:
         return  # the process that has decided it lands it
-    except DaybookError as error:
+    except Exception as error:
+        # Such as one of Prefect's client. It must not stop the other changes.
         log.warning(
-            "the change of run %s has not landed: %s",
+            "the change of run %s has not landed: %s: %s",
             row.run_id[:8],
+            type(error).__name__,
             error,
             extra={"action": "change_not_landed"},
         )
@@ -109,7 +111,8 @@ async def _remove_folders(ledger: Ledger) -> None:
         if name == run_id and at is not None:
             is_over = status in ENDED or (at < oldest and status != ChangeStatus.LANDING)
         else:
-            is_over = await asyncio.to_thread(_is_abandoned, root / name)
+            may_lock = name.endswith(".lock") and at is not None and status not in ENDED
+            is_over = not may_lock and await asyncio.to_thread(_is_abandoned, root / name)
         if is_over:
             await asyncio.to_thread(_remove, root / name)
 

@@ -16,20 +16,29 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from functools import partial
+from pathlib import Path
 
+from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import DaybookError
-from daybook.features.repositories import access, git, worktrees
+from daybook.features.repositories import git, worktrees
 from daybook.features.repositories.git import GitFailed
-from daybook.features.repositories.store import FETCH_SECONDS, Store
+from daybook.features.repositories.store import Store
 from daybook.features.repositories.worktrees import Author, Change, folder_of
 from daybook.short_text import first_names
 
 MAX_TRIES = 3
 """How often a branch may move while a change is landing."""
 
+LOCK_AGE = timedelta(minutes=1)
+"""Age of the lock of a branch, which git has for milliseconds, that a killed git has left."""
+
 OnCandidate = Callable[[str], Awaitable[None]]
 """Coroutine function of the hash of a candidate."""
+
+OwnsCommit = Callable[[str], Awaitable[bool]]
+"""Coroutine function that returns whether Daybook has made the commit with a hash."""
 
 
 class ChangeConflict(DaybookError):
@@ -55,6 +64,12 @@ class BranchInUse(DaybookError):
         self.folder, self.candidate = folder, candidate
 
 
+class BranchBusy(GitFailed):
+    """The error that another program changes the branch, or was killed while it did."""
+
+    code = "branch_busy"
+
+
 async def land(
     store: Store,
     change: Change,
@@ -70,10 +85,10 @@ async def land(
 
     ``check`` raises the error of a candidate that must not land, and ``record`` stores the hash of
     one that may. ``candidate`` is what ``record`` has stored for this change before. Raise the
-    errors of ``check``, `ChangeConflict`, `BranchInUse`, and `GitFailed`, after which the branch
-    has not changed, or has the candidate.
+    errors of ``check``, `ChangeConflict`, `BranchInUse`, `BranchBusy`, and `GitFailed`, after which
+    the branch has not changed, or has the candidate.
     """
-    for tried in range(1, MAX_TRIES + 1):
+    for _ in range(MAX_TRIES):
         tip = await store.fetch(f"refs/heads/{branch}")  # a tag may have the same name
         if candidate and await has(store, tip, candidate):
             return candidate
@@ -85,11 +100,11 @@ async def land(
         try:
             await forward(store, branch, candidate)
         except GitFailed:
-            if tried == MAX_TRIES or await store.fetch(f"refs/heads/{branch}") == tip:
+            if await store.fetch(f"refs/heads/{branch}") == tip:
                 raise
             continue  # it has moved meanwhile
         return candidate
-    raise AssertionError
+    raise BranchBusy(f"{branch} has moved {MAX_TRIES} times meanwhile")
 
 
 async def has_landed(store: Store, branch: str, candidate: str) -> bool:
@@ -153,24 +168,22 @@ async def _rebased(
         await asyncio.to_thread(worktrees.remove_folder, folder)
 
 
-async def push_branch(store: Store, branch: str, commit: str, before: str) -> None:
+async def push_branch(store: Store, branch: str, commit: str, owns: OwnsCommit) -> None:
     """Set a branch of Daybook's own at the store's repository, which is elsewhere, to ``commit``.
 
-    ``before`` is the commit to which Daybook has set it before, "" for none. Raise `GitFailed`,
+    ``owns`` returns whether the commit that the branch has now is of Daybook. Raise `GitFailed`,
     also if others have changed the branch.
     """
-    source, ref = store.source, f"refs/heads/{branch}"
-    variables = await access.variables(source, store.secret)
-    run = partial(git.run, protocols=source.protocols, as_user=True, variables=variables)
-    listed = await run("ls-remote", "--quiet", "--", source.address, ref)
+    address, ref = store.source.address, f"refs/heads/{branch}"
+    listed = await store.remote("ls-remote", "--quiet", "--", address, ref)
     now = listed.text.partition("\t")[0]
-    if now not in ("", before, commit):
-        raise GitFailed(f"{branch} has the commit {now[:12]}, which is not of Daybook")
-    await run(
+    if now not in ("", commit) and not await owns(now):
+        problem = f"{branch} there has the commit {now[:12]}, which is not of Daybook"
+        raise GitFailed(f"{problem}; merge or delete the branch")
+    await store.remote(
         *("push", "--quiet", "--no-verify", "--receive-pack=git-receive-pack"),
-        *(f"--force-with-lease={ref}:{now}", "--", source.address, f"{commit}:{ref}"),
-        repository=store.repository,
-        seconds=FETCH_SECONDS,
+        *(f"--force-with-lease={ref}:{now}", "--", address, f"{commit}:{ref}"),
+        run=partial(git.run, repository=store.repository),
     )
 
 
@@ -182,18 +195,17 @@ async def forward(store: Store, branch: str, candidate: str, *, force: bool = Fa
     """
     source, plus = store.source, "+" * force
     if source.protocol != "file":
-        await git.run(
+        await store.remote(
             *("push", "--quiet", "--no-verify", "--receive-pack=git-receive-pack", "--"),
             *(source.address, f"{plus}{candidate}:refs/heads/{branch}"),
-            repository=store.repository,
-            protocols=source.protocols,
-            as_user=True,
-            variables=await access.variables(source, store.secret),
-            seconds=FETCH_SECONDS,
+            run=partial(git.run, repository=store.repository),
         )
         return
     # The user's repository fetches, because a push would be refused, or start its hooks.
-    own = await git.run("rev-parse", "--absolute-git-dir", cwd=source.address)
+    own = await git.run(
+        "rev-parse", "--path-format=absolute", "--git-common-dir", cwd=source.address
+    )
+    await asyncio.to_thread(_remove_own_lock, own.path, branch, candidate)
     try:
         await git.run(
             *git.fetch(str(store.repository), f"{plus}{candidate}:refs/heads/{branch}"),
@@ -201,6 +213,23 @@ async def forward(store: Store, branch: str, candidate: str, *, force: bool = Fa
             protocols=["file"],
         )
     except GitFailed as error:
-        if "refusing to fetch into" not in str(error):
-            raise
-        raise BranchInUse(branch, source.address, candidate) from None
+        if "refusing to fetch into" in str(error):
+            raise BranchInUse(branch, source.address, candidate) from None
+        if ".lock': File exists" in str(error):
+            raise BranchBusy(str(error)) from None
+        raise
+
+
+def _remove_own_lock(repository: Path, branch: str, candidate: str) -> None:
+    """Remove the lock of a branch that was left by a `git fetch` which was killed in `forward`.
+
+    Such a lock is empty, or has the candidate.
+    """
+    lock = repository / "refs" / "heads" / f"{branch}.lock"
+    try:
+        age = SYSTEM_CLOCK.now().timestamp() - lock.stat().st_mtime
+        is_own = lock.read_text().strip() in ("", candidate)
+    except (OSError, ValueError):
+        return
+    if is_own and age > LOCK_AGE.total_seconds():
+        lock.unlink(missing_ok=True)

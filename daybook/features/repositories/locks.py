@@ -39,7 +39,11 @@ async def locked(path: Path, seconds: float) -> AsyncIterator[int]:
             if not limit.expired():
                 raise
             raise StillLocked(f"another process uses {path} for {seconds:g} s") from None
-        yield descriptor
+        try:
+            yield descriptor
+        finally:
+            # For all that have inherited it, such as a daemon of a credential helper.
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
     finally:
         os.close(descriptor)
 

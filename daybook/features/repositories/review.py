@@ -15,11 +15,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import timedelta
+from functools import partial
 
 from slugify import slugify
 from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlmodel import col
+from sqlmodel import col, select
 
 from daybook import owners
 from daybook.errors import DaybookError, InvalidInput, NotFound
@@ -32,10 +34,11 @@ from daybook.features.repositories import (
     pull_requests,
     worktrees,
 )
-from daybook.features.repositories.forges import Forge
+from daybook.features.repositories.access import RepositoryUnreachable
+from daybook.features.repositories.forges import Forge, ForgeFailed
 from daybook.features.repositories.git import GitFailed
-from daybook.features.repositories.landing import BranchInUse, ChangeConflict
-from daybook.features.repositories.locks import locked
+from daybook.features.repositories.landing import BranchBusy, BranchInUse, ChangeConflict
+from daybook.features.repositories.locks import StillLocked, locked
 from daybook.features.repositories.store import Store
 from daybook.features.repositories.tables import ChangeRow, ChangeStatus
 from daybook.features.repositories.worktrees import Author, Change, folder_of
@@ -48,6 +51,9 @@ from daybook.policies.repositories import Upstream
 
 LOCK_SECONDS = 900.0
 """How long a decision waits for the landing of the same change."""
+
+RETRY_DURATION = timedelta(hours=1)
+"""How long a landing is tried again while the repository cannot be written to."""
 
 MAX_NOTE_CHARACTERS = 2_000
 
@@ -93,44 +99,62 @@ async def request(run_id: str, person: str) -> ChangeRow:
 async def land(run_id: str, wait_seconds: float = LOCK_SECONDS) -> ChangeRow:
     """Land the change if its status is `landing`. Return the row, which has the problem if any.
 
-    Raise `StillLocked` if another process lands it for longer than ``wait_seconds``.
+    After a temporary problem of the repository, the status stays `landing`, so the keeper
+    tries again for `RETRY_DURATION`. Raise `StillLocked` if another process lands it, or another
+    change of the repository, for longer than ``wait_seconds``.
     """
     async with _held(run_id, wait_seconds):
         row = await read(run_id)
         if row.status != ChangeStatus.LANDING:
             return row
+        is_temporary = False
         try:
-            done = await _land(row)
+            done = await _land(row, wait_seconds)
         except ChangeConflict as error:
             problem, has_conflict = str(error), True
         except BranchInUse as error:
             problem, has_conflict = await _offered(row, error), False
+        except StillLocked:
+            raise
         except DaybookError as error:
-            problem, has_conflict = str(error), False
+            problem, has_conflict, is_temporary = str(error), False, _is_temporary(error)
         else:
             return await _change(run_id, lambda row, _: _end(row, done))
 
         async with open_ledger() as ledger, ledger.write() as session:
             row = await session.get_one(ChangeRow, run_id)
-            row.status = ChangeStatus.WAITING
             row.problem, row.has_conflict = problem, has_conflict
-            if not row.decided_by:
-                await messages.enqueue(session, row, ledger.now())
+            since = row.decided_at or row.recorded_at
+            if not is_temporary or since is None or since < ledger.now() - RETRY_DURATION:
+                row.status = ChangeStatus.WAITING
+                if not row.decided_by:
+                    await messages.enqueue(session, row, ledger.now())
             return row
+
+
+def _is_temporary(error: DaybookError) -> bool:
+    is_of_forge = isinstance(error, ForgeFailed) and error.is_temporary
+    return is_of_forge or isinstance(error, RepositoryUnreachable | BranchBusy)
 
 
 def _end(row: ChangeRow, status: ChangeStatus) -> None:
     row.status, row.problem, row.has_conflict = status, "", False
 
 
-async def _land(row: ChangeRow) -> ChangeStatus:
+async def _land(row: ChangeRow, wait_seconds: float) -> ChangeStatus:
     store = store_of(row)
-    if not row.decided_by and row.land == "branch":
+
+    async def check(candidate: str) -> None:
+        if candidate != row.head or not row.is_verified:
+            await _verify(row, store, candidate)
+
+    if row.land == "branch":
+        await check(row.head)
         await landing.forward(store, row.branch, row.head)
         return ChangeStatus.BRANCHED
-    if not row.decided_by and row.land == "pull-request":
-        await _propose(row, store)
-        return ChangeStatus.PROPOSED
+    if row.land == "pull-request":
+        await check(row.head)
+        return await _propose(row, store)
 
     async def record(candidate: str) -> None:
         def set_candidate(row: ChangeRow, _: Ledger) -> None:
@@ -138,28 +162,32 @@ async def _land(row: ChangeRow) -> ChangeStatus:
 
         await _change(row.run_id, set_candidate)
 
-    async def check(candidate: str) -> None:
-        if candidate != row.head or not row.is_verified:
-            await _verify(row, store, candidate)
-
-    await landing.land(
-        store,
-        Change(row.base, row.head, row.branch),
-        row.onto,
-        author_of(row),
-        run_id=row.run_id,
-        check=check,
-        record=record,
-        candidate=row.candidate,
-    )
+    # One after the other: while one is verified, the branch must not move.
+    async with locked(store.folder / "landing", wait_seconds):
+        await landing.land(
+            store,
+            Change(row.base, row.head, row.branch),
+            row.onto,
+            author_of(row),
+            run_id=row.run_id,
+            check=check,
+            record=record,
+            candidate=row.candidate,
+        )
     return ChangeStatus.LANDED
 
 
-async def _propose(row: ChangeRow, store: Store) -> None:
-    """Push the run's branch, and open a pull request for it, or update the open one."""
+async def _propose(row: ChangeRow, store: Store) -> ChangeStatus:
+    """Push the run's branch, and open a pull request for it, or update the open one.
+
+    If the branch has the change of a later run, only return that this one is replaced.
+    """
     policy, _ = await _policy(row)
     place = Forge.of(store.source, policy.forge)
-    await landing.push_branch(store, row.branch, row.head, row.replaced_head)
+    try:
+        await landing.push_branch(store, row.branch, row.head, partial(_is_earlier, row))
+    except _ReplacedByLaterRun:
+        return ChangeStatus.REPLACED
     subject, _, rest = row.summary.strip().partition("\n")
     async with access.secret_store() as secrets:
         opened = await pull_requests.propose(
@@ -177,6 +205,25 @@ async def _propose(row: ChangeRow, store: Store) -> None:
         row.address = opened.url
 
     await _change(row.run_id, set_address)
+    return ChangeStatus.PROPOSED
+
+
+class _ReplacedByLaterRun(DaybookError):
+    """The error that a branch has the change of a later run of its job."""
+
+
+async def _is_earlier(row: ChangeRow, commit: str) -> bool:
+    """Return whether the commit is an earlier change on the branch. Raise `_ReplacedByLaterRun`."""
+    query = select(ChangeRow.started_at).where(
+        col(ChangeRow.head) == commit,
+        col(ChangeRow.branch) == row.branch,
+        col(ChangeRow.repo) == row.repo,
+    )
+    async with reading() as session:
+        found = (await session.execute(query)).scalars().all()
+    if found and min(found) > row.started_at:
+        raise _ReplacedByLaterRun
+    return bool(found)
 
 
 async def _verify(row: ChangeRow, store: Store, candidate: str) -> None:
@@ -286,6 +333,10 @@ async def land_in_words(run_id: str) -> str:
             return f"on the branch {row.branch}"
         case ChangeStatus.PROPOSED:
             return f"proposed: {row.address or row.branch}"
+        case ChangeStatus.REPLACED:
+            return f"{row.branch} has the change of a later run"
+        case ChangeStatus.LANDING:
+            return f"it is landing, and not yet there: {row.problem}"
         case _:
             return f"not landed: {row.problem}"
 

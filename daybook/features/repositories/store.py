@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import re
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -25,20 +26,19 @@ from slugify import slugify
 
 from daybook.errors import InvalidInput
 from daybook.features.repositories import access, git, settings
-from daybook.features.repositories.git import GitFailed, GitOutput
+from daybook.features.repositories.access import FETCH_SECONDS
+from daybook.features.repositories.git import Git, GitFailed, GitOutput
 from daybook.features.repositories.locks import StillLocked, locked
 from daybook.home import current_home
 from daybook.policies.repositories import Upstream
 from daybook.short_text import first_names
 
-Git = Callable[..., Awaitable[GitOutput]]
-"""The function `git.run` for one repository."""
-
-FETCH_SECONDS = 600.0
 LOCK_SECONDS = 900.0
 """How long a command waits for the ones before it."""
 MAX_LOOSE_OBJECTS = 2_000
 """Number of loose objects, as git estimates it, above which git packs a store."""
+
+log = logging.getLogger(__name__)
 
 _DIGEST_CHARACTERS = 12
 _PACK = (
@@ -80,36 +80,32 @@ class Store:
 
         Raise `GitFailed`, and `InvalidInput` for a repository with parts that are not fetched.
         """
-        variables = await access.variables(self.source, self.secret)
-        target = f"refs/daybook/fetched/{hashlib.sha256(ref.encode()).hexdigest()[:16]}"
-        is_local, depth = self.source.protocol == "file", settings.load().clone_depth
+        digest = hashlib.sha256(ref.encode()).hexdigest()[:16]
+        target, checked = f"refs/daybook/fetched/{digest}", self.folder / f"checked-{digest}"
+        refspec, depth = f"+{ref or 'HEAD'}:{target}", settings.load().clone_depth
         async with self.writing() as run:
-            await run(
-                *git.fetch(self.source.address, f"+{ref or 'HEAD'}:{target}", depth=depth),
-                protocols=self.source.protocols,
-                as_user=not is_local,
-                variables=variables,
-                seconds=FETCH_SECONDS,
-            )
+            await self.remote(*git.fetch(self.source.address, refspec, depth=depth), run=run)
             commit = await self.commit_of(target)
+            if await asyncio.to_thread(_content, checked) == commit:
+                return commit
             await self._check_complete(commit)
             # Nothing is pruned: worktrees borrow objects that no ref of the store reaches.
-            await run(*_PACK, seconds=FETCH_SECONDS)
+            try:
+                await run(*_PACK, seconds=FETCH_SECONDS)
+            except GitFailed as error:
+                log.warning("%s: %s", self.repository, error, extra={"action": "store_unpacked"})
+            await asyncio.to_thread(checked.write_text, commit)
             return commit
+
+    async def remote(self, *arguments: str, run: Git = git.run) -> GitOutput:
+        """Run git with access to the store's repository. Raise the errors of `access.run`."""
+        return await access.run(self.source, self.secret, run, *arguments)
 
     async def default_branch(self) -> str:
         """Ask the repository for the name of its default branch. Raise `GitFailed`."""
-        found = await git.run(
-            "ls-remote",
-            "--quiet",
-            "--symref",
-            "--upload-pack=git-upload-pack",
-            "--",
-            self.source.address,
-            "HEAD",
-            protocols=self.source.protocols,
-            as_user=self.source.protocol != "file",
-            variables=await access.variables(self.source, self.secret),
+        found = await self.remote(
+            *("ls-remote", "--quiet", "--symref", "--upload-pack=git-upload-pack"),
+            *("--", self.source.address, "HEAD"),
         )
         named = re.match(r"ref: refs/heads/(\S+)\tHEAD", found.text)
         if named is None:
@@ -184,3 +180,10 @@ class Store:
         raise InvalidInput(
             "repo", f"has files at Git LFS ({path}), which are not checked out", hint
         )
+
+
+def _content(path: Path) -> str:
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return ""

@@ -38,7 +38,7 @@ class ChangeStatus(StrEnum):
     """The forge has a pull request."""
     DISCARDED = "discarded"
     REPLACED = "replaced"
-    """A later run of the session has continued the change."""
+    """A later run has continued the change, or has put its own into the same pull request."""
 
 
 ENDED = frozenset(
@@ -103,9 +103,8 @@ class ChangeRow(Table, table=True):
     notes: list[str] = Field(default_factory=list, sa_type=JSON)
     # The commit that the branch gets, recorded before the branch changes.
     candidate: str = ""
-    # The pull request, and the commit of its branch that it replaces.
+    # The pull request.
     address: str = ""
-    replaced_head: str = ""
     # Why it has not landed, and whether the branch has changed the same lines.
     problem: str = ""
     has_conflict: bool = False

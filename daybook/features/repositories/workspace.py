@@ -43,6 +43,7 @@ from daybook.execution.answers import MAX_FINISH_SECONDS, MAX_QUOTED_CHARACTERS,
 from daybook.execution.journal import RunJournal
 from daybook.execution.workspaces import Ask, WorkQuestion
 from daybook.features.repositories import job_programs, messages, review
+from daybook.features.repositories.access import RepositoryRefused
 from daybook.features.repositories.forges import Forge
 from daybook.features.repositories.git import GitFailed
 from daybook.features.repositories.job_programs import ProgramEnd
@@ -168,7 +169,8 @@ class RunWorkspace:
     async def _in_time(self, more: float = 0.0) -> AsyncIterator[None]:
         """Raise `AgentTimeout` if the block is not done ``more`` seconds after the attempt's end.
 
-        Raise `AgentTemporary` if git fails.
+        Raise `AgentTemporary` if git or a file fails, and `AgentFailed` if the repository does not
+        accept the credentials.
         """
         limit = asyncio.timeout_at(self._end + more)
         try:
@@ -178,7 +180,9 @@ class RunWorkspace:
             if not limit.expired():
                 raise
             raise AgentTimeout(self._policy.timeout.total_seconds()) from None
-        except GitFailed as error:
+        except RepositoryRefused as error:
+            raise AgentFailed(str(error)) from None
+        except (GitFailed, OSError) as error:
             raise AgentTemporary(str(error)) from None
 
     # --- the worktree
@@ -195,6 +199,8 @@ class RunWorkspace:
         if row is not None:
             if not is_made:
                 raise AgentFailed(f"repo: the run's worktree is not here, but on {row.host}")
+            if row.status == ChangeStatus.WORKING:
+                await asyncio.to_thread(self._worktree(row).remove_locks)
             return row
         row = await self._new_row()
         # An attempt that was killed before it added the row has asked no agent.
@@ -216,6 +222,7 @@ class RunWorkspace:
         onto = policy.ref or await self._store.default_branch()
         tip = await self._store.fetch(policy.ref)
         name = slugify(granted.job.row.name)[:40] if granted.job else ""
+        last = "pull-request" if policy.one_pull_request else granted.run_id[:12]
         row = ChangeRow(
             run_id=granted.run_id,
             job_id=granted.job.id if granted.job else None,
@@ -223,7 +230,7 @@ class RunWorkspace:
             host=socket.gethostname(),
             repo=self._store.source.address,
             onto=onto,
-            branch=f"daybook/{name or granted.kind}/{granted.run_id[:12]}",
+            branch=f"daybook/{name or granted.kind}/{last}",
             land=policy.land,
             secret=policy.repo_secret,
             agent=agent_name(granted.parameters),
@@ -235,8 +242,6 @@ class RunWorkspace:
             asked = await self._asked(session, row)
             before = None if asked else await _last(session, row)
             waiting = [] if asked else await _waiting(session, row)
-            if policy.one_pull_request:
-                await _use_branch_of_job(session, row)
         if asked is not None:
             self._continue(row, asked)
         elif before is not None and before.status == ChangeStatus.DISCARDED:
@@ -420,19 +425,6 @@ class RunWorkspace:
             if most and has > most:
                 return f"it waits for a person: {has:,} is more than {name} {most:,}"
         return ""
-
-
-async def _use_branch_of_job(session: AsyncSession, row: ChangeRow) -> None:
-    """Let the change have the branch of the job, in place of the one of its last change."""
-    row.branch = f"{row.branch.rpartition('/')[0]}/pull-request"
-    proposed = await _first(
-        session,
-        row,
-        col(ChangeRow.branch) == row.branch,
-        col(ChangeRow.job_id) == row.job_id,
-        col(ChangeRow.status) == ChangeStatus.PROPOSED,
-    )
-    row.replaced_head = proposed.head if proposed else ""
 
 
 async def _waiting(session: AsyncSession, row: ChangeRow) -> list[str]:

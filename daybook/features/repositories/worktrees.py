@@ -27,9 +27,9 @@ from datetime import datetime
 from pathlib import Path
 
 from daybook.features.repositories import git
-from daybook.features.repositories.git import GitFailed
+from daybook.features.repositories.git import Git, GitFailed
 from daybook.features.repositories.patches import CUT_MARK
-from daybook.features.repositories.store import Git, Store
+from daybook.features.repositories.store import Store
 from daybook.home import current_home
 from daybook.processes import environment
 from daybook.short_text import one_line
@@ -120,6 +120,12 @@ class Worktree:
         await asyncio.to_thread(remove_folder, made)
         await check_out(made / "work", self.store, start or self.base, self.branch, author)
         made.rename(self.folder)
+
+    def remove_locks(self) -> None:
+        """Remove the files that killed commands of the agent have left in its repository."""
+        repository = self.work / ".git"
+        if not self.work.is_symlink() and not repository.is_symlink():
+            git.remove_locks(repository)
 
     async def collect(self, message: str, author: Author) -> Change:
         """Commit what is not committed, set the store's branch, and return the change.
@@ -276,29 +282,31 @@ async def check_out(work: Path, store: Store, commit: str, branch: str, author: 
     `GitFailed`.
     """
     repository = work / ".git"
-    await git.run("init", "--quiet", "--template=", "--", str(work))
-    await asyncio.to_thread(_borrow, repository, store)
-    settings = {"user.name": author.name, "user.email": author.email, "gc.auto": "0"}
-    for name, value in settings.items():
-        await git.run("config", "--local", name, value, repository=repository)
-    head = f"refs/heads/{branch}"
-    await git.run("update-ref", head, commit, repository=repository)
-    await git.run("symbolic-ref", "HEAD", head, repository=repository)
+    branch_option = f"--initial-branch={branch}"
+    await git.run("init", "--quiet", "--template=", branch_option, "--", str(work))
+    await asyncio.to_thread(_borrow, repository, store, author)
     await git.run(
-        "reset",
-        "--quiet",
-        "--hard",
+        *("reset", "--quiet", "--hard", commit),
         repository=repository,
         variables={"GIT_WORK_TREE": str(work)},
     )
 
 
-def _borrow(repository: Path, store: Store) -> None:
+def _borrow(repository: Path, store: Store, author: Author) -> None:
+    with (repository / "config").open("a") as config:
+        user = f"name = {_quoted(author.name)}\n\temail = {_quoted(author.email)}"
+        config.write(f"[user]\n\t{user}\n[gc]\n\tauto = 0\n")
     alternates = repository / "objects" / "info" / "alternates"
     alternates.parent.mkdir(exist_ok=True)
     alternates.write_text(f"{store.objects}\n")
     with suppress(FileNotFoundError):  # where the history of a shallow store ends
         shutil.copyfile(store.repository / "shallow", repository / "shallow")
+
+
+def _quoted(value: str) -> str:
+    """Return a value in the syntax of git's configuration files."""
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f'"{escaped}"'
 
 
 def folder_of(run_id: str) -> Path:

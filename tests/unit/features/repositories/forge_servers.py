@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Container, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -16,7 +18,9 @@ from daybook.features.repositories.forges import GITEA, GITHUB, GITLAB, Forge
 from daybook.http.secrets import Secret
 from daybook.policies.repositories import Upstream
 from daybook.tools.pool import PreloadedSecrets
+from tests.git_servers import GitServer
 from tests.receiver import Handler, Receiver, Request, answer, serving
+from tests.unit.features.repositories.projects import at
 
 TOKEN = "s3cr3t-of-the-forge"
 REPOSITORY = 7
@@ -24,6 +28,28 @@ FORK = 8
 
 Answer = tuple[int, Any]
 """A status, and the JSON value of the body."""
+
+
+@dataclass
+class ApiOf:
+    """The API of a forge at a server that also has the repository."""
+
+    git: GitServer
+    requests: list[Request] = field(default_factory=list)
+
+    @property
+    def address(self) -> str:
+        return self.git.address
+
+
+class _BranchesOf:
+    """The branches of the repository at a server."""
+
+    def __init__(self, repository: Path) -> None:
+        self._repository = repository
+
+    def __contains__(self, name: object) -> bool:
+        return bool(at(self._repository, "for-each-ref", f"refs/heads/{name}"))
 
 
 class ForgeServer:
@@ -34,16 +60,26 @@ class ForgeServer:
     created pull request is not answered: the connection ends.
     """
 
-    def __init__(self, kind: str, receiver: Receiver) -> None:
+    def __init__(self, kind: str, receiver: Receiver | ApiOf) -> None:
         self.kind, self.receiver = kind, receiver
-        self.branches = {"main", "next", "daybook/fix/1"}
+        self.branches: Container[str] = {"main", "next", "daybook/fix/1"}
         self.requests: list[dict[str, Any]] = []
         self.failures: list[Handler] = []
         self.races = 0
         self.is_cut = False
         self.largest_page = 50
         self.path = "team/web/shop" if kind == GITLAB else "team/shop"
-        receiver.steps = [self._serve]
+        if isinstance(receiver, Receiver):
+            receiver.steps = [self._serve]
+        else:
+            receiver.git.api = self._respond_to
+            self.branches = _BranchesOf(receiver.git.root / f"{self.path}.git")
+
+    def _respond_to(
+        self, method: str, path: str, headers: dict[str, str], body: bytes
+    ) -> tuple[int, bytes, dict[str, str]]:
+        self.receiver.requests.append(Request(method, path, headers, body))
+        return self.respond(self.receiver.requests[-1])
 
     @property
     def forge(self) -> Forge:
@@ -78,14 +114,19 @@ class ForgeServer:
         if self.failures:
             await self.failures.pop(0)(given, writer)
             return
+        status, body, headers = self.respond(given)
+        if status == 201 and given.method == "POST" and self.is_cut:
+            return
+        await answer(status, body, headers)(given, writer)
+
+    def respond(self, given: Request) -> tuple[int, bytes, dict[str, str]]:
+        """Return status, body and headers of the answer."""
         split = urlsplit(given.path)
         status, value, headers = self._answer(
             given, split.path, dict(parse_qsl(split.query, strict_parsing=bool(split.query)))
         )
-        if status == 201 and given.method == "POST" and self.is_cut:
-            return
-        given_headers = {"Content-Type": "application/json; charset=utf-8"} | headers
-        await answer(status, json.dumps(value).encode(), given_headers)(given, writer)
+        headers = {"Content-Type": "application/json; charset=utf-8"} | headers
+        return status, json.dumps(value).encode(), headers
 
     def _answer(
         self, given: Request, path: str, query: Mapping[str, str]

@@ -17,6 +17,8 @@ from daybook.policies.repositories import Upstream
 from daybook.runs.claim_requests import Granted
 from tests.world import World
 
+SECRET = "forge"
+"""Name of the secret with the token for a repository elsewhere."""
 AUTHOR = Author("coder", "coder@daybook", datetime(2026, 1, 15, 12, tzinfo=UTC))
 
 

@@ -43,7 +43,6 @@ def upgrade() -> None:
         sa.Column("notes", sa.JSON(), nullable=False),
         sa.Column("candidate", sa.String(), nullable=False),
         sa.Column("address", sa.String(), nullable=False),
-        sa.Column("replaced_head", sa.String(), nullable=False),
         sa.Column("problem", sa.String(), nullable=False),
         sa.Column("has_conflict", sa.Boolean(), nullable=False),
         sa.Column("decided_at", sa.DateTime(timezone=True), nullable=True),
