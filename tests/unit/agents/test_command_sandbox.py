@@ -72,6 +72,13 @@ async def test_a_hidden_interpreter_is_an_error_with_the_option(home: Path) -> N
         await ask("tool", sandbox_readable=["~/.local/bin"])
 
 
+async def test_a_list_of_hosts_does_not_allow_private_addresses(home: Path) -> None:
+    get = "import urllib.request as u; u.urlopen('http://10.1.2.3:8888/')"
+    asked = await ask("sh", "-c", f'python3 -c "{get}" || true', sandbox_hosts=["10.1.2.3:8888"])
+    (warning,) = asked.warnings
+    assert "10.1.2.3:8888" in warning and "public addresses only" in warning
+
+
 async def test_a_killed_program_is_an_error_with_the_signal(home: Path) -> None:
     with pytest.raises(AgentFailed, match=r"sh exited with code 137 \(SIGKILL\)"):
         await ask("sh", "-c", "kill -9 $$")
