@@ -8,10 +8,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Self
 
-from daybook.http.guard import Guard
 from daybook.policies.sandboxes import ALL_HOSTS, HostPattern
 
 if TYPE_CHECKING:
+    from daybook.http.guard import Guard
     from daybook.processes.sandboxes.sandbox import SandboxedProgram
 
 MEMORY_SHARE = 0.75

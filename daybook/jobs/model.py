@@ -493,6 +493,9 @@ def _check_repository(action: Action, policy: Policy) -> None:
     for name in ("forge", "one_pull_request"):
         if getattr(policy, name) and not is_proposed:
             raise InvalidInput(name, "applies only to land pull-request", "leave it out")
+    if policy.land != "review" and ANSWER in policy.approve:
+        hint = "use land review, whose change a person decides about"
+        raise InvalidInput("land", f"{policy.land} does not wait for the approval of answer", hint)
     if policy.land == "auto" and not policy.verify:
         hint = "set verify, such as `make test`, or use land review"
         raise InvalidInput("land", "auto needs a verification", hint)

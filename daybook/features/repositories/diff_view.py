@@ -15,7 +15,7 @@ from itertools import pairwise
 
 from markupsafe import Markup, escape
 
-from daybook.features.repositories import patches
+from daybook.features.repositories import git, patches
 from daybook.features.repositories.hidden_characters import HIDDEN, name_of
 from daybook.features.repositories.highlighting import Highlighter, Token, lexer_of
 from daybook.features.repositories.patches import FilePatch, Hunk, Parts, PatchLine
@@ -59,10 +59,12 @@ class ShownFile:
 class ShownDiff:
     """A diff. ``is_cut`` if the end of its patch is missing.
 
+    ``paths`` are the shown files as `git.printable` names them, with the old paths of renamed ones.
     ``left_out_lines`` and ``left_out_files`` are those of the patch that the page does not show.
     """
 
     files: tuple[ShownFile, ...]
+    paths: frozenset[str]
     is_split: bool
     is_cut: bool
     left_out_files: int
@@ -89,6 +91,9 @@ def show(patch: str, *, is_split: bool = False) -> ShownDiff:
         shown.append(_file(number + 1, file, hunks, highlighter, is_split))
     return ShownDiff(
         files=tuple(shown),
+        paths=frozenset(
+            git.printable(path) for each in files for path in (each.path, each.old_path)
+        ),
         is_split=is_split,
         is_cut=parsed.is_cut,
         left_out_files=len(parsed.files) - len(files),

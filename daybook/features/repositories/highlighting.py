@@ -15,7 +15,7 @@ from typing import Any
 
 MAX_FILE_CHARACTERS = 60_000
 """Maximum length of a file's lines, before and after the change."""
-MAX_CHARACTERS = 160_000
+MAX_CHARACTERS = 120_000
 """The same for all files of a page."""
 MAX_SECONDS = 0.5
 """Maximum CPU time of a page, in seconds."""

@@ -21,7 +21,7 @@ async def enqueue(session: AsyncSession, row: ChangeRow, now: datetime) -> None:
     job = await session.get(JobRow, row.job_id) if row.job_id else None
     name = job.name if job else "A direct call"
     ref = row.run_id[:12]
-    size = size_in_words(len(row.files), row.insertions, row.deletions)
+    size = size_in_words(row.changed_files, row.insertions, row.deletions)
     lines = [
         f"{name} has changed {row.repo}: {size}.",
         *([f"It has not landed on {row.onto}: {row.problem}"] if row.problem else []),

@@ -297,6 +297,7 @@ def _rows() -> Select[tuple[ChangeRow, JobRow | None]]:
         .options(
             defer(ChangeRow.patch),  # type: ignore[arg-type]  # up to 2 MB each
             defer(ChangeRow.verification),  # type: ignore[arg-type]
+            defer(ChangeRow.files),  # type: ignore[arg-type]
         )
     )
 
@@ -312,9 +313,8 @@ def _fields(row: ChangeRow, job: JobRow | None) -> dict[str, Any]:
     landed = row.candidate if row.status == ChangeStatus.LANDED else ""
     return own | {
         "job": job.name if job else None,
-        "changed_files": len(row.files),
         "landed": landed,
     }
 
 
-_SAME = RepositoryChange.model_fields.keys() - {"job", "changed_files", "landed"}
+_SAME = RepositoryChange.model_fields.keys() - {"job", "landed"}

@@ -28,6 +28,8 @@ PER_PAGE = 50
 LANDING_PATIENCE_SECONDS = 5.0
 """Maximum time that a page waits for a landing, which may verify the change again."""
 MAX_KEPT_DIFFS = 4
+MAX_OTHERS = 500
+"""Maximum number of files that a page only names, because its diff does not have them."""
 
 SYMBOLS = {
     ChangeStatus.WORKING: "running",
@@ -60,13 +62,18 @@ async def show(site: Site, request: Request) -> Response:
         run = await api.runs.show(Id(change.run_id))
     except NotFound:  # retention has deleted it
         run = None
+    shown = await asyncio.to_thread(_diff, change.patch, is_split=is_split)
+    is_whole = not (shown.is_cut or shown.left_out_files)
+    others = [] if is_whole else [each for each in change.files if each.path not in shown.paths]
     return site.render(
         request,
         "change.html",
         found=change,
         answer=run.output if run else "",
         symbols=SYMBOLS,
-        shown=await asyncio.to_thread(_diff, change.patch, is_split=is_split),
+        shown=shown,
+        others=others[:MAX_OTHERS],
+        count_of_others=len(others),
         command=diff_command(change),
     )
 

@@ -8,14 +8,15 @@ from pathlib import Path
 import httpx
 import pytest
 
-from daybook.api import tokens
-from daybook.features.repositories import page, review
+from daybook.api import changes, tokens
+from daybook.features.repositories import page, review, worktrees
 from daybook.features.repositories.page import MESSAGES
 from daybook.features.repositories.tables import ChangeRow
 from daybook.ledger.engine import sharing
 from daybook.ledger.states import Status
 from daybook.runs.claim_requests import Granted
 from daybook.web.login import PageLogin
+from tests import morning
 from tests.unit.features.attempts import Started
 from tests.unit.features.repositories.projects import at, changed, commit
 from tests.unit.web.conftest import client
@@ -87,6 +88,18 @@ async def test_a_person_reviews_and_lands_a_change(
     assert address not in (await browser.get("/")).text
 
 
+async def test_files_that_are_not_in_the_patch_are_named(
+    world: World, browser: httpx.AsyncClient, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worktrees, "MAX_PATCH_BYTES", 2_000)
+    granted = await waiting(world, project, a="x\n" * 2_000, b="<b>", c="y\n")
+    text = (await browser.get(f"/changes/{granted.run_id}")).text
+    assert "This page does not show the whole change" in text
+    others = text.partition("2 files that are not shown")[2]
+    assert "<code>b.txt</code>" in others and "<code>c.txt</code>" in others
+    assert "a.txt" not in others
+
+
 async def test_a_conflict_is_shown_and_given_back_to_the_agent(
     world: World, browser: httpx.AsyncClient, project: Path
 ) -> None:
@@ -132,7 +145,10 @@ async def test_a_discarded_change_has_its_note(
 ) -> None:
     granted = await waiting(world, project, a="two\n")
     address = f"/changes/{granted.run_id}"
-    _, after = await submit(browser, address, f"{address}/discard", note="Keep <a>.")
+    with sharing(world.ledger):
+        before = await changes.read()
+        _, after = await submit(browser, address, f"{address}/discard", note="Keep <a>.")
+        assert await changes.read() != before  # open pages update themselves
     assert after.status == MESSAGES["change-discarded"]
     assert "Keep &lt;a&gt;." in (await browser.get(address)).text
     assert await status(world, granted) == "discarded"
@@ -167,3 +183,14 @@ async def test_a_shared_link_shows_a_change_without_its_buttons(
 async def test_there_is_no_change(world: World, browser: httpx.AsyncClient) -> None:
     assert "No changes" in (await browser.get("/changes")).text
     assert (await browser.get("/changes/0123456789abcdef0123456789abcdef")).status_code == 404
+
+
+async def test_a_run_that_works_has_no_diff_yet(world: World, browser: httpx.AsyncClient) -> None:
+    run = await world.runs.request(await world.jobs.add("fix"))
+    row = morning.change(run)
+    row.status, row.head, row.patch, row.recorded_at = "working", "", "", None
+    async with world.ledger.write() as session:
+        session.add(row)
+    text = (await browser.get(f"/changes/{run.id}")).text
+    assert "The run has not recorded a change." in text
+    assert Forms(text).forms == []

@@ -245,6 +245,18 @@ async def test_a_discarded_change_does_not_land_and_the_next_run_knows(
     )
 
 
+async def test_a_run_knows_which_changes_of_its_job_wait(
+    world: World, running: Started, project: Path
+) -> None:
+    granted = await running(repo=str(project), ref="main")
+    await Agent(world, [writes(a="better\n")])(granted)
+    await world.runs.finish(granted, Status.SUCCEEDED)
+    agent = Agent(world, [nothing])
+    await agent(await running())
+    assert agent.questions[0].addition.endswith("do not make them again:\n- Done 1.")
+    assert (worktrees.folder_of(granted.run_id) / "work" / "a.txt").read_text() == "better\n"
+
+
 async def test_a_large_change_of_land_auto_waits(
     world: World, running: Started, project: Path
 ) -> None:
