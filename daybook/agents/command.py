@@ -401,7 +401,9 @@ class CommandAgent:
                 raise AgentTemporary(
                     f"{self._program} could not be started: {error.strerror}"
                 ) from None
-            raise self._wrong(f"{program} cannot be run: {error.strerror}") from None
+            hidden = sandbox is not None and error.errno == errno.ENOENT
+            hint = "; the sandbox hides what it needs, see --sandbox-readable" if hidden else ""
+            raise self._wrong(f"{program} cannot be run: {error.strerror}{hint}") from None
         except ValueError as error:  # an argument contains a zero byte or a lone surrogate
             raise AgentFailed(f"the prompt cannot be passed as an argument: {error}") from None
 

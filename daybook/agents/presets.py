@@ -43,13 +43,13 @@ PRESETS = {
         command=("claude", "-p", "--output-format", "stream-json", "--verbose"),
         lines=ClaudeCodeLines,
         tool_arguments=("--mcp-config={mcp_config}",),
-        environment=("ANTHROPIC_API_KEY", "CLAUDE_CODE_OAUTH_TOKEN"),
+        environment=("ANTHROPIC_API_KEY", "CLAUDE_CODE_OAUTH_TOKEN", "CLAUDE_CONFIG_DIR"),
         # The fork gets a new id, and the conversation itself ends with the last answer: a run that
         # fails afterwards must not add to it.
         resume=("--resume", "{}", "--fork-session"),
         sandbox={
             "sandbox_readable": ("~/.local/bin", "~/.local/share/claude", "~/.npm-global"),
-            "sandbox_writable": ("~/.claude", "~/.claude.json"),
+            "sandbox_writable": ("~/.claude",),
             "sandbox_hosts": ("api.anthropic.com", "console.anthropic.com", "claude.ai"),
         },
     ),

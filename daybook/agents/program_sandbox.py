@@ -76,7 +76,7 @@ class ProgramSandbox:
             network = "all"
         elif level is SandboxLevel.WORKSPACE and self.hosts:
             patterns = tuple(HostPattern.parse(each) for each in self.hosts)
-            network = HostProxy(patterns, self.guard, refused=self.refused)
+            network = HostProxy(patterns, self.guard.for_program(), refused=self.refused)
         readable = tuple(_existing(self.readable))
         limits = SandboxLimits(memory_bytes=int(_memory_bytes() * MEMORY_SHARE))
         sandbox = Sandbox(level, writable, readable, network, limits)  # type: ignore[arg-type]

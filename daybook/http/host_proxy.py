@@ -2,9 +2,9 @@
 
 The proxy compares the name that the program requests with the list before it resolves the name, so
 a name cannot carry data out. The guard then checks the addresses of the name, and the proxy
-connects to a checked address. So no name leads to a private address, not even one whose address
-changes. The program's TLS connection ends at the host: the proxy does not see what it contains. So
-a host of the list that serves several names can be asked for the others.
+connects to a checked address. So no name leads to an address that the guard refuses, not even one
+whose address changes. The program's TLS connection ends at the host: the proxy does not see what it
+contains. So a host of the list that serves several names can be asked for the others.
 
 A request for `https` begins with `CONNECT`. A connection for plain `http` has one request.
 """

@@ -28,6 +28,7 @@ FEATURE = Feature(
     run_links="page:links",
     needs="needs:waiting",
     changes="changes:parts",
+    ledger_checks=(("git", "checks:git"),),
     settings="settings:RepositorySettings",
     tables="tables",
     loops="keeping:LOOPS",

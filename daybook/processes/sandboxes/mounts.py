@@ -264,7 +264,7 @@ def _own_code() -> list[str]:
 
 def _check(path: str, protected: Sequence[str], which: str) -> None:
     """Raise `InvalidInput` if no sandbox may show ``path`` as ``which``."""
-    field = f"sandbox.{which}"
+    field = "work_dir" if which == "folder" else f"sandbox_{which}"
     expanded = os.path.expanduser(path)
     if not os.path.isabs(expanded):
         raise InvalidInput(field, f"{path} is relative", "write an absolute path or ~/…")

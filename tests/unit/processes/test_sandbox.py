@@ -133,7 +133,8 @@ def test_a_path_that_no_sandbox_shows_is_refused(home: Path) -> None:
                 plan(home / "project", readable=(path,))
             else:
                 plan(home / "project", writable=(path,))
-            assert refused.value.field == f"sandbox.{which}"
+            field = "work_dir" if which == "folder" else f"sandbox_{which}"
+            assert refused.value.field == field
             assert refused.value.hint
 
 

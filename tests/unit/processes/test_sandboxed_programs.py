@@ -81,7 +81,9 @@ async def test_a_named_link_is_shown(work: Path, tmp_path: Path) -> None:
     link.symlink_to(real)
     sandbox = Sandbox(SandboxLevel.STRICT, readable=(str(link),))
     assert (await run(sandbox, [f"{link}/tool"], work)).lines == ["it runs"]
-    with pytest.raises(InvalidInput, match=r"tool is not visible.*name .*/current and .*/2"):
+    with pytest.raises(
+        InvalidInput, match=r"tool is not visible.*-readable .*/current --sandbox-readable .*/2 to"
+    ):
         await run(STRICT, [f"{link}/tool"], work)
 
 
@@ -280,3 +282,17 @@ def running_with(argument: str) -> list[str]:
         if argument.encode() in arguments:
             found.append(each)
     return found
+
+
+async def test_only_in_a_named_folder_a_program_replaces_a_file(work: Path, tmp_path: Path) -> None:
+    file, folder = tmp_path / "settings.json", tmp_path / "login"
+    folder.mkdir()
+    for each in (file, folder / "settings.json"):
+        each.write_text("old")
+    sandbox = Sandbox(SandboxLevel.WORKSPACE, writable=(str(file), str(folder)))
+    script = (
+        f"cd {tmp_path}; for each in . login; do echo new > new; mv new $each/settings.json; done"
+    )
+    result = (await shell(sandbox, script, work)).result
+    assert "Device or resource busy" in result.errors.decode()
+    assert (file.read_text(), (folder / "settings.json").read_text()) == ("old", "new\n")
