@@ -10,6 +10,7 @@ rest of Daybook names no feature, but goes through `features`::
     program_folders                                 `execution.program_folders`
     workspace         `execution.workspaces`
     sources           `api.sources`           files       `api.run_files`
+    run_links         `api.run_life`
     resources         `mcp.resources`         status      `diagnosis.feature_status`
     pages, links      `web.pages`             needs       `diagnosis.attention`
     new_job_links     `web.pages`
@@ -85,6 +86,8 @@ class Feature:
     - ``files`` is a module with two coroutine functions of a read session and a run's id: `of_run`
       returns the `ledger.views.RunFile`s of the run, and `content`, which gets also a path, returns
       the bytes of a file, None if they are not kept.
+    - ``run_links`` is a coroutine function of a read session and a run's id. It returns the
+      `ledger.views.RunLink`s of the run's page.
     - ``resources`` is a class of `mcp.resources.Resources`.
     - ``pages`` is a module with `ROUTES` and perhaps `ACTIONS` and their `MESSAGES` (`web.pages`);
       its templates are in the feature's folder ``templates``. ``links`` are the paths and names of
@@ -130,6 +133,7 @@ class Feature:
     workspace: str = ""
     sources: str = ""
     files: str = ""
+    run_links: str = ""
     resources: str = ""
     pages: str = ""
     links: tuple[tuple[str, str], ...] = ()

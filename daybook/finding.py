@@ -30,6 +30,7 @@ class FindingAction(StrEnum):
     READ = "read inbox"
     RESUME = "resume job"
     RETRY = "retry callbacks"
+    REVIEW = "review change"
     RUN = "run job"
     SYNC = "sync"
 

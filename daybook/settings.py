@@ -14,7 +14,7 @@ import tomllib
 from functools import cache
 from ipaddress import ip_address, ip_network
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -144,6 +144,12 @@ class Settings(BaseSettings):
         description="Folders, comma-separated, that may contain the work directories of jobs: "
         "absolute paths, or paths that begin with ~. The default is the home of the user who runs "
         "Daybook. Empty: no job may have a work directory.",
+    )
+
+    sandbox: Literal["off", "workspace", "strict"] = Field(
+        default="off",
+        description="Sandbox of the programs of jobs that choose none: command agents, checks, "
+        "watches, `shell`, setup and verify. Jobs of agents cannot choose a weaker one.",
     )
 
     alert_channel: str = Field(

@@ -34,6 +34,7 @@ MARKS = (
     *("log", "session", "session-text", "session-answer", "url", "body", "tool", "params"),
     *("callback-subject", "callback-body", "callback-answer", "callback-try", "address"),
     *("message", "message-text", "task", "instructions"),
+    *("host", "onto", "branch", "problem", "path", "line", "verification", "left-out"),
 )
 """Names of the places."""
 
@@ -154,6 +155,15 @@ async def store(ledger: Ledger) -> Stored:
         session.add_all([row, revision, bad, called, used, sent, message, talk])
         await session.flush()
         session.add(morning.attempt(bad, error=payload("attempt")))
+        change = morning.change(bad, payload("path"), payload("line"))
+        change.host, change.onto, change.branch = (
+            payload("host"),
+            payload("onto"),
+            payload("branch"),
+        )
+        change.problem, change.verification = payload("problem"), payload("verification")
+        change.notes = [payload("left-out")]
+        session.add(change)
         for number, (role, mark) in enumerate(
             (("user", "session-text"), ("assistant", "session-answer")), 1
         ):
@@ -181,6 +191,7 @@ async def store(ledger: Ledger) -> Stored:
             *(f"/jobs/{each.id}/edit" for each in (stored, calling, using)),
             *(f"/runs/{each.id}" for each in (bad, called, used)),
             f"/runs/{bad.id}/log",
+            *("/changes", f"/changes/{bad.id}", f"/changes/{bad.id}?view=split"),
             f"/callbacks/{ids[0]}",
             f"/inbox/{ids[1]}",
             f"/tasks/{task.id}",

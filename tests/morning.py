@@ -12,6 +12,7 @@ import uuid
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from daybook.features.repositories.tables import ChangeRow
 from daybook.features.tasks import queue, sessions
 from daybook.jobs import store
 from daybook.jobs.model import edit, new_job
@@ -225,6 +226,7 @@ async def _trouble(ledger: Ledger, jobs: dict[str, StoredJob], now: datetime) ->
                 attempt(failed, number, started_at=begun, finished_at=begun + timedelta(seconds=9))
             )
         session.add_all(_steps(failed))
+        session.add(change(failed))
         row = await session.get(JobRow, jobs["flaky-tests"].id)
         assert row is not None
         row.consecutive_failures, row.last_status, row.last_error = 3, "failed", failed.error
@@ -272,6 +274,63 @@ async def _attack(ledger: Ledger, now: datetime) -> None:
         await session.flush()
         session.add(attempt(bad))
         session.add(_delivery(bad, "failed", "https://example.org/x", now, body=ATTACK))
+        session.add(change(bad, f"docs/{ATTACK.replace('/', '_')}.html", f"<p>{ATTACK}</p>"))
+
+
+PATCH = """\
+diff --git a/{path} b/{path}
+index 8c1f2aa..9b0d3c1 100644
+--- a/{path}
++++ b/{path}
+@@ -1,5 +1,6 @@ def wait():
+ # The tests of zones wait for the clock.
+-def wait(seconds=1.0):
+-    clock.advance(seconds)  # flaky
++def wait(until=NOON, *, seconds=1.0):
++    # Wait with the clock of the test.
++    clock.passes(seconds)  # not flaky \u202e any more
+     return {text!r}
+
+ LIMIT = 30
+diff --git a/logo.png b/logo.png
+index 8c1f2aa..9b0d3c1 100644
+Binary files a/logo.png and b/logo.png differ
+diff --git a/uv.lock b/uv.lock
+new file mode 100644
+index 0000000..9b0d3c1
+--- /dev/null
++++ b/uv.lock
+@@ -0,0 +1 @@
++version = 1
+"""
+"""A patch with a file of each kind: one with lines, a binary and a generated one."""
+
+
+def change(row: RunRow, path: str = "tests/zones.py", text: str = "time") -> ChangeRow:
+    """Return a change of the run that waits for a person."""
+    return ChangeRow(
+        run_id=row.id,
+        job_id=row.job_id,
+        host="desk",
+        repo="/home/maria/zones",
+        onto="main",
+        branch=f"daybook/zones/{row.id[:12]}",
+        land="review",
+        started_at=row.due,
+        base="5e1f" * 10,
+        start="5e1f" * 10,
+        status="waiting",
+        agent=row.agent or "",
+        head="9b0d" * 10,
+        recorded_at=row.finished_at,
+        is_verified=False,
+        insertions=4,
+        deletions=2,
+        files=[{"path": path, "insertions": 3, "deletions": 2}],
+        problem=f"verify: make test exited with code 2 {text}",
+        verification=f"1 failed: {text}",
+        patch=PATCH.format(path=path, text=text),
+    )
 
 
 def _delivery(

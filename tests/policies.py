@@ -25,6 +25,8 @@ DEFAULT: dict[str, object] = {
     "work_dir": "",
     "exclusive_dir": True,
     "project_instructions": True,
+    "sandbox": "",
+    "sandbox_hosts": [],
     "repo": "",
     "ref": "",
     "setup": [],

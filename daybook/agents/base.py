@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field
 
 from daybook import names
 from daybook.agents.journal import Journal, ProgramSession
+from daybook.agents.program_sandbox import ProgramSandbox
 from daybook.errors import AgentMisconfigured
 from daybook.feature import features
 from daybook.json_text import JsonObject
@@ -127,6 +128,7 @@ class AgentRequest:
     - ``folders``: folders that such an agent finds while it runs (`agents.program_folders`).
     - ``work_dir``: real path of the job's work directory. A program runs there. If it is empty, the
       program runs in the agent's own work directory.
+    - ``sandbox``: the sandbox of an agent that is a program; None for none.
     - ``instructions``: instructions that a model gets after the agent's own system prompt.
     - ``once``: true if the agent may send only one request to the model, even if the model calls a
       tool.
@@ -152,6 +154,7 @@ class AgentRequest:
     servers: McpServers | None = None
     folders: tuple[ProgramFolder, ...] = field(default=(), repr=False)
     work_dir: str = ""
+    sandbox: ProgramSandbox | None = None
     instructions: str = field(default="", repr=False)
     once: bool = False
     run_id: str = ""

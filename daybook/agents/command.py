@@ -32,6 +32,7 @@ from daybook.agents.base import (
     refuse_model,
 )
 from daybook.agents.journal import PlannedStep, StepPosition, StepReply
+from daybook.agents.program_sandbox import ProgramSandbox, to_start
 from daybook.agents.step_lines import StepLines
 from daybook.agents.step_recorder import MAX_LINE_BYTES, StepRecorder
 from daybook.errors import AgentFailed, AgentMisconfigured, AgentTemporary, AgentTimeout
@@ -43,10 +44,12 @@ from daybook.policies.compression import (
     SummarizeAfterMessages,
     SummarizeAfterTokens,
 )
+from daybook.policies.sandboxes import check_hosts
 from daybook.processes import environment, group, locations
 from daybook.processes.ending import wait_shielded
 from daybook.processes.pipes import LinePipe
 from daybook.redaction import redact
+from daybook.validation import raising_pydantic_error
 
 log = logging.getLogger(__name__)
 
@@ -110,6 +113,24 @@ class CommandSettings(BaseModel):
         ),
     )
 
+    sandbox_readable: list[str] = Field(
+        default=[],
+        title="Readable in a sandbox",
+        description="Path that the program may read in a sandbox: its installation, if that is in "
+        "the user's home. An absolute path, or one that begins with ~.",
+    )
+    sandbox_writable: list[str] = Field(
+        default=[],
+        title="Writable in a sandbox",
+        description="Path that the program may also write to in a sandbox, such as the folder with "
+        "its login.",
+    )
+    sandbox_hosts: list[str] = Field(
+        default=[],
+        title="Hosts in a sandbox",
+        description="Host that the program needs in a sandbox: api.example.org, *.example.org or "
+        "example.org:8443; all, for the network of this machine.",
+    )
     tools: list[str] = Field(
         default=[],
         title="Tools",
@@ -146,6 +167,21 @@ class CommandSettings(BaseModel):
                 "finds its tool servers"
             )
         return base.check_server_entries(value)
+
+    @field_validator("sandbox_readable", "sandbox_writable")
+    @classmethod
+    def _absolute_paths(cls, value: list[str]) -> list[str]:
+        for each in value:
+            if not each.startswith(("/", "~")):
+                raise ValueError(f'"{each}" is relative; use an absolute path, or one with ~')
+        return value
+
+    @field_validator("sandbox_hosts")
+    @classmethod
+    def _hosts(cls, value: list[str]) -> list[str]:
+        with raising_pydantic_error():
+            check_hosts(tuple(value))
+        return value
 
     @field_validator("work_dir")
     @classmethod
@@ -202,7 +238,8 @@ class CommandAgent:
             request = await _with_reported(request, given)
             if self.settings.output in presets.PRESETS:
                 reply = await self._answer_with_steps(request, folder, variables, config, hidden)
-                return replace(reply, warnings=(*warnings, *reply.warnings))
+                refused = request.sandbox.warnings() if request.sandbox else ()
+                return replace(reply, warnings=(*warnings, *reply.warnings, *refused))
             completed = await self._run(request, folder, variables, config)
         # An incremental decoder drops an incomplete character at the end of the shortened output.
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -215,6 +252,7 @@ class CommandAgent:
             raise AgentFailed(self._exit_words(completed, hidden), text)
         text = hidden.of_answer(text, is_cut=is_cut)
         result = self._parsed(text, completed) if self.settings.output == "json" else None
+        warnings = [*warnings, *(request.sandbox.warnings() if request.sandbox else ())]
         return AgentReply(text, self.name, result, cut=_cut(completed), warnings=tuple(warnings))
 
     async def _answer_with_steps(
@@ -303,7 +341,10 @@ class CommandAgent:
             for each in (completed.errors, completed.output)
         )
         said = group.describe_prints(errors, output)
-        return f"{self._program} {group.describe_exit(completed.code)}; {said}"
+        how = group.describe_exit(completed.code)
+        if completed.exceeded:
+            how = f"was ended by its sandbox: {completed.exceeded}"
+        return f"{self._program} {how}; {said}"
 
     @property
     def _program(self) -> str:
@@ -338,6 +379,8 @@ class CommandAgent:
         by_argument = template.takes_prompt(self.settings.command)
         text = request.prompt if by_argument else self._stdin_text(request)
         prompt = text.encode(errors="replace")
+        sandbox = self._sandbox(request, config)
+        program = to_start(self.settings.command[0], program, sandbox)
         try:
             return await process.run(
                 [program, *arguments[1:]],
@@ -346,6 +389,7 @@ class CommandAgent:
                 stdin=None if by_argument else prompt,
                 seconds=request.timeout,
                 output=lines,
+                sandbox=sandbox,
             )
         except OSError as error:
             if error.errno == errno.E2BIG:
@@ -357,9 +401,22 @@ class CommandAgent:
                 raise AgentTemporary(
                     f"{self._program} could not be started: {error.strerror}"
                 ) from None
-            raise self._wrong(f"{program} cannot be run: {error.strerror}") from None
+            hidden = sandbox is not None and error.errno == errno.ENOENT
+            hint = "; the sandbox hides what it needs, see --sandbox-readable" if hidden else ""
+            raise self._wrong(f"{program} cannot be run: {error.strerror}{hint}") from None
         except ValueError as error:  # an argument contains a zero byte or a lone surrogate
             raise AgentFailed(f"the prompt cannot be passed as an argument: {error}") from None
+
+    def _sandbox(self, request: AgentRequest, config: str) -> ProgramSandbox | None:
+        """Return the run's sandbox with what this program needs."""
+        if request.sandbox is None:
+            return None
+        settings = self.settings
+        return request.sandbox.with_more(
+            hosts=settings.sandbox_hosts,
+            readable=[*settings.sandbox_readable, *filter(None, [os.path.dirname(config)])],
+            writable=settings.sandbox_writable,
+        )
 
     def _stdin_text(self, request: AgentRequest) -> str:
         if not request.history or request.resume is not None or self.settings.history == "none":

@@ -7,7 +7,7 @@ To add a preset, write a reader of the program's output lines (`step_lines`), ad
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from daybook.agents.base import AgentRequest, is_folder_entry
@@ -26,7 +26,8 @@ class Preset:
     ``lines`` creates the reader of the program's output. If the agent has tool servers,
     ``tool_arguments`` are added to the command. ``environment`` has the names of the variables from
     which the program reads its key. ``resume`` are further arguments that continue a conversation;
-    {} is the program's own id of it.
+    {} is the program's own id of it. ``sandbox`` has the settings with which the program works in a
+    sandbox: its installation, its login and its hosts.
     """
 
     command: tuple[str, ...]
@@ -34,6 +35,7 @@ class Preset:
     tool_arguments: tuple[str, ...] = ()
     environment: tuple[str, ...] = ()
     resume: tuple[str, ...] = ()
+    sandbox: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 PRESETS = {
@@ -41,10 +43,15 @@ PRESETS = {
         command=("claude", "-p", "--output-format", "stream-json", "--verbose"),
         lines=ClaudeCodeLines,
         tool_arguments=("--mcp-config={mcp_config}",),
-        environment=("ANTHROPIC_API_KEY", "CLAUDE_CODE_OAUTH_TOKEN"),
+        environment=("ANTHROPIC_API_KEY", "CLAUDE_CODE_OAUTH_TOKEN", "CLAUDE_CONFIG_DIR"),
         # The fork gets a new id, and the conversation itself ends with the last answer: a run that
         # fails afterwards must not add to it.
         resume=("--resume", "{}", "--fork-session"),
+        sandbox={
+            "sandbox_readable": ("~/.local/bin", "~/.local/share/claude", "~/.npm-global"),
+            "sandbox_writable": ("~/.claude",),
+            "sandbox_hosts": ("api.anthropic.com", "console.anthropic.com", "claude.ai"),
+        },
     ),
     "codex": Preset(
         command=("codex", "exec", "--json", "--skip-git-repo-check"),
@@ -53,6 +60,11 @@ PRESETS = {
         # After all options, because most options are not options of the subcommand. "-" makes the
         # subcommand read the prompt from standard input.
         resume=("resume", "{}", "-"),
+        sandbox={
+            "sandbox_readable": ("~/.local/bin", "~/.npm-global"),
+            "sandbox_writable": ("~/.codex",),
+            "sandbox_hosts": ("api.openai.com", "auth.openai.com", "chatgpt.com"),
+        },
     ),
 }
 """All presets, by their names."""
@@ -76,6 +88,7 @@ def apply(name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
     names = [*fields.get("environment", DEFAULT_NAMES), *preset.environment]
     return {
         "output": name,
+        **{field: [*given] for field, given in preset.sandbox.items()},
         **fields,
         "command": [*preset.command, *more, *fields.get("command", ())],
         "environment": list(dict.fromkeys(names)),

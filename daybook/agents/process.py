@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from daybook.agents.program_sandbox import ProgramSandbox
 from daybook.processes import pipes
 from daybook.processes.ending import wait_shielded
 from daybook.processes.group import ProcessGroup
@@ -37,7 +38,7 @@ class ProgramResult:
 
     ``dropped`` is the number of bytes of output beyond the limit of its pipe. If the output was
     read line by line, ``output`` is empty, and ``dropped`` is the number of bytes in lines that
-    were too long.
+    were too long. ``exceeded`` is the limit for which a sandbox has ended the program; "" if none.
     """
 
     code: int
@@ -45,6 +46,7 @@ class ProgramResult:
     dropped: int
     errors: bytes
     timed_out: bool
+    exceeded: str = ""
 
 
 async def run(
@@ -57,13 +59,31 @@ async def run(
     output: LinePipe | EndsPipe | HeadPipe | None = None,
     grace_seconds: float | None = None,
     pass_fds: Sequence[int] = (),
+    sandbox: ProgramSandbox | None = None,
 ) -> ProgramResult:
     """Run the program until it exits or ``seconds`` have passed. ``output`` reads its output.
+
+    If there is a ``sandbox``, it runs there, and in no case without; raise the errors of
+    `ProgramSandbox.wrap`, too.
 
     ``grace_seconds`` is as in `ProcessGroup.end`, and ``pass_fds`` as in `ProcessGroup`. Raise
     OSError or ValueError if the program cannot be started. If the caller is cancelled, even
     repeatedly, raise CancelledError only after the group has ended.
     """
+    if sandbox is not None:
+        async with sandbox.wrap(arguments, folder=folder, environment=environment) as wrapped:
+            result = await run(
+                wrapped.arguments,
+                folder=folder,
+                environment=wrapped.environment,
+                stdin=stdin,
+                seconds=seconds,
+                output=output,
+                grace_seconds=grace_seconds,
+                pass_fds=(*pass_fds, *wrapped.pass_fds),
+            )
+            wrapped.check_started(result.errors)
+            return replace(result, exceeded=wrapped.exceeded)
     group = ProcessGroup(
         arguments,
         folder=folder,

@@ -47,6 +47,8 @@ class CommonFields(TypedDict, total=False):
     work_dir: str
     exclusive_dir: bool
     project_instructions: bool
+    sandbox: Literal["", "off", "workspace", "strict"]
+    sandbox_hosts: Sequence[str]
     repo: str
     ref: str
     setup: Sequence[str]

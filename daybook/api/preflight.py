@@ -28,6 +28,7 @@ from daybook.json_text import JsonObject
 from daybook.ledger.engine import Ledger, open_ledger
 from daybook.policies.checks import Check
 from daybook.policies.policy import ANSWER, tools_of
+from daybook.policies.sandboxes import SandboxChoice
 from daybook.processes import locations
 from daybook.resources import copies
 from daybook.resources import secrets as secret_blocks
@@ -89,6 +90,7 @@ async def check_action(client: PrefectClient | None, job: Job, owner: str) -> li
     """
     notes = locations.check_job_folder(job.policy.work_dir)
     notes += workspaces.check(job.policy)
+    notes += _sandbox_notes(job.policy.sandbox)
     _check_by_kind(job, _guard(owner))
     notes += await _check_target(client, job.action, owner)
     await _check_model(client, job.action)
@@ -99,6 +101,17 @@ async def check_action(client: PrefectClient | None, job: Job, owner: str) -> li
         await _check_tools(client, "approve", given, [ANSWER])
         await _check_tools(client, "only_tools", job.policy.only_tools)
     return notes + await _check_precondition(client, job.policy.check, owner)
+
+
+def _sandbox_notes(level: SandboxChoice) -> list[str]:
+    """Return a note if this machine cannot build the sandbox that a job chooses."""
+    if level in ("", "off"):
+        return []
+    from daybook.processes.sandboxes.sandbox import why_unavailable  # slow to import
+
+    why = why_unavailable()
+    problem = "this machine cannot build the sandbox, so every run on a machine like it will fail"
+    return [f"{problem}: {why}"] if why else []
 
 
 def _check_by_kind(job: Job, guard: Guard) -> None:

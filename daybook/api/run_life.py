@@ -13,12 +13,13 @@ from sqlmodel import col, select
 from daybook.api import authorization, run_files, sources
 from daybook.delivery import history as deliveries
 from daybook.delivery.views import ListedRun, NotificationDetails
+from daybook.feature import loaded
 from daybook.json_text import JsonObject
 from daybook.ledger import triggers
 from daybook.ledger.engine import open_ledger
 from daybook.ledger.states import LIVE
 from daybook.ledger.tables import AttemptRow, RunRow
-from daybook.ledger.views import Approval, RunFile, RunSource, Step, UtcTime, columns
+from daybook.ledger.views import Approval, RunFile, RunLink, RunSource, Step, UtcTime, columns
 from daybook.runs import approvals, steps, usage
 
 
@@ -61,8 +62,8 @@ class RunLife(BaseModel, frozen=True):
     is None if the run has no job, or its job no deployment. ``tokens`` is the maximum number of
     tokens from the last claim on; None if unlimited. ``steps`` are the steps of the run's agent,
     ``approvals`` are the questions to a person about its calls and answers, and ``tools``,
-    ``sources`` and ``files`` are as in `RunWithSteps`.
-    ``paused_until`` of the deliveries is None. ``evidence`` has the outcomes that the ledger
+    ``sources`` and ``files`` are as in `RunWithSteps`. ``links`` are pages of features about the
+    run. ``paused_until`` of the deliveries is None. ``evidence`` has the outcomes that the ledger
     refused, because the process that reported them had lost its claim.
     """
 
@@ -76,6 +77,7 @@ class RunLife(BaseModel, frozen=True):
     tools: list[str]
     sources: list[RunSource]
     files: list[RunFile]
+    links: list[RunLink]
     deliveries: list[NotificationDetails]
     events: list[RunEvent]
     evidence: list[JsonObject]
@@ -96,6 +98,7 @@ async def show(ref: str) -> RunLife:
         attempts, so_far = await _attempts(session, row, ledger.now())
         step_rows = await steps.of_run(session, row.id)
         files = await run_files.find(session, row.id)
+        links = [link for find in loaded("run_links") for link in await find(session, row.id)]
         asked = [Approval.of(each) for each in await approvals.of_run(session, row.id)]
         rows = await deliveries.list_for_run(session, row.id)
         alerts = await deliveries.alert_statuses(session, [row.id])
@@ -112,6 +115,7 @@ async def show(ref: str) -> RunLife:
         tools=steps.tools_of(step_rows),
         sources=sources.of_steps(made),
         files=files,
+        links=links,
         deliveries=sent,
         events=events_of(row, attempts, sent, asked),
         evidence=row.evidence,

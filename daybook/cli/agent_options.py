@@ -31,6 +31,7 @@ _OFTEN_SET = ("temperature", "max_tokens")
             *options_of(_PROGRAM, "work_dir"),
             environment_option(_PROGRAM),
             *options_of(_PROGRAM, "output", "history"),
+            *options_of(_PROGRAM, "sandbox_readable", "sandbox_writable", "sandbox_hosts"),
         ],
         "Any agent": options_of(
             _MODEL,

@@ -30,7 +30,7 @@ async def prepare_act(granted: Granted, own: OwnTools) -> Act:
         prompt,
         model=action.model,
         own=own,
-        folder=workspace.folder if workspace else None,
+        workspace=workspace,
     )
 
     async def ask(asked: PreparedAgents) -> Outcome:

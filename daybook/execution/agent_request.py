@@ -19,6 +19,7 @@ from typing import Any
 from prefect.client.orchestration import get_client
 
 from daybook.agents.base import Agent, AgentRequest, ChatMessage, ProgramFolder
+from daybook.agents.program_sandbox import ProgramSandbox
 from daybook.errors import AgentMisconfigured, AgentTimeout
 from daybook.execution import (
     agent_lookup,
@@ -30,12 +31,14 @@ from daybook.execution import (
     mcp_config,
     program_folders,
     project_instructions,
+    sandboxing,
 )
 from daybook.execution.agent_tools import OwnTools, ToolSelection
 from daybook.execution.answers import AgentAnswer
 from daybook.execution.builtin_tools import ToolContext
 from daybook.execution.journal import RunJournal
 from daybook.execution.mcp_config import McpConfiguration
+from daybook.execution.workspaces import Workspace
 from daybook.jobs import limits
 from daybook.jobs.actions import OutputFormat
 from daybook.ledger.states import Outcome, Status, Usage
@@ -102,18 +105,18 @@ async def prepare_request(
     model: str = "",
     own: OwnTools,
     fallback: int = 0,
-    folder: str | None = None,
+    workspace: Workspace | None = None,
 ) -> PreparedRequest:
     """Look up the agent and the tools that it may call; ``own`` returns Daybook's own tools.
 
-    ``fallback`` is as in `AgentRequest`. The agent works in ``folder``, or in the job's work
+    ``fallback`` is as in `AgentRequest`. The agent works in ``workspace``, or in the job's work
     directory if it is None. Raise `DaybookError`, and the errors of Prefect's client.
     """
     policy = Policy.model_validate(granted.parameters["policy"])
     owner = granted.job.row.owner if granted.job else ""
     approve = tools_of(limits.approvals_of(policy, owner))
     of_owner, only = limits.load_limits(owner), policy.only_tools
-    work_dir = locations.job_folder(policy.work_dir) if folder is None else folder
+    work_dir = workspace.folder if workspace else locations.job_folder(policy.work_dir)
     # A job of an agent may have inherited entries for tools that its own agent does not have. It
     # inherits `only_tools` too.
     of_job = () if is_agent(owner) else tools_of(policy.approve)
@@ -122,12 +125,17 @@ async def prepare_request(
         servers = PrefectServers(client)
         selection, configuration = ToolSelection(found.name), McpConfiguration()
         folders: tuple[ProgramFolder, ...] = ()
+        sandbox: ProgramSandbox | None = None
         if found.is_program:
+            sandbox = sandboxing.of_run(granted)
             _refuse_approvals(found.name, found.tools, of_job, approve)
             _refuse_only_tools(found.name, only)
             await program_folders.check(found.tools, servers)
             folders = await program_folders.find(found.tools)
             configuration = await mcp_config.find(found.tools, servers)
+            if sandbox is not None and configuration.own:
+                problem = 'the program cannot use "daybook" in a sandbox, which hides Daybook'
+                raise AgentMisconfigured(f"sandbox: {problem}; remove it from the agent's tools")
         else:
             context = ToolContext(granted, found.name, work_dir, secrets=servers.secrets)
             selection = await agent_tools.find(found.name, found.tools, servers, own, context)
@@ -164,6 +172,7 @@ async def prepare_request(
         servers=await mcp_config.build(configuration, actor),
         folders=folders,
         work_dir=work_dir,
+        sandbox=sandbox,
     )
     has_project = policy.project_instructions and not found.is_program
     return PreparedRequest(found, request, selection, actor, work_dir if has_project else "")

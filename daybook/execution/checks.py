@@ -39,9 +39,10 @@ from prefect.client.orchestration import get_client
 from daybook import json_text, owners
 from daybook.agents import process
 from daybook.agents.base import Agent, AgentReply, AgentRequest
+from daybook.agents.program_sandbox import to_start
 from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import AgentError, AgentTimeout, DaybookError, Unreachable
-from daybook.execution import agent_lookup, answers, conversation, watches
+from daybook.execution import agent_lookup, answers, conversation, sandboxing, watches
 from daybook.execution.agent_lookup import guard_of
 from daybook.http.guard import origin
 from daybook.jobs import provenance
@@ -327,17 +328,18 @@ async def _run_program(
     if owners.is_agent(owner):
         raise CheckFailed("an agent owns the job, but only the operator may set a command")
     variables = environment.select(environment.DEFAULT_NAMES)
-    name = command[0]
+    name, sandbox = command[0], sandboxing.of_run(granted)
     work_dir = locations.job_folder(granted.policy.work_dir)
     with locations.run_folder(work_dir, prefix="daybook-check-") as folder:
         program = locations.find_program(name, folder, variables)
         try:
             ended = await process.run(
-                [program, *command[1:]],
+                [to_start(name, program, sandbox), *command[1:]],
                 folder=folder,
                 environment=variables,
                 stdin=None,
                 seconds=seconds,
+                sandbox=sandbox,
             )
         except OSError as error:
             raise CheckFailed(f"{program} cannot be run: {error.strerror}") from None

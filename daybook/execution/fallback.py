@@ -37,7 +37,7 @@ from daybook.execution import answers, journal
 from daybook.execution.agent_request import PreparedRequest, prepare_request
 from daybook.execution.agent_tools import OwnTools
 from daybook.execution.answers import QUESTIONS, AgentAnswer
-from daybook.execution.workspaces import WorkQuestion
+from daybook.execution.workspaces import WorkQuestion, Workspace
 from daybook.jobs.actions import OutputFormat
 from daybook.ledger.states import Usage
 from daybook.runs import usage
@@ -123,11 +123,11 @@ async def prepare_agents(
     *,
     model: str = "",
     own: OwnTools,
-    folder: str | None = None,
+    workspace: Workspace | None = None,
 ) -> PreparedAgents:
     """Prepare a request to each agent; ``model`` is for the first agent, which is the job's own.
 
-    The agents work in ``folder``, or in the job's work directory if it is None.
+    The agents work in ``workspace``, or in the job's work directory if it is None.
 
     An agent that does not exist, or has invalid settings or tools, counts as unavailable. Raise
     `AgentMisconfigured` if all agents are unavailable, and the errors of Prefect's client.
@@ -142,7 +142,7 @@ async def prepare_agents(
                 model="" if position else model,
                 own=own,
                 fallback=position,
-                folder=folder,
+                workspace=workspace,
             )
         except (AgentMisconfigured, InvalidInput) as error:
             agents[name] = AgentMisconfigured(str(error))

@@ -231,7 +231,8 @@ class RunJournal:
         row = self._earlier.get(position)
         if row is not None and row.kind != "request":
             return None if row.reply is None else row.reply["value"]
-        if any(each.agent == position.agent and each > position for each in self._earlier):
+        made = [each for each in self._earlier if each.agent == position.agent and each.request]
+        if any(each > position for each in made):
             return None
         found = await find()
         if found is None:

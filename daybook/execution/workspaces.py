@@ -50,6 +50,11 @@ class Workspace(Protocol):
         """Return the real path of the folder, which exists while `work` calls ``ask``."""
         ...
 
+    @property
+    def readable(self) -> tuple[str, ...]:
+        """Return further paths that programs in the folder need to read."""
+        ...
+
     async def work(self, ask: Ask) -> Outcome:
         """Make the folder, ask the agents, and return the run's outcome with their work.
 

@@ -165,6 +165,13 @@ class Guard:
         """Return a guard with the same allowed hosts for a URL that the operator chose."""
         return Guard(Rule.OPERATOR, self._allowed, self._resolver)
 
+    def for_program(self) -> Guard:
+        """Return a guard for requests of a program, whose names others may direct anywhere.
+
+        It has the rule for agents, with the same allowed hosts and limits.
+        """
+        return Guard(Rule.AGENT, self._allowed, self._resolver, self._limits)
+
     def check(self, url: str | httpx.URL) -> httpx.URL:
         """Check a URL, but not the IP addresses of its host name. Return the parsed URL.
 

@@ -2,9 +2,9 @@
 
 The proxy compares the name that the program requests with the list before it resolves the name, so
 a name cannot carry data out. The guard then checks the addresses of the name, and the proxy
-connects to a checked address. So no name leads to a private address, not even one whose address
-changes. The program's TLS connection ends at the host: the proxy does not see what it contains. So
-a host of the list that serves several names can be asked for the others.
+connects to a checked address. So no name leads to an address that the guard refuses, not even one
+whose address changes. The program's TLS connection ends at the host: the proxy does not see what it
+contains. So a host of the list that serves several names can be asked for the others.
 
 A request for `https` begins with `CONNECT`. A connection for plain `http` has one request.
 """
@@ -13,14 +13,15 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from daybook.errors import DaybookError, InvalidInput
+from daybook.errors import DaybookError
 from daybook.http.addresses import DEFAULT_PORTS
 from daybook.http.guard import Guard, Target
+from daybook.policies.sandboxes import HostPattern
 
 MAX_CONNECTIONS = 256
 """Maximum number of connections of a sandbox at the same time; further ones wait."""
@@ -33,39 +34,6 @@ _OF_THE_HOP = ("connection", "host", "keep-alive", "upgrade")
 """Headers that the proxy replaces or drops."""
 
 Connect = Callable[[str, int], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
-
-
-@dataclass(frozen=True)
-class HostPattern:
-    """A host of the list: a name, `*.` and a name, or an IP address, and the allowed ports."""
-
-    name: str
-    ports: frozenset[int]
-
-    @classmethod
-    def parse(cls, text: str) -> HostPattern:
-        """Parse `example.org`, `*.example.org` or `example.org:8443`.
-
-        Without a port, the ports 80 and 443 are allowed. `*.example.org` stands for all names below
-        `example.org`, but not for `example.org` itself. Raise `InvalidInput`.
-        """
-        problem = f'"{text}" is not a host'
-        hint = "write a name, *.NAME or an address, and a port if it is not 80 or 443"
-        try:
-            parts = urlsplit(f"//{text.strip()}")
-            name, port = (parts.hostname or "").removesuffix("."), parts.port
-        except ValueError:
-            raise InvalidInput("sandbox.network", problem, hint) from None
-        plain = name.removeprefix("*.")
-        if not plain or "*" in plain or parts.path or parts.query or parts.username is not None:
-            raise InvalidInput("sandbox.network", problem, hint)
-        return cls(name, frozenset(DEFAULT_PORTS.values() if port is None else [port]))
-
-    def allows(self, name: str, port: int) -> bool:
-        """Return whether the pattern allows a host ``name`` in lower case."""
-        if port not in self.ports:
-            return False
-        return name.endswith(self.name[1:]) if self.name.startswith("*.") else name == self.name
 
 
 class _Refused(Exception):
@@ -83,7 +51,7 @@ class HostProxy:
     ``connect`` opens a connection to an IP address.
     """
 
-    hosts: Iterable[HostPattern]
+    hosts: tuple[HostPattern, ...]
     guard: Guard
     connect: Connect = asyncio.open_connection
     refused: dict[str, str] = field(default_factory=dict)

@@ -454,6 +454,9 @@ def _check_fit(action: Action, policy: Policy, notify: Notify) -> None:
         problem = "applies only to agents and to the commands of checks, and this job has neither"
         raise InvalidInput("work_dir", problem, "leave it out")
     _check_repository(action, policy)
+    if policy.sandbox_hosts and policy.sandbox in ("off", "strict"):
+        problem = f"cannot be combined with sandbox {policy.sandbox}"
+        raise InvalidInput("sandbox_hosts", problem, "leave it out, or use sandbox workspace")
     for field, text in {"prompt": getattr(action, "prompt", ""), "check": check.prompt}.items():
         if prompts.uses_variable(text, "work_dir") and not policy.work_dir:
             hint = "set work_dir, or remove the variable"
@@ -490,6 +493,9 @@ def _check_repository(action: Action, policy: Policy) -> None:
     for name in ("forge", "one_pull_request"):
         if getattr(policy, name) and not is_proposed:
             raise InvalidInput(name, "applies only to land pull-request", "leave it out")
+    if policy.land != "review" and ANSWER in policy.approve:
+        hint = "use land review, whose change a person decides about"
+        raise InvalidInput("land", f"{policy.land} does not wait for the approval of answer", hint)
     if policy.land == "auto" and not policy.verify:
         hint = "set verify, such as `make test`, or use land review"
         raise InvalidInput("land", "auto needs a verification", hint)

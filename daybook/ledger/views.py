@@ -193,6 +193,13 @@ class RunFile(BaseModel, frozen=True):
         return f"no: {self.not_kept}" if self.not_kept else "yes"
 
 
+class RunLink(BaseModel, frozen=True):
+    """A page of a feature about a run: its path, and the text of the link."""
+
+    path: str
+    text: str
+
+
 class Approval(BaseModel, frozen=True):
     """The question whether a run may call a tool or send its answer, and the decision of a person.
 

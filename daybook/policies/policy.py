@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shlex
 from collections.abc import Collection, Iterable, Mapping
 from datetime import timedelta
 from fnmatch import fnmatchcase
@@ -19,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from daybook import markers
 from daybook.errors import InvalidInput
 from daybook.markers import Facts, Marker
 from daybook.names import validate_line
@@ -43,6 +45,7 @@ from daybook.policies.repositories import (
     Setup,
     Verify,
 )
+from daybook.policies.sandboxes import SandboxField, SandboxHosts
 from daybook.processes import locations
 from daybook.schedules import bounds, durations
 from daybook.schedules.durations import ApproveWithin, Deadline, RetryDelay, Stagger, Timeout
@@ -115,7 +118,9 @@ def matches(name: str, entry: str) -> bool:
     return fnmatchcase(name, entry) or fnmatchcase(name, f"{entry}.*")
 
 
-def _in_words(value: object) -> str:
+def _in_words(name: str, value: object) -> str:
+    if isinstance(value, list) and markers.of(FIELDS[name]).syntax == "command":
+        return shlex.join(value)
     if isinstance(value, bool):
         return "" if value else "no"
     return " and ".join(map(str, value)) if isinstance(value, list) else str(value) or "none"
@@ -280,6 +285,8 @@ class Policy(BaseModel):
         description="A model agent gets the AGENTS.md of the work directory, or its CLAUDE.md, as "
         "instructions. Off: it does not.",
     )
+    sandbox: SandboxField = ""
+    sandbox_hosts: SandboxHosts = ()
     repo: Repo = ""
     ref: Ref = ""
     setup: Setup = ()
@@ -361,6 +368,8 @@ class Policy(BaseModel):
             raise InvalidInput("check", "only the operator can set a command", hint)
         if self.work_dir:
             raise InvalidInput("work_dir", "only the operator can set it", "leave it out")
+        if self.sandbox_hosts:
+            raise InvalidInput("sandbox_hosts", "only the operator can set it", "leave it out")
         if self.repo:  # the other fields of a repository need this one
             raise InvalidInput("repo", "only the operator can set it", "leave it out")
         if not self.exclusive_dir:
@@ -373,7 +382,7 @@ class Policy(BaseModel):
         """
         before = usual.model_dump(mode="json")
         return [
-            (name.replace("_", " "), _in_words(value))
+            (name.replace("_", " "), _in_words(name, value))
             for name, value in self.model_dump(mode="json", exclude={"check"}).items()
             if name in always or value != before[name]
         ]

@@ -12,5 +12,6 @@ nothing runs after the program has ended (`group` names the exceptions). The oth
 - `init` reaps orphans as process 1 of a container.
 - `open_files` raises the limit of open files.
 - `regular_files` reads files without following a link.
+- `sandboxes` hides files, networks and processes from a program (Linux).
 - `output` lets a process continue when the disk of its log is full.
 """

@@ -42,6 +42,10 @@ UNKNOWN_EXIT_CODE = 1000
 _KILL_TIMEOUT_SECONDS = 10.0  # seconds for the kernel to remove killed processes
 _MAX_POLL_INTERVAL_SECONDS = 0.05  # seconds between two checks of a group that is ending
 _PROC = Path("/proc")
+_FATAL_SIGNALS = (
+    *(signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGINT, signal.SIGKILL),
+    *(signal.SIGSEGV, signal.SIGSYS, signal.SIGTERM, signal.SIGXCPU, signal.SIGXFSZ),
+)
 
 
 class ProcessGroup:
@@ -140,11 +144,15 @@ class ProcessGroup:
 
 
 def describe_exit(code: int) -> str:
-    """Return how a program ended; code -N means that signal N ended it, as in `subprocess`."""
+    """Return how a program ended; code -N means that signal N ended it, as in `subprocess`.
+
+    A shell and a sandbox return 128+N for it, but so may a program that no signal has ended.
+    """
     if code == UNKNOWN_EXIT_CODE:
         return "ended with an unknown exit code"
     if code >= 0:
-        return f"exited with code {code}"
+        named = f" ({signal.Signals(code - 128).name})" if code - 128 in _FATAL_SIGNALS else ""
+        return f"exited with code {code}{named}"
     try:
         return f"was ended by {signal.Signals(-code).name}"
     except ValueError:

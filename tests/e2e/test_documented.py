@@ -165,6 +165,8 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
         work = tmp_path_factory.mktemp("work")
         (work / "shop").mkdir()
         variables = {"PATH": path, "DAYBOOK_ALLOWED_WORK_DIRS": str(work)}
+        for role in ("AUTHOR", "COMMITTER"):  # as the reader's own git
+            variables |= {f"GIT_{role}_NAME": "ana", f"GIT_{role}_EMAIL": "ana@example.org"}
         up = Up(home, tmp_path_factory.mktemp("empty"), variables=variables)
         try:
             up.until(lambda lines: any(line.startswith("Ready") for line in lines), within=120)

@@ -28,6 +28,7 @@ LISTS = (
     "/sessions",
     "/agents",
     "/memory",
+    "/changes",
     "/spend",
 )
 
@@ -89,12 +90,20 @@ def details(watched: Watched) -> list[str]:
         ("/inbox", "td.name > a"),
         ("/tasks", "td.name > a"),
         ("/sessions", "td.name > a"),
+        ("/changes", "td.name > a"),
     ):
         watched.open(path)
         first = watched.page.locator(link).first.get_attribute("href")
         assert first is not None
         found.append(first)
-    return [*found, f"{found[0]}/edit", "/jobs/new", "/agents/new", "/nothing"]
+    return [
+        *found,
+        f"{found[-1]}?view=split",
+        f"{found[0]}/edit",
+        "/jobs/new",
+        "/agents/new",
+        "/nothing",
+    ]
 
 
 @pytest.mark.parametrize(

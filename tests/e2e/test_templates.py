@@ -21,6 +21,7 @@ from tests.e2e.browsers import NEEDS_CHROMIUM, Watched
 from tests.e2e.first_light import Up
 from tests.providers import KEY, Answer, ModelRequest, provider
 from tests.servers import migrate
+from tests.unit.features.repositories.projects import at, commit
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -131,6 +132,13 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Up, str]]:
             running.end()
 
 
+def write_notes(folder: Path) -> None:
+    """Make a folder with notes, which is also a repository."""
+    at(folder, "init", "-q")
+    (folder / "notes.md").write_text("The pier was closed.")
+    commit(folder)
+
+
 TEMPLATES = {
     "morning-brief": ({"pages": "{site}/news {site}/feed"}, ["painted green", "17:45"]),
     "pull-requests": ({"repository": "a/b", "api": "{site}"}, ["4711", "lamp is dark"]),
@@ -147,6 +155,7 @@ TEMPLATES = {
     "limit": ({"page": "{site}/price", "what": "the price", "limit": "below 20"}, ["12.50"]),
     "page-watch": ({"page": "{site}/price"}, []),
     "weekly-report": ({"folder": "{folder}"}, ["The pier was closed."]),
+    "nightly-fix": ({"repository": "{folder}", "verify": "true"}, ["The pier was closed."]),
 }
 """The answers to each template's questions, and the facts in the answer of its first run."""
 
@@ -199,7 +208,7 @@ def test_a_person_adds_a_job_of_each_template_on_the_page_and_reads_its_first_an
         page.get_by_text("The lamp costs 12.50 euros.").first.wait_for()  # the page is live
         assert not watched.problems
 
-        (tmp_path / "notes.md").write_text("The pier was closed.")
+        write_notes(tmp_path)
         given = {"site": address, "folder": tmp_path}
         for name, (answers, facts) in TEMPLATES.items():
             watched.open(f"/jobs/new/templates/{name}")
@@ -219,7 +228,7 @@ def test_a_template_gives_a_job_whose_first_answer_has_the_facts(
 ) -> None:
     up, address = local
     answers, facts = TEMPLATES[name]
-    (tmp_path / "notes.md").write_text("The pier was closed.")
+    write_notes(tmp_path)
     given = {"site": address, "folder": tmp_path}
     sets = [f"--set '{each}={text.format(**given)}'" for each, text in answers.items()]
 

@@ -82,6 +82,29 @@ async def test_a_program_works_in_a_worktree_and_commits_there(
     assert subjects[:2] == [f"{agent.name}: agent-prompt: Done.", f"{agent.name}: Improve a"]
 
 
+async def test_a_program_in_a_sandbox_works_only_in_its_worktree(
+    world: PrefectWorld, project: Path, tmp_path: Path
+) -> None:
+    agent = await world.agents.add("")
+    outside, home = tmp_path / "outside.txt", os.environ["HOME"]
+    script = (
+        f"echo better > a.txt && git commit -qam 'Improve a'; echo x > {outside}; "
+        f"ls {world.home.path}; ls -A {home}; cat < /dev/tcp/127.0.0.1/5432; echo Done."
+    )
+    settings = {"command": ["bash", "-c", script]}
+    await documents.add(world.client, agent.name, "command", settings, replace=True)
+    verify = ("sh", "-c", "grep better a.txt && ! ls ../index")
+    policy = Policy(repo=str(project), ref="main", sandbox="workspace", verify=verify, land="auto")
+
+    result: Any = await agent_prompt(prompt="Go", agent=agent.name, policy=policy)
+
+    assert result["status"] == "succeeded", result
+    assert result["output"].splitlines()[-1] == "Done."
+    assert "ledger" not in result["output"]
+    assert not outside.exists()
+    assert at(project, "log", "-1", "--format=%s", "main") == "Improve a"
+
+
 def texts_in(folder: Path) -> dict[str, str]:
     """Return the content of each file, by its path."""
     return {str(each): each.read_text("latin-1") for each in folder.rglob("*") if each.is_file()}

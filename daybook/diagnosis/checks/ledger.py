@@ -9,6 +9,7 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from daybook import settings as operator_settings
 from daybook.clock import SYSTEM_CLOCK
 from daybook.diagnosis import findings
 from daybook.diagnosis.checks import home
@@ -125,6 +126,33 @@ async def jobs() -> list[Finding]:
     failing = findings.failing_jobs(listed, SYSTEM_CLOCK.now())
     broken = findings.unreadable_jobs(each.problem for each in stored if each.problem)
     return broken + failing + silent + chains + findings.drift(edited)
+
+
+async def sandbox() -> list[Finding]:
+    """Check that this machine can build a sandbox, if a setting or an enabled job requires it."""
+    from daybook.policies.sandboxes import LEVELS
+    from daybook.processes.sandboxes.sandbox import why_unavailable
+
+    try:
+        usual = operator_settings.load().sandbox
+    except InvalidInput:  # another check reports the invalid setting
+        return []
+    off = ("", LEVELS[0])
+    names = [
+        each.row.name
+        for each in await stored_jobs()
+        if each.job.enabled and each.job.policy.sandbox not in off
+    ]
+    users = ["the setting sandbox"] if usual not in off else []
+    users += [first_names(names)] if names else []
+    if not users:
+        return []
+    what, _, fix = (await asyncio.to_thread(why_unavailable)).partition("; ")
+    if not what:
+        return []
+    requires = "requires" if len(users) == 1 and len(names) < 2 else "require"
+    message = f"{' and '.join(users)} {requires} a sandbox, which cannot be built here: {what}"
+    return [problem("sandbox", message, fix or "choose the sandbox off, or another machine")]
 
 
 async def leases() -> list[Finding]:

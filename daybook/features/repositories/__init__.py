@@ -11,13 +11,24 @@
     landing      the branch gets a change once, rebased if it has moved
     forges, pull_requests    a pull request for the branch of a run
     git          commands that run nothing which a repository names
+
+    patches      a patch as files, hunks and lines ──► diff_view, the same as HTML ──► page
 """
 
-from daybook.feature import Feature
+from daybook.feature import Commands, Feature
 
 FEATURE = Feature(
     package=__name__,
+    commands=(Commands("More", "commands", ("review", "land", "discard", "worktrees")),),
+    operations="client:Repositories",
+    operator_tools="tools:TOOLS",
     workspace="workspace:RunWorkspace",
+    pages="page",
+    links=(("/changes", "Changes"),),
+    run_links="page:links",
+    needs="needs:waiting",
+    changes="changes:parts",
+    ledger_checks=(("git", "checks:git"),),
     settings="settings:RepositorySettings",
     tables="tables",
     loops="keeping:LOOPS",

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from daybook.agents import process
-from daybook.home import current_home
+from daybook.agents.program_sandbox import ProgramSandbox, cache_variables, make_cache, to_start
+from daybook.execution import sandboxing
 from daybook.ledger.texts import sanitize
 from daybook.processes import environment, group, locations
 from daybook.processes.pipes import EndsPipe
@@ -42,15 +43,25 @@ class ProgramEnd:
         return f"{self.problem}; {f'its output ends: {end}' if end else 'it printed nothing'}"
 
 
-async def run(command: Sequence[str], folder: Path, job: str, seconds: float) -> ProgramEnd:
-    """Run a program in ``folder`` for at most ``seconds``; ``job`` is an id."""
-    cache = current_home().path / "caches" / (job or "none")
-    cache.mkdir(parents=True, mode=0o700, exist_ok=True)
+async def run(
+    command: Sequence[str],
+    folder: Path,
+    job: str,
+    seconds: float,
+    sandbox: ProgramSandbox | None,
+) -> ProgramEnd:
+    """Run a program in ``folder`` for at most ``seconds``; ``job`` is an id.
+
+    Raise the errors of `ProgramSandbox.wrap`.
+    """
+    cache = str(sandboxing.cache_folder(job))
+    make_cache(cache)
     variables = environment.select(environment.DEFAULT_NAMES)
-    variables |= {"XDG_CACHE_HOME": str(cache), "npm_config_cache": str(cache / "npm")}
+    variables |= cache_variables(cache)
     named = shlex.join(command)
     try:
-        program = locations.find_program(command[0], str(folder), variables)
+        found = locations.find_program(command[0], str(folder), variables)
+        program = to_start(command[0], found, sandbox)
         ended = await process.run(
             ["/bin/sh", "-c", _MERGED, "sh", program, *command[1:]],
             folder=str(folder),
@@ -58,15 +69,19 @@ async def run(command: Sequence[str], folder: Path, job: str, seconds: float) ->
             stdin=None,
             seconds=max(seconds, 0.0),
             output=EndsPipe(MAX_OUTPUT_BYTES),
+            sandbox=sandbox,
         )
     except OSError as error:
         return ProgramEnd(f"{named} cannot be started: {error.strerror}", "")
     except ValueError as error:
         return ProgramEnd(f"{named} cannot be started: {error}", "")
-    output = ended.output.decode(errors="replace").strip()
+    refused = sandbox.warnings() if sandbox else ()
+    output = "\n".join([ended.output.decode(errors="replace").strip(), *refused]).strip()
     problem = ""
     if ended.timed_out:
         problem = f"{named} was not done within {seconds:.0f} s"
     elif ended.code != os.EX_OK:
         problem = f"{named} {group.describe_exit(ended.code)}"
+    if ended.exceeded:
+        problem = f"{named} was ended by its sandbox: {ended.exceeded}"
     return ProgramEnd(problem, sanitize(redact_tokens(redact_remembered(output))))

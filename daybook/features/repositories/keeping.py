@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
-from sqlalchemy import delete, exists
+from sqlalchemy import ColumnElement, delete, exists
 from sqlalchemy.orm import defer
 from sqlmodel import col, select
 
@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 INTERVAL = timedelta(seconds=30)
 CYCLE_TIMEOUT_SECONDS = 3_600.0
 """Maximum duration of a cycle, which verifies and pushes changes."""
+MERGE_PERIOD = timedelta(days=7)
+"""How long after a decision the keeper looks whether the user has merged a change."""
 ABANDONED_AGE = timedelta(days=1)
 """Age at which a folder counts as left by a killed process, if no change belongs to it."""
 
@@ -42,19 +44,25 @@ _RUN_ID = re.compile(r"[0-9a-f]{32}")
 
 async def tend(ledger: Ledger) -> None:
     """Do one cycle."""
-    for row in await _rows(ledger, ChangeStatus.LANDING):
+    for row in await _rows(ledger, col(ChangeRow.status) == ChangeStatus.LANDING):
         await _finish(row)
-    for row in await _rows(ledger, ChangeStatus.WAITING):
-        if row.candidate and row.repo.startswith("/"):  # its user may merge it by hand
-            with suppress(DaybookError):
-                await review.notice_merge(row.run_id)
+    for row in await _rows(
+        ledger,
+        col(ChangeRow.status) == ChangeStatus.WAITING,
+        # A user may merge a branch of an own folder by hand.
+        col(ChangeRow.candidate) != "",
+        col(ChangeRow.repo).startswith("/"),
+        col(ChangeRow.decided_at) > ledger.now() - MERGE_PERIOD,
+    ):
+        with suppress(DaybookError):
+            await review.notice_merge(row.run_id)
     await _remove_folders(ledger)
 
 
-async def _rows(ledger: Ledger, status: ChangeStatus) -> list[ChangeRow]:
+async def _rows(ledger: Ledger, *conditions: ColumnElement[bool]) -> list[ChangeRow]:
     query = (
         select(ChangeRow)
-        .where(col(ChangeRow.status) == status)
+        .where(*conditions)
         .order_by(col(ChangeRow.started_at))
         .limit(BATCH_SIZE)
         .options(defer(ChangeRow.patch))  # type: ignore[arg-type]  # up to 2 MB

@@ -19,7 +19,7 @@ from sqlmodel import col, select
 from daybook.api import authorization, runs
 from daybook.delivery.views import RunDetails
 from daybook.errors import InvalidInput, NotFound
-from daybook.features.repositories import review, worktrees
+from daybook.features.repositories import messages, review, worktrees
 from daybook.features.repositories.tables import ENDED, ChangeRow, ChangeStatus
 from daybook.jobs.actions import AgentPrompt
 from daybook.ledger import references
@@ -76,14 +76,21 @@ class RepositoryChange(BaseModel, frozen=True):
         return cls.model_validate(_fields(row, job))
 
     def size_in_words(self) -> str:
-        return review.size_in_words(self.changed_files, self.insertions, self.deletions)
+        return messages.size_in_words(self.changed_files, self.insertions, self.deletions)
 
-    def state_in_words(self) -> str:
-        """Return the status for people, with its reason."""
+    def words(self) -> str:
+        """Return the status for people."""
         words = _WORDS[self.status].format(onto=self.onto, branch=self.branch)
         if self.status == ChangeStatus.LANDED and self.landed:
             words += f" as {self.landed[:12]}"
-        return f"{words}: {self.problem}" if self.problem else words
+        return words
+
+    def state_in_words(self) -> str:
+        """Return the status for people, with its reason."""
+        return f"{self.words()}: {self.problem}" if self.problem else self.words()
+
+    def verified_in_words(self) -> str:
+        return _VERIFIED[self.is_verified]
 
 
 _WORDS = {
@@ -97,6 +104,9 @@ _WORDS = {
     ChangeStatus.DISCARDED: "discarded",
     ChangeStatus.REPLACED: "a later run continues it",
 }
+
+
+_VERIFIED = {None: "not verified", True: "verified", False: "verification failed"}
 
 
 class FileChange(BaseModel, frozen=True):
@@ -139,12 +149,19 @@ async def list_changes(limit: int = 50, *, waiting: bool = False) -> list[Reposi
     Runs without a change are left out. Raise `InvalidInput` if the actor is an agent.
     """
     authorization.require_operator()
+    async with reading() as session:
+        return await find(session, limit, waiting=waiting)
+
+
+async def find(
+    session: AsyncSession, limit: int, *, waiting: bool = False
+) -> list[RepositoryChange]:
+    """Return the changes of `list_changes`, for any actor."""
     waits = col(ChangeRow.status) == ChangeStatus.WAITING
     shown = col(ChangeRow.status).not_in((ChangeStatus.UNCHANGED, ChangeStatus.WORKING))
     query = _rows().where(waits if waiting else shown)
     query = query.order_by(waits.desc(), col(ChangeRow.started_at).desc()).limit(limit)
-    async with reading() as session:
-        return [RepositoryChange.of(*each) for each in (await session.execute(query)).tuples()]
+    return [RepositoryChange.of(*each) for each in (await session.execute(query)).tuples()]
 
 
 async def show(ref: str) -> RepositoryChangeDetails:
@@ -280,6 +297,7 @@ def _rows() -> Select[tuple[ChangeRow, JobRow | None]]:
         .options(
             defer(ChangeRow.patch),  # type: ignore[arg-type]  # up to 2 MB each
             defer(ChangeRow.verification),  # type: ignore[arg-type]
+            defer(ChangeRow.files),  # type: ignore[arg-type]
         )
     )
 
@@ -295,9 +313,8 @@ def _fields(row: ChangeRow, job: JobRow | None) -> dict[str, Any]:
     landed = row.candidate if row.status == ChangeStatus.LANDED else ""
     return own | {
         "job": job.name if job else None,
-        "changed_files": len(row.files),
         "landed": landed,
     }
 
 
-_SAME = RepositoryChange.model_fields.keys() - {"job", "changed_files", "landed"}
+_SAME = RepositoryChange.model_fields.keys() - {"job", "landed"}

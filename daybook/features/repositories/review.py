@@ -23,8 +23,17 @@ from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
+from daybook import owners
 from daybook.errors import DaybookError, InvalidInput, NotFound
-from daybook.features.repositories import access, job_programs, landing, pull_requests, worktrees
+from daybook.execution import sandboxing
+from daybook.features.repositories import (
+    access,
+    job_programs,
+    landing,
+    messages,
+    pull_requests,
+    worktrees,
+)
 from daybook.features.repositories.access import RepositoryUnreachable
 from daybook.features.repositories.forges import Forge, ForgeFailed
 from daybook.features.repositories.git import GitFailed
@@ -33,8 +42,10 @@ from daybook.features.repositories.locks import StillLocked, locked
 from daybook.features.repositories.store import Store
 from daybook.features.repositories.tables import ChangeRow, ChangeStatus
 from daybook.features.repositories.worktrees import Author, Change, folder_of
+from daybook.http.guard import Guard, Rule
+from daybook.jobs import limits
 from daybook.ledger.engine import Ledger, open_ledger, reading
-from daybook.ledger.tables import RunRow
+from daybook.ledger.tables import JobRow, RunRow
 from daybook.policies.policy import Policy
 from daybook.policies.repositories import Upstream
 
@@ -110,13 +121,15 @@ async def land(run_id: str, wait_seconds: float = LOCK_SECONDS) -> ChangeRow:
         else:
             return await _change(run_id, lambda row, _: _end(row, done))
 
-        def give_back(row: ChangeRow, ledger: Ledger) -> None:
+        async with open_ledger() as ledger, ledger.write() as session:
+            row = await session.get_one(ChangeRow, run_id)
             row.problem, row.has_conflict = problem, has_conflict
             since = row.decided_at or row.recorded_at
             if not is_temporary or since is None or since < ledger.now() - RETRY_DURATION:
                 row.status = ChangeStatus.WAITING
-
-        return await _change(run_id, give_back)
+                if not row.decided_by:
+                    await messages.enqueue(session, row, ledger.now())
+            return row
 
 
 def _is_temporary(error: DaybookError) -> bool:
@@ -169,7 +182,7 @@ async def _propose(row: ChangeRow, store: Store) -> ChangeStatus:
 
     If the branch has the change of a later run, only return that this one is replaced.
     """
-    policy = await _policy(row)
+    policy, _ = await _policy(row)
     place = Forge.of(store.source, policy.forge)
     try:
         await landing.push_branch(store, row.branch, row.head, partial(_is_earlier, row))
@@ -215,9 +228,12 @@ async def _is_earlier(row: ChangeRow, commit: str) -> bool:
 
 async def _verify(row: ChangeRow, store: Store, candidate: str) -> None:
     """Run the job's verification for the commit. Raise `VerificationFailed`."""
-    policy = await _policy(row)
+    policy, owner = await _policy(row)
     if not policy.verify:
         return
+    guard = Guard.from_settings(Rule.for_owner(owner, owner), limits.load_limits(owner))
+    objects = (str(store.objects),)
+    sandbox = sandboxing.build(policy, owner, row.job_id or "", guard, objects)
     folder = folder_of(f"{row.run_id}.verifying")
     await asyncio.to_thread(worktrees.remove_folder, folder)
     try:
@@ -228,20 +244,23 @@ async def _verify(row: ChangeRow, store: Store, candidate: str) -> None:
             if not command:
                 continue
             left = end - loop.time()
-            ended = await job_programs.run(command, folder / "work", row.job_id or "", left)
+            work, job = folder / "work", row.job_id or ""
+            ended = await job_programs.run(command, work, job, left, sandbox)
             if ended.problem:
                 raise VerificationFailed(f"{name}, with the newest commits: {ended.in_words()}")
     finally:
         await asyncio.to_thread(worktrees.remove_folder, folder)
 
 
-async def _policy(row: ChangeRow) -> Policy:
+async def _policy(row: ChangeRow) -> tuple[Policy, str]:
+    """Return the policy of the run, and the owner of its job. Raise `InvalidInput`."""
     async with reading() as session:
         run = await session.get(RunRow, row.run_id)
+        job = await session.get(JobRow, row.job_id) if row.job_id else None
     if run is None:
         problem = "was removed by retention, and its verification with it"
         raise InvalidInput("run", problem, f"merge {row.head} by hand")
-    return run.policy
+    return run.policy, job.owner if job else owners.USER
 
 
 async def _offered(row: ChangeRow, error: BranchInUse) -> str:
@@ -331,11 +350,6 @@ def author_of(row: ChangeRow) -> Author:
     """Return the author of the commits of a run: its agent, at the run's start."""
     name = row.agent or "agent"
     return Author(name, f"{slugify(name) or 'agent'}@daybook.invalid", row.started_at)
-
-
-def size_in_words(files: int, insertions: int, deletions: int) -> str:
-    """Return the size of a change, such as `3 files changed (+10 −2)`."""
-    return f"{files:,} file{'s' * (files != 1)} changed (+{insertions:,} −{deletions:,})"
 
 
 async def is_here(row: ChangeRow) -> bool:

@@ -94,6 +94,7 @@ class ChangeRow(Table, table=True):
     recorded_at: datetime | None = Field(default=None, sa_type=Instant)
     # Whether `verify` has succeeded for `head`; None without a verification.
     is_verified: bool | None = None
+    changed_files: int = 0
     insertions: int = 0
     deletions: int = 0
     # The fields of `worktrees.ChangedFile`, for each file.

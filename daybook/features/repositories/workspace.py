@@ -38,11 +38,11 @@ from daybook.errors import (
     AgentTimeout,
     InvalidInput,
 )
-from daybook.execution import held_writes, journal
+from daybook.execution import held_writes, journal, sandboxing
 from daybook.execution.answers import MAX_FINISH_SECONDS, MAX_QUOTED_CHARACTERS, QUESTIONS
 from daybook.execution.journal import RunJournal
 from daybook.execution.workspaces import Ask, WorkQuestion
-from daybook.features.repositories import job_programs, review
+from daybook.features.repositories import job_programs, messages, review
 from daybook.features.repositories.access import RepositoryRefused
 from daybook.features.repositories.forges import Forge
 from daybook.features.repositories.git import GitFailed
@@ -60,6 +60,7 @@ from daybook.json_text import JsonObject
 from daybook.ledger import triggers
 from daybook.ledger.engine import Ledger, reading
 from daybook.ledger.states import Outcome, Status
+from daybook.ledger.texts import sanitize
 from daybook.policies.policy import Policy
 from daybook.policies.repositories import Upstream
 from daybook.processes import locations
@@ -70,6 +71,12 @@ from daybook.short_text import clip, one_line, shorten
 
 MAX_SUBJECT_CHARACTERS = 72
 MAX_SUMMARY_CHARACTERS = 20_000
+MAX_NAMED = 10
+"""Maximum number of waiting changes in the text that the agent gets."""
+_NOT_LANDED = (
+    "These changes of your earlier runs wait for a person. They are not in your folder; do not "
+    "make them again:"
+)
 _READY = "ready"
 """Name of the file in the run's folder that says that the setup is done."""
 
@@ -106,6 +113,10 @@ class RunWorkspace:
     def folder(self) -> str:
         return str(folder_of(self._granted.run_id) / "work")
 
+    @property
+    def readable(self) -> tuple[str, ...]:
+        return (str(self._store.objects),)  # the worktree borrows them
+
     @cached_property
     def _store(self) -> Store:
         return Store(Upstream.parse(self._policy.repo), self._policy.repo_secret)
@@ -133,7 +144,8 @@ class RunWorkspace:
             verified: ProgramEnd | None = None
             if change.head != change.base and self._policy.verify:
                 verified = await self._verify(worktree, change, number)
-            if verified is None or not verified.problem or number == self._policy.repairs:
+            is_last = number == self._policy.repairs or self._left() <= 0
+            if verified is None or not verified.problem or is_last:
                 return await self._recorded(row, change, answered, verified)
             addition = _complaint(verified, answered.output or "")
         raise AssertionError
@@ -141,14 +153,17 @@ class RunWorkspace:
     async def _ask(self, ask: Ask, number: int, addition: str, before: Outcome) -> Outcome:
         """Return the answer to a question, with the usage of all questions."""
         spent = before.usage
-        left = self._end - asyncio.get_running_loop().time()
         try:
-            answer = await ask(WorkQuestion(number, addition, left, spent))
+            answer = await ask(WorkQuestion(number, addition, self._left(), spent))
         except AgentError as error:
             error.usage = usage.total((spent, error.usage))
             raise
         warnings = tuple(dict.fromkeys((*before.warnings, *answer.warnings)))
         return replace(answer, usage=usage.total((spent, answer.usage)), warnings=warnings)
+
+    def _left(self) -> float:
+        """Return the rest of the attempt's time, in seconds; negative if it is over."""
+        return self._end - asyncio.get_running_loop().time()
 
     @asynccontextmanager
     async def _in_time(self, more: float = 0.0) -> AsyncIterator[None]:
@@ -226,11 +241,14 @@ class RunWorkspace:
         async with reading() as session:
             asked = await self._asked(session, row)
             before = None if asked else await _last(session, row)
+            waiting = [] if asked else await _waiting(session, row)
         if asked is not None:
             self._continue(row, asked)
         elif before is not None and before.status == ChangeStatus.DISCARDED:
             why = f": {before.note}" if before.note else "."
             row.notice = f"A person has discarded the change of your run before this one{why}"
+        elif waiting:
+            row.notice = "\n".join([_NOT_LANDED, *(f"- {each}" for each in waiting)])
         return row
 
     async def _asked(self, session: AsyncSession, row: ChangeRow) -> ChangeRow | None:
@@ -273,9 +291,9 @@ class RunWorkspace:
         ready.touch()
 
     async def _run(self, command: tuple[str, ...], worktree: Worktree) -> ProgramEnd:
-        left = self._end - asyncio.get_running_loop().time()
         job = self._granted.job.id if self._granted.job else ""
-        return await job_programs.run(command, worktree.work, job, left)
+        sandbox = sandboxing.of_run(self._granted)
+        return await job_programs.run(command, worktree.work, job, self._left(), sandbox)
 
     @property
     def _journal(self) -> RunJournal:
@@ -289,7 +307,7 @@ class RunWorkspace:
         """Return what the run has changed. Raise `GitFailed`, and `AgentTimeout`."""
         name = self._granted.job.row.name if self._granted.job else self._granted.kind
         subject = one_line(f"{name}: {answered.output or ''}", MAX_SUBJECT_CHARACTERS)
-        message = f"{subject}\n\nDaybook-Run: {row.run_id}\n"
+        message = sanitize(f"{subject}\n\nDaybook-Run: {row.run_id}\n")
         limit = asyncio.timeout_at(self._end + MAX_FINISH_SECONDS)
         try:
             async with limit:
@@ -342,6 +360,7 @@ class RunWorkspace:
             found.agent = row.agent
             found.head, found.notes = change.head, [*change.notes]
             found.files = [asdict(each) for each in change.files]
+            found.changed_files = len(change.files)
             found.insertions, found.deletions = change.insertions, change.deletions
             found.summary = shorten(answered.output or "", MAX_SUMMARY_CHARACTERS)
             found.patch = redact_tokens(redact_remembered(change.patch))
@@ -350,12 +369,14 @@ class RunWorkspace:
             found.problem = (problem and f"verify: {problem}") or excess
             if status != ChangeStatus.UNCHANGED:
                 await review.replace(session, row.continues)
+            if status == ChangeStatus.WAITING:
+                await messages.enqueue(session, found, ledger.now())
 
         await held_writes.write(self._granted, record)
         words = [answered.reason, *map(redact_tokens, change.notes)]
         if status == ChangeStatus.UNCHANGED:
             return replace(answered, reason=_joined([*words, "no change"]))
-        words.append(review.size_in_words(len(change.files), change.insertions, change.deletions))
+        words.append(messages.size_in_words(len(change.files), change.insertions, change.deletions))
         if problem:
             error = f"verify: {verified.in_words()}" if verified else ""
             return replace(answered, status=Status.FAILED, error=error, reason=_joined(words))
@@ -404,6 +425,22 @@ class RunWorkspace:
             if most and has > most:
                 return f"it waits for a person: {has:,} is more than {name} {most:,}"
         return ""
+
+
+async def _waiting(session: AsyncSession, row: ChangeRow) -> list[str]:
+    """Return the first lines of the answers about the job's changes that wait, newest first."""
+    query = (
+        select(ChangeRow.summary)
+        .where(
+            col(ChangeRow.job_id) == row.job_id,
+            col(ChangeRow.repo) == row.repo,
+            col(ChangeRow.status) == ChangeStatus.WAITING,
+        )
+        .order_by(col(ChangeRow.started_at).desc())
+        .limit(MAX_NAMED)
+    )
+    found = (await session.execute(query)).scalars()
+    return [one_line(each.strip().partition("\n")[0]) or "(no answer)" for each in found]
 
 
 async def _last(session: AsyncSession, row: ChangeRow) -> ChangeRow | None:

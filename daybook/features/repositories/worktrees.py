@@ -28,6 +28,7 @@ from pathlib import Path
 
 from daybook.features.repositories import git
 from daybook.features.repositories.git import Git, GitFailed
+from daybook.features.repositories.patches import CUT_MARK
 from daybook.features.repositories.store import Store
 from daybook.home import current_home
 from daybook.processes import environment
@@ -241,7 +242,7 @@ class Worktree:
     async def _patch(self, head: str) -> str:
         found = await self._compare(head, "--patch", "--find-renames", most=MAX_PATCH_BYTES)
         text = found.content.decode(errors="replace")
-        return f"{text}\n… (longer)\n" if found.is_cut else text
+        return f"{text}\n{CUT_MARK}\n" if found.is_cut else text
 
     async def _compare(
         self, head: str, *options: str, most: int = git.MAX_OUTPUT_BYTES

@@ -1,7 +1,8 @@
 """The tool `shell.run`: a command in the job's work directory.
 
-The command has all rights of the user who runs Daybook, so it can read and write any file of this
-user; only the operator allows it (the setting `allow_shell`). It gets none of Daybook's variables
+In a job with a sandbox, the command runs there. In any other, it has all rights of the user who
+runs Daybook, so it can read and write any file of this user; only the operator allows it (the
+setting `allow_shell`). It gets none of Daybook's variables
 and secrets (`processes.environment`), and none of its processes is left when the call returns,
 unless one has created a session of its own: the worker ends that one with the run.
 """
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 from daybook.agents import process
 from daybook.agents.base import Tool
 from daybook.errors import DaybookError, InvalidInput
+from daybook.execution import sandboxing
 from daybook.execution.builtin_tools import ToolContext
 from daybook.execution.tool_arguments import is_encodable
 from daybook.features.work_tools import settings
@@ -38,9 +40,10 @@ class CommandNotStarted(DaybookError):
 
 async def shell_tools(context: ToolContext) -> Sequence[Tool]:
     """Return the tool. Raise `InvalidInput` if the operator has not allowed it."""
-    if not settings.load().allow_shell:
-        problem = 'the operator has not allowed "shell"'
-        hint = "set allow_shell = true in config.toml (DAYBOOK_ALLOW_SHELL), or leave it out"
+    sandbox = sandboxing.of_run(context.granted)
+    if sandbox is None and not settings.load().allow_shell:
+        problem = 'the operator has not allowed "shell" without a sandbox'
+        hint = "set sandbox on the job, or allow_shell = true in config.toml (DAYBOOK_ALLOW_SHELL)"
         raise InvalidInput("tools", problem, hint)
     # At the end of the attempt, the call is cancelled, which ends the command.
     most = max(int(context.granted.policy.timeout.total_seconds()), 1)
@@ -57,11 +60,16 @@ async def shell_tools(context: ToolContext) -> Sequence[Tool]:
                 stdin=None,
                 seconds=seconds,
                 output=EndsPipe(MAX_OUTPUT_BYTES),
+                sandbox=sandbox,
             )
         except OSError as error:
             raise CommandNotStarted(f"the command was not started: {error.strerror}") from None
+        refused = sandbox.warnings() if sandbox else ()
         how = f"It was stopped after {seconds} s, and" if ended.timed_out else "It"
-        output = ended.output.decode(errors="replace").rstrip("\n")
+        lines = [ended.output.decode(errors="replace").rstrip("\n"), *refused]
+        if ended.exceeded:
+            lines.append(f"The sandbox has ended it: {ended.exceeded}")
+        output = "\n".join(filter(None, lines))
         return f"{how} {group.describe_exit(ended.code)}.\n{output or '(no output)'}"
 
     return (

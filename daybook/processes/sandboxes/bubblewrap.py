@@ -108,7 +108,7 @@ def why_unavailable() -> str:
     if path in _working:
         return ""
     command = [path, *ISOLATION, "--unshare-net", "--ro-bind", "/", "/", "--proc", "/proc"]
-    command += ["--dev", "/dev", "--size", "4096", "--tmpfs", "/tmp", "--", "/bin/true"]
+    command += ["--dev", "/dev", "--size", "4096", "--tmpfs", "/tmp", "--", "/bin/sh", "-c", ":"]
     problem = _first_error(command)
     if not problem:
         _working.add(path)
@@ -118,12 +118,12 @@ def why_unavailable() -> str:
 def explain(path: str, problem: str) -> str:
     """Return what an error message ``problem`` of the `bwrap` at ``path`` means, and the fix."""
     said = problem.removeprefix("bwrap: ")
-    if "nknown option" in said:
+    lowered = said.lower()
+    if "unknown option" in lowered:
         version = _version(path)
         if version < OLDEST_VERSION:
             found = ".".join(map(str, version))
             return f"{path} has version {found}, which is too old; {INSTALLATION}"
-    lowered = said.lower()
     namespaces = ("namespace", "uid map", "rtm_newaddr", "rtm_newlink", "max_user_namespaces")
     if any(each in lowered for each in namespaces):
         fix = _APPARMOR_FIX if _apparmor_restricts() else _NAMESPACES_FIX

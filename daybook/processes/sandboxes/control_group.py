@@ -16,8 +16,8 @@ from daybook.processes import proc
 from daybook.processes.sandboxes.bubblewrap import SandboxUnavailable
 
 _NAME = "daybook-sandbox"
-_MEMBERSHIP = Path("/proc/self/cgroup")
-_MOUNT = Path("/sys/fs/cgroup")
+MEMBERSHIP = Path("/proc/self/cgroup")
+MOUNT = Path("/sys/fs/cgroup")
 
 
 @contextmanager
@@ -51,13 +51,13 @@ _FIX = (
 
 def _parent() -> Path | None:
     """Return the group in which this process can create a group with a limit; None if none."""
-    for line in _MEMBERSHIP.read_text(encoding="utf-8").splitlines():
+    for line in MEMBERSHIP.read_text(encoding="utf-8").splitlines():
         _, controllers, path = line.split(":", 2)
         own = path.lstrip("/")
         if "pids" in controllers.split(","):  # version 1
-            return _MOUNT / "pids" / own
+            return MOUNT / "pids" / own
         if not controllers:  # version 2: the nearest group around this one that limits its children
-            for folder in (_MOUNT / own, *(_MOUNT / own).parents):
+            for folder in (MOUNT / own, *(MOUNT / own).parents):
                 with suppress(OSError):
                     text = (folder / "cgroup.subtree_control").read_text(encoding="ascii")
                     if "pids" in text.split():

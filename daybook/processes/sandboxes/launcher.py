@@ -57,6 +57,7 @@ def main(config_descriptor: int, report_descriptor: int) -> None:
         address = f"http://127.0.0.1:{listener.getsockname()[1]}"
         environment |= dict.fromkeys(PROXY_VARIABLES, address)
         environment |= dict.fromkeys(DIRECT_VARIABLES, DIRECT_HOSTS)
+        environment["NODE_USE_ENV_PROXY"] = "1"  # Node.js ignores the others without it
     for limited, value in config["limits"]:
         _, most = resource.getrlimit(limited)
         allowed = value if most == resource.RLIM_INFINITY else min(value, most)

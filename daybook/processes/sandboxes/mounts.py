@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+import daybook
 from daybook.errors import InvalidInput
 from daybook.home import current_home
 
@@ -94,10 +95,10 @@ OPEN_IN_DAYBOOKS_HOME = ("caches", "repositories", "worktrees")
 """Folders of Daybook's home inside which a folder may be named."""
 
 _NEVER_NAMED = ("/dev", "/proc", "/run", "/sys", "/var/run")
+_TOO_MUCH = ("/", "/tmp", "/var", "/var/tmp")
+"""Folders inside which a folder may be named, but that have files and sockets of all users."""
 _NEVER_WRITTEN = (*PROGRAMS, "/boot", "/etc", "/nix", "/run/current-system")
 _TEMPORARY = ("/tmp", "/dev/shm")
-_READ_ONLY_IN_PROC = ("/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs")
-"""Parts of `/proc` by which root changes the kernel, even without capabilities."""
 _HIDDEN_IN_PROC = (
     "/proc/kallsyms",
     "/proc/kcore",
@@ -107,6 +108,7 @@ _HIDDEN_IN_PROC = (
     "/proc/sched_debug",
     "/proc/timer_list",
 )
+_ANY_WRITE = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
 _OTHERS_READ = {False: stat.S_IROTH, True: stat.S_IROTH | stat.S_IXOTH}
 
 
@@ -135,7 +137,7 @@ class Mounts:
     def options(self) -> list[str]:
         """Return the options of `bwrap`. The root folder stays writable."""
         result = ["--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev"]
-        for path in filter(os.path.exists, _READ_ONLY_IN_PROC):
+        for path in _kernel_files():
             result += ["--ro-bind", path, path]
         for path in filter(os.path.exists, _HIDDEN_IN_PROC):
             result += ["--ro-bind", "/dev/null", path]
@@ -245,14 +247,24 @@ def _show_interpreter(mounts: Mounts) -> None:
 
 def _protected() -> list[str]:
     """Return the real paths that no sandbox shows: Daybook's home, and credentials of the user."""
-    homes = {os.path.expanduser("~"), pwd.getpwuid(os.getuid()).pw_dir} - {"/"}
-    paths = [os.path.join(home, each) for home in homes for each in NEVER_IN_A_HOME]
+    paths = [os.path.join(home, each) for home in _homes() for each in NEVER_IN_A_HOME]
     return list(dict.fromkeys(map(os.path.realpath, [str(current_home().path), *paths])))
+
+
+def _homes() -> set[str]:
+    """Return the homes of this user, by the environment and by the system."""
+    return {os.path.expanduser("~"), pwd.getpwuid(os.getuid()).pw_dir} - {"/"}
+
+
+def _own_code() -> list[str]:
+    """Return the real paths of the code that runs this process, outside of any sandbox."""
+    package = os.path.dirname(daybook.__file__)
+    return [os.path.realpath(each) for each in (package, sys.prefix, sys.base_prefix)]
 
 
 def _check(path: str, protected: Sequence[str], which: str) -> None:
     """Raise `InvalidInput` if no sandbox may show ``path`` as ``which``."""
-    field = f"sandbox.{which}"
+    field = "work_dir" if which == "folder" else f"sandbox_{which}"
     expanded = os.path.expanduser(path)
     if not os.path.isabs(expanded):
         raise InvalidInput(field, f"{path} is relative", "write an absolute path or ~/…")
@@ -268,9 +280,11 @@ def _check(path: str, protected: Sequence[str], which: str) -> None:
         what = "Daybook's home" if inside[0] == protected[0] else "a place of credentials"
         hint = "copy the files that the program needs into another folder"
         raise InvalidInput(field, f"{path} is in {what}, {inside[0]}", hint)
-    if real == "/" or any(each in around for each in _NEVER_NAMED):
-        hint = "name the folders that the program needs"
+    hint = "name the folders that the program needs"
+    if any(each in around for each in _NEVER_NAMED):
         raise InvalidInput(field, f"{path} has interfaces of the system and of services", hint)
+    if real in _TOO_MUCH or any(real in _upwards(os.path.realpath(each)) for each in _homes()):
+        raise InvalidInput(field, f"{path} has files of users, such as credentials", hint)
     if which == "readable":
         return
     if system := [each for each in map(os.path.realpath, _NEVER_WRITTEN) if each in around]:
@@ -278,6 +292,9 @@ def _check(path: str, protected: Sequence[str], which: str) -> None:
         raise InvalidInput(
             field, f"{path} is in {system[0]}, which has the system's programs", hint
         )
+    if own := [each for each in _own_code() if real in _upwards(each) or each in around]:
+        hint = "use another folder; to change Daybook, install it elsewhere"
+        raise InvalidInput(field, f"{path} contains code of Daybook, {own[0]}", hint)
     if within := [each for each in protected if real in _upwards(each)]:
         hint = "use a folder deeper inside, or name it as readable"
         raise InvalidInput(field, f"{path} contains {within[0]}, which no program may write", hint)
@@ -288,6 +305,19 @@ def _upwards(path: str) -> Iterator[str]:
     while path not in ("", "/"):
         yield path
         path = os.path.dirname(path)
+
+
+def _kernel_files() -> Iterator[str]:
+    """Yield the parts of `/proc` by which root changes the kernel, even without capabilities.
+
+    They are the same for all processes, so that those of this machine can be shown read-only.
+    """
+    with os.scandir("/proc") as entries:
+        for entry in entries:
+            if entry.name.isdigit() or entry.is_symlink() or entry.path in _HIDDEN_IN_PROC:
+                continue
+            if entry.is_dir() or entry.stat().st_mode & _ANY_WRITE:
+                yield entry.path
 
 
 def private_entries(folder: str) -> Iterator[tuple[str, str]]:

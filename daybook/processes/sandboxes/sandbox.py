@@ -20,6 +20,7 @@ import asyncio
 import marshal
 import os
 import resource
+import shlex
 import socket
 import struct
 import sys
@@ -36,7 +37,7 @@ from daybook.processes.sandboxes.mounts import SandboxLevel
 
 _LAUNCHER = "/run/daybook/launcher.py"
 _LAUNCHER_HERE = os.path.realpath(launcher.__file__)
-_PRELUDE = 'trap "" TERM; echo 500 > /proc/self/oom_score_adj; exec "$@"'
+_PRELUDE = 'trap "" TERM; { echo 500 > /proc/self/oom_score_adj; } 2>/dev/null; exec "$@"'
 """Shell script before `bwrap`. A machine without memory ends the sandbox before other programs."""
 _PRELUDE_OF_ROOT = f'echo $$ > "$0" || exit 1; {_PRELUDE}'
 _ATTACHED_BYTES = socket.CMSG_SPACE(4) + socket.CMSG_SPACE(12)
@@ -140,7 +141,7 @@ class Sandbox:
     def __post_init__(self) -> None:
         if self.level is SandboxLevel.STRICT and self.network != "none":
             hint = "use the level workspace, or no network"
-            raise InvalidInput("sandbox.network", "the level strict has no network", hint)
+            raise InvalidInput("sandbox_hosts", "the level strict has no network", hint)
 
     @asynccontextmanager
     async def wrap(
@@ -263,8 +264,9 @@ class _Report:
         finally:
             task.cancel()
             await asyncio.wait({task})
-            if not task.cancelled() and (error := task.exception()) is not None:
-                raise error
+            failed = not task.cancelled() and task.exception() is not None
+        if failed:
+            task.result()
 
     async def _attend(
         self, proxy: NetworkProxy | None, folder: str, limits: watch.WatchedLimits
@@ -311,12 +313,13 @@ def _check_visible(
     found = [each for each in paths if os.path.isfile(each) and os.access(each, os.X_OK)]
     if found and not any(map(shown.shows_program, found)):
         raise InvalidInput(
-            "sandbox.readable",
+            "sandbox_readable",
             f"the program {found[0]} is not visible in the sandbox",
-            f"name {_folders(found[0])} as readable",
+            f"add {_options(found[0])} to its agent, or install it in /usr/local/bin",
         )
 
 
-def _folders(program: str) -> str:
-    real = os.path.realpath(program)
-    return " and ".join(dict.fromkeys([os.path.dirname(program), os.path.dirname(real)]))
+def _options(program: str) -> str:
+    """Return the options that show the folders of a program, which may be a link."""
+    folders = dict.fromkeys(map(os.path.dirname, (program, os.path.realpath(program))))
+    return " ".join(f"--sandbox-readable {shlex.quote(each)}" for each in folders)

@@ -35,6 +35,8 @@ async def enforce(program: int, folder: str, limits: WatchedLimits) -> str:
 
     All processes of the sandbox have then been sent SIGKILL. Return "" if the sandbox ends first.
     """
+    if limits == WatchedLimits(None, None):
+        return ""
     first = _parent(program)
     try:
         held = os.pidfd_open(first) if first else -1
@@ -45,7 +47,7 @@ async def enforce(program: int, folder: str, limits: WatchedLimits) -> str:
     try:
         # If the program still has this parent, the descriptor stands for it, not for a later one.
         while _parent(program) == first:
-            if reason := _exceeded(first, folder, limits):
+            if reason := await asyncio.to_thread(_exceeded, first, folder, limits):
                 with suppress(ProcessLookupError):
                     signal.pidfd_send_signal(held, signal.SIGKILL)
                 return reason

@@ -37,12 +37,13 @@ _BUTTONS = {
     finding.FindingAction.READ: Button("Read", "/inbox", is_link=True),
     finding.FindingAction.RESUME: Button("Resume", "/jobs/{job_id}/resume"),
     finding.FindingAction.RETRY: Button("Send again", "/callbacks/retry"),
+    finding.FindingAction.REVIEW: Button("Review", "/changes/{run_id}", is_link=True),
     finding.FindingAction.RUN: Button("Run now", "/jobs/{job_id}/run"),
     finding.FindingAction.SYNC: Button("Sync now", "/sync"),
 }
 """The button of each action; its path contains the ids of the finding's job and run."""
 _STATES = {
-    **dict.fromkeys(("approval", "pending"), "waiting"),
+    **dict.fromkeys(("approval", "change", "pending"), "waiting"),
     **dict.fromkeys(("failing", "unreadable"), "failed"),
     **dict.fromkeys(("empty", "conflict"), "missed"),
     "unknown": "unknown",

@@ -28,7 +28,7 @@ NOW = datetime(2026, 11, 20, 9, tzinfo=UTC)
 
 def granted(owner: str | None = None, tokens: int | None = None, **check: Any) -> Granted:
     row = SimpleNamespace(owner=owner, created_by="cli", name="mail")
-    job = cast(StoredJob, SimpleNamespace(row=row)) if owner else None
+    job = cast(StoredJob, SimpleNamespace(row=row, id="j")) if owner else None
     work_dir = check.pop("work_dir", "")
     policy = {"check": Check(**check).model_dump(mode="json"), "work_dir": work_dir}
     given = {"policy": policy, "agent": "default"}

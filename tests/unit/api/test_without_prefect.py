@@ -26,6 +26,7 @@ from daybook.ledger.engine import open_ledger
 from daybook.ledger.states import Outcome, Status
 from daybook.owners import Actor, acting_as
 from daybook.prefect import client as connection
+from daybook.processes.sandboxes import bubblewrap
 from daybook.resources import copies
 from daybook.runs import claims, outcomes, rows
 from daybook.toolbox import call
@@ -288,3 +289,16 @@ async def test_a_work_dir_that_may_be_on_another_machine_is_only_noted(
     notes = await preflight.check_action(None, job, "user")
     assert len(notes) == 1
     assert "so every run on a machine like this one will fail" in notes[0]
+
+
+async def test_a_sandbox_that_this_machine_cannot_build_is_noted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(bubblewrap, "PLACES", ())
+    for sandbox, count in (("", 0), ("off", 0), ("workspace", 1)):
+        given = {**GIVEN, "sandbox": sandbox}
+        notes = await preflight.check_action(
+            None, new_job(now=datetime(2027, 1, 15, tzinfo=UTC), **given), "user"
+        )
+        assert len(notes) == count
+    assert "every run on a machine like it will fail: bubblewrap is not installed" in notes[0]

@@ -72,11 +72,13 @@ async def test_doctor_lists_every_check_and_a_passed_one_has_no_fix(nowhere: Hom
         "sync",
         "jobs",
         "leases",
+        "sandbox",
         "one prefect",
         "ledger clock",
         "outbox",
         "maintenance",
         "backups",
+        "git",
         "tasks",
         "prefect",
     ]

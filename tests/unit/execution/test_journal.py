@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from daybook.agents.base import AgentReply, Tool
-from daybook.agents.journal import PlannedStep, ProgramSession, StepPosition
+from daybook.agents.journal import PlannedStep, ProgramSession, StepPosition, StepReply
 from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import AgentError, FenceRefused, InvalidInput
 from daybook.execution import journal
@@ -187,3 +187,18 @@ async def test_only_the_holder_of_a_run_records_the_session_of_its_program(
         with pytest.raises(FenceRefused):
             await opened.program_session(ProgramSession("abc-2"), resumed=False)
     assert active.query("SELECT program_session FROM runs") == [("abc-1",)]
+
+
+async def test_instructions_are_read_after_a_setup_that_failed_before_them(
+    active: ActiveRun,
+) -> None:
+    setup = PlannedStep(StepPosition(0, 1, 0, 1), "command", "make", {}, "make", repeatable=True)
+    with journal.recording(active.ledger, active.granted, 1, SYSTEM_CLOCK) as first:
+        await first.report(setup, StepReply("no rule", "make exited with code 2"))
+    found = PlannedStep(StepPosition(0, 1, 0), "instructions", "A", {}, "a", repeatable=True)
+
+    async def find() -> tuple[PlannedStep, StepReply]:
+        return found, StepReply("text", value="Use spaces.")
+
+    with journal.recording(active.ledger, active.granted, 2, SYSTEM_CLOCK) as second:
+        assert await second.keep(found.position, find) == "Use spaces."

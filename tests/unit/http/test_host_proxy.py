@@ -12,7 +12,8 @@ import pytest
 
 from daybook.errors import InvalidInput
 from daybook.http.guard import AllowedHosts, Guard, Rule
-from daybook.http.host_proxy import MAX_REFUSED, HostPattern, HostProxy
+from daybook.http.host_proxy import MAX_REFUSED, HostProxy
+from daybook.policies.sandboxes import HostPattern
 from tests import receiver, rows
 from tests.unit.http.tricks import PRIVATE, PUBLIC, Answers, Dns
 

@@ -102,19 +102,22 @@ REFUSED = (
     ("readable", "~/.daybook", "Daybook's home"),
     ("readable", "~/.daybook/prefect", "Daybook's home"),
     ("readable", "~/.daybook/worktrees", "Daybook's home"),
-    ("readable", "/", "interfaces of the system"),
+    ("readable", "/", "files of users"),
+    ("readable", "/tmp", "files of users"),
+    ("readable", "~", "files of users"),
+    ("readable", "~/..", "files of users"),
     ("readable", "/proc/self", "interfaces of the system"),
     ("readable", "/sys", "interfaces of the system"),
     ("readable", "/dev", "interfaces of the system"),
     ("readable", "/run", "interfaces of the system"),
     ("readable", "relative", "is relative"),
     ("readable", "~/missing", "does not exist"),
-    ("writable", "~", "which no program may write"),
+    ("writable", "~", "files of users"),
     ("writable", "~/.config", "which no program may write"),
     ("writable", "/etc", "which has the system's programs"),
     ("writable", "/usr/share", "which has the system's programs"),
     ("writable", "/bin", "which has the system's programs"),
-    ("folder", "~", "which no program may write"),
+    ("folder", "~", "files of users"),
     ("folder", "/usr", "which has the system's programs"),
     ("folder", "~/.daybook/prefect", "Daybook's home"),
 )
@@ -130,8 +133,18 @@ def test_a_path_that_no_sandbox_shows_is_refused(home: Path) -> None:
                 plan(home / "project", readable=(path,))
             else:
                 plan(home / "project", writable=(path,))
-            assert refused.value.field == f"sandbox.{which}"
+            field = "work_dir" if which == "folder" else f"sandbox_{which}"
+            assert refused.value.field == field
             assert refused.value.hint
+
+
+def test_no_program_writes_the_code_of_daybook(home: Path) -> None:
+    package = Path(mounts.__file__).parents[2]
+    for path, trying in rows.each((package, package.parent, package / "api", Path(sys.prefix))):
+        with trying:
+            assert plan(home / "project", readable=(path,)).shows(str(path))
+            with pytest.raises(InvalidInput, match=r"contains code of Daybook|system's programs"):
+                plan(path)
 
 
 def test_strict_has_no_network() -> None:

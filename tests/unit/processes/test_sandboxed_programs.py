@@ -7,13 +7,15 @@ import errno
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from daybook.errors import InvalidInput
 from daybook.http.guard import AllowedHosts, Guard, Rule
-from daybook.http.host_proxy import HostPattern, HostProxy
+from daybook.http.host_proxy import HostProxy
+from daybook.policies.sandboxes import HostPattern
 from daybook.processes.sandboxes import bubblewrap, mounts
 from daybook.processes.sandboxes.bubblewrap import SandboxUnavailable
 from daybook.processes.sandboxes.mounts import SandboxLevel
@@ -51,6 +53,10 @@ async def test_a_program_gets_its_environment_and_folders(work: Path, level: San
     assert os.listdir(home) == [".daybook"]
 
 
+async def test_the_system_ends_a_sandbox_before_other_programs(work: Path) -> None:
+    assert (await shell(WORKSPACE, "cat /proc/self/oom_score_adj", work)).lines == ["500"]
+
+
 async def test_the_exit_code_is_that_of_the_program(work: Path) -> None:
     assert (await shell(STRICT, "exit 3", work)).result.code == 3
     assert (await shell(STRICT, "kill -9 $$", work)).result.code == 128 + signal.SIGKILL
@@ -75,7 +81,9 @@ async def test_a_named_link_is_shown(work: Path, tmp_path: Path) -> None:
     link.symlink_to(real)
     sandbox = Sandbox(SandboxLevel.STRICT, readable=(str(link),))
     assert (await run(sandbox, [f"{link}/tool"], work)).lines == ["it runs"]
-    with pytest.raises(InvalidInput, match=r"tool is not visible.*name .*/current and .*/2"):
+    with pytest.raises(
+        InvalidInput, match=r"tool is not visible.*-readable .*/current --sandbox-readable .*/2 to"
+    ):
         await run(STRICT, [f"{link}/tool"], work)
 
 
@@ -132,6 +140,29 @@ async def test_a_program_that_ignores_sigterm_is_killed(work: Path) -> None:
     assert not running_with(mark)
 
 
+async def test_the_sandbox_ends_with_its_worker(work: Path) -> None:
+    mark = f"{work}/marked"
+    worker = (
+        "import asyncio, os, sys; from pathlib import Path; "
+        "from tests.unit.processes import sandboxed; "
+        "from daybook.processes.sandboxes.sandbox import Sandbox, SandboxLevel; "
+        "script = 'setsid sh -c \"touch ready; while :; do sleep 0.1; done\" $0 & wait'; "
+        "program = ['sh', '-c', script, sys.argv[1]]; "
+        "sandbox = Sandbox(SandboxLevel.WORKSPACE); "
+        "asyncio.run(sandboxed.run(sandbox, program, Path(sys.argv[2])))"
+    )
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", worker, mark, str(work))
+    await appears(work / "ready")
+    assert running_with(mark)
+    process.kill()
+    await process.wait()
+
+    async def ended() -> bool:
+        return not running_with(mark)
+
+    assert await becomes_true(ended, within=10)
+
+
 async def test_a_fork_bomb_gets_no_more_processes_than_allowed(work: Path) -> None:
     # The bomb of each of its processes ends after some forks, in case that the limit fails.
     bomb = "import os\nfor _ in range(9):\n try: os.fork()\n except OSError as e: print(e.errno)\n"
@@ -168,21 +199,36 @@ def proxy(*hosts: str, **answers: str) -> HostProxy:
     return HostProxy(tuple(map(HostPattern.parse, hosts)), guard)
 
 
+CLIENT = """
+import sys
+from urllib.request import ProxyHandler, build_opener, urlopen
+direct = build_opener(ProxyHandler({})).open
+for open_url, start, path in (
+    (urlopen, "http://listed.test", "/a"),
+    (urlopen, "http://other.test", "/b"),
+    (urlopen, "https://other.test", "/c"),
+    (direct, "http://127.0.0.1", "/d"),
+):
+    try:
+        print(open_url(f"{start}:{sys.argv[1]}{path}").read().decode())
+    except OSError as error:
+        print(error)
+"""
+
+
 async def test_only_the_hosts_of_the_list_are_reached(work: Path) -> None:
     async with receiver.serving() as server:
         server.steps = [receiver.answer(200, b"hello")]
         way_out = proxy(f"listed.test:{server.port}", listed_test="127.0.0.1")
         sandbox = Sandbox(SandboxLevel.WORKSPACE, network=way_out)
-        script = f"""
-            curl -s http://listed.test:{server.port}/a; echo
-            curl -s http://other.test:{server.port}/b; echo
-            curl -s https://other.test:{server.port}/ || echo no tunnel
-            curl -s --noproxy '*' http://127.0.0.1:{server.port}/c || echo not reached
-        """
-        done = await shell(sandbox, script, work)
-    assert [(each.method, each.path) for each in server.requests[:1]] == [("GET", "/a")]
-    refused = f"Daybook's sandbox refuses other.test:{server.port}: it is not in the list of hosts"
-    assert done.lines == ["hello", refused, "", "no tunnel", "not reached"]
+        done = await run(sandbox, [mounts.interpreter(), "-c", CLIENT, str(server.port)], work)
+    assert [each.path for each in server.requests] == ["/a"]
+    assert done.lines == [
+        "hello",
+        "HTTP Error 403: Forbidden",
+        "<urlopen error Tunnel connection failed: 403 Forbidden>",
+        "<urlopen error [Errno 111] Connection refused>",
+    ]
     assert way_out.refused == {f"other.test:{server.port}": "it is not in the list of hosts"}
 
 
@@ -236,3 +282,17 @@ def running_with(argument: str) -> list[str]:
         if argument.encode() in arguments:
             found.append(each)
     return found
+
+
+async def test_only_in_a_named_folder_a_program_replaces_a_file(work: Path, tmp_path: Path) -> None:
+    file, folder = tmp_path / "settings.json", tmp_path / "login"
+    folder.mkdir()
+    for each in (file, folder / "settings.json"):
+        each.write_text("old")
+    sandbox = Sandbox(SandboxLevel.WORKSPACE, writable=(str(file), str(folder)))
+    script = (
+        f"cd {tmp_path}; for each in . login; do echo new > new; mv new $each/settings.json; done"
+    )
+    result = (await shell(sandbox, script, work)).result
+    assert "Device or resource busy" in result.errors.decode()
+    assert (file.read_text(), (folder / "settings.json").read_text()) == ("old", "new\n")

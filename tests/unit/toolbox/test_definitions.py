@@ -69,6 +69,9 @@ def test_only_the_operator_has_the_tools_for_sessions_and_approvals() -> None:
         "session_send",
         "approval_list",
         "approval_decide",
+        "change_list",
+        "change_show",
+        "change_decide",
         "spend",
         "run_files",
     ]
@@ -82,7 +85,10 @@ def test_only_the_operator_has_the_tools_for_sessions_and_approvals() -> None:
 def test_only_tools_that_change_nothing_are_marked_read_only() -> None:
     assert {tool.name for tool in agent_tools() if tool.read_only} == READ_ONLY
     read_only = {tool.name for tool in operator_tools() if tool.read_only}
-    assert read_only == {"session_list", "session_get", "approval_list", "spend", "run_files"}
+    assert read_only == {
+        *("session_list", "session_get", "approval_list", "spend", "run_files"),
+        *("change_list", "change_show"),
+    }
 
 
 @pytest.mark.floor("E", "The arguments are flat: one schedule text and a timezone")

@@ -23,7 +23,7 @@ from daybook.operations.login import LINKS_PATH, LOGIN_PATH
 from daybook.web import app, login
 from daybook.web import pages as site
 from daybook.web.login import CSRF_FIELD, PageLogin
-from tests import attack
+from tests import attack, morning
 from tests.unit.web.conftest import OWN, no_health
 from tests.unit.web.submitting import Forms, everything, post
 from tests.unit.web.test_actions import dispute, message, send
@@ -94,6 +94,7 @@ async def target(world: World, of_this_user: None) -> AsyncIterator[Target]:
         "inbox": await message(world, "b"),
         "tasks": (await world.tasks.add("tidy up")).task_id,
         "memory": await notebook(world),
+        "changes": await change(world),
         "sessions": "none",
         "agents": "nobody",
     }
@@ -104,6 +105,13 @@ async def target(world: World, of_this_user: None) -> AsyncIterator[Target]:
 async def notebook(world: World) -> str:
     with sharing(world.ledger):
         return (await operations.create("house")).id
+
+
+async def change(world: World) -> str:
+    run = await world.runs.request(await world.jobs.add("fix"))
+    async with world.ledger.write() as session:
+        session.add(morning.change(run, "secret-plan.md"))
+    return run.id
 
 
 async def token_of(browser: httpx.AsyncClient) -> str:

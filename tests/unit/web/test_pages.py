@@ -38,6 +38,7 @@ LISTS = (
     "/sessions",
     "/agents",
     "/memory",
+    "/changes",
     "/spend",
 )
 
@@ -105,7 +106,9 @@ async def test_every_page_answers_and_shows_what_is_stored_as_text(
             if parts.netloc == urlsplit(OWN).netloc and not each.startswith("#"):
                 waiting.append(parts.path + (f"?{parts.query}" if parts.query else ""))
         shown += page.text
-    assert {"/jobs/ID", "/runs/ID", "/callbacks/ID", "/inbox/ID", "/tasks/ID"} <= set(kinds)
+    assert {
+        *("/jobs/ID", "/runs/ID", "/callbacks/ID", "/inbox/ID", "/tasks/ID", "/changes/ID"),
+    } <= set(kinds)
     assert "/sessions/writer%3Ateam" in kinds or "/sessions/writer:team" in kinds
     assert morning.ATTACK in shown
     assert morning.ATTACKING_LINKS in shown  # neither a link nor an image: the text itself

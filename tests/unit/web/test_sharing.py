@@ -33,6 +33,7 @@ SHOWN = (
     "/sessions",
     "/agents",
     "/memory",
+    "/changes",
     "/spend",
 )
 

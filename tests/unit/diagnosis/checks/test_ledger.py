@@ -16,6 +16,7 @@ from daybook.jobs.model import new_job
 from daybook.ledger.engine import Ledger
 from daybook.ledger.schema import VERSION_TABLE
 from daybook.operations import home_lock
+from daybook.processes.sandboxes import bubblewrap
 
 pytestmark = pytest.mark.anyio
 MADE = datetime(2026, 11, 2, 8, 0, tzinfo=UTC)
@@ -100,3 +101,27 @@ async def test_a_locked_ledger_is_reported(file: Path, monkeypatch: pytest.Monke
     assert problem.message == "the ledger is not writable: database is locked"
     assert problem.fix == "end the process that holds its lock"
     assert [each.severity for each in await book.ledger()] == ["ok"]
+
+
+async def test_a_required_sandbox_that_cannot_be_built_is_a_problem(
+    daybook_home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bubblewrap, "PLACES", ())
+    assert await book.sandbox() == []
+    async with Ledger(f"sqlite+aiosqlite:///{daybook_home.path / 'ledger.db'}") as ledger:
+        for name, level, enabled in (
+            ("nightly", "strict", True),
+            ("paused", "workspace", False),
+            ("free", "off", True),
+        ):
+            given = {"prompt": "Say hello.", "on_demand": True, "sandbox": level}
+            job = new_job(now=MADE, name=name, enabled=enabled, **given)
+            async with ledger.write() as session:
+                await store.add(session, job, name, MADE)
+    (found,) = await book.sandbox()
+    message = "nightly requires a sandbox, which cannot be built here: bubblewrap is not installed"
+    assert (found.severity, found.message) == ("problem", message)
+    assert found.fix.startswith("install bubblewrap 0.8")
+    monkeypatch.setenv("DAYBOOK_SANDBOX", "workspace")
+    (found,) = await book.sandbox()
+    assert found.message.startswith("the setting sandbox and nightly require a sandbox")

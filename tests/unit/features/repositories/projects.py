@@ -7,9 +7,15 @@ import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 
+from daybook.clock import SYSTEM_CLOCK
+from daybook.execution import journal, workspaces
+from daybook.execution.workspaces import WorkQuestion
 from daybook.features.repositories.store import Store
 from daybook.features.repositories.worktrees import Author, Worktree
+from daybook.ledger.states import Outcome, Status
 from daybook.policies.repositories import Upstream
+from daybook.runs.claim_requests import Granted
+from tests.world import World
 
 SECRET = "forge"
 """Name of the secret with the token for a repository elsewhere."""
@@ -48,3 +54,17 @@ async def worktree(project: Path, run_id: str = "run-1") -> Worktree:
     made = Worktree(store, run_id, await store.fetch(""), f"daybook/nightly/{run_id}")
     await made.create(AUTHOR)
     return made
+
+
+async def changed(world: World, granted: Granted, **files: str) -> Outcome:
+    """Let the agent of a run write files whose names end in `.txt`, and return the outcome."""
+    workspace = workspaces.of(granted)
+    assert workspace is not None
+
+    async def ask(_: WorkQuestion) -> Outcome:
+        for name, text in files.items():
+            (Path(workspace.folder) / f"{name}.txt").write_text(text)
+        return Outcome(Status.SUCCEEDED, output="I have **fixed** it.", agent="coder")
+
+    with journal.recording(world.ledger, granted, 1, SYSTEM_CLOCK):
+        return await workspace.work(ask)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -204,6 +205,18 @@ async def test_a_discarded_change_does_not_land_and_the_next_run_knows(
     )
 
 
+async def test_a_run_knows_which_changes_of_its_job_wait(
+    world: World, running: Started, project: Path
+) -> None:
+    granted = await running(repo=str(project), ref="main")
+    await Agent(world, [writes(a="better\n")])(granted)
+    await world.runs.finish(granted, Status.SUCCEEDED)
+    agent = Agent(world, [nothing])
+    await agent(await running())
+    assert agent.questions[0].addition.endswith("do not make them again:\n- Done 1.")
+    assert (worktrees.folder_of(granted.run_id) / "work" / "a.txt").read_text() == "better\n"
+
+
 async def test_a_large_change_of_land_auto_waits(
     world: World, running: Started, project: Path
 ) -> None:
@@ -347,3 +360,23 @@ async def test_worktrees_are_removed_when_they_are_not_needed(
     await keeping.tend(world.ledger)
     assert not folders[0].exists()
     assert (await operations.land(kept.run_id)).status == ChangeStatus.WAITING  # mine is in use
+
+
+async def test_in_a_sandbox_a_program_of_the_path_is_one_that_it_shows(
+    world: World,
+    running: Started,
+    project: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hidden = tmp_path / "bin"
+    hidden.mkdir()
+    (hidden / "grep").write_text("#!/bin/sh\nexit 3\n")
+    (hidden / "grep").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{hidden}:{os.environ['PATH']}")
+    granted = await running(
+        repo=str(project), ref="main", verify=("grep", "better", "a.txt"), sandbox="workspace"
+    )
+    outcome = await Agent(world, [writes(a="better\n")])(granted)
+    assert outcome.status == Status.SUCCEEDED
+    assert (await operations.show(granted.run_id)).verification == "better"

@@ -14,6 +14,7 @@ from daybook.execution import builtin_tools
 from daybook.execution.builtin_tools import ToolContext
 from daybook.home import Home
 from daybook.http.secrets import SecretStore
+from daybook.policies.policy import Policy
 from daybook.runs.claim_requests import Granted
 
 SECRET = "SECRET-7f3a"
@@ -26,15 +27,17 @@ class NoLedger(ToolContext):
         return None
 
 
-def context(work_dir: Path | None, seconds: float = 60.0) -> ToolContext:
-    policy = SimpleNamespace(timeout=timedelta(seconds=seconds), repo="")
-    granted = cast("Granted", SimpleNamespace(job=None, policy=policy))
+def context(work_dir: Path | None, seconds: float = 60.0, **policy: Any) -> ToolContext:
+    given = Policy(timeout=timedelta(seconds=seconds), **policy)
+    granted = cast("Granted", SimpleNamespace(job=None, policy=given))
     path = str(work_dir.resolve()) if work_dir else ""
     return NoLedger(granted, "brief", path, secrets=cast("SecretStore", None))
 
 
-async def tools(entry: str, work_dir: Path | None, seconds: float = 60.0) -> dict[str, Tool]:
-    return await builtin_tools.find(entry, context(work_dir, seconds))
+async def tools(
+    entry: str, work_dir: Path | None, seconds: float = 60.0, **policy: Any
+) -> dict[str, Tool]:
+    return await builtin_tools.find(entry, context(work_dir, seconds, **policy))
 
 
 class Files:

@@ -12,7 +12,10 @@ import pytest
 from daybook.agents.base import Tool
 from daybook.errors import DaybookError, InvalidInput
 from daybook.features.work_tools import shell
+from daybook.home import Home
 from daybook.processes import group, proc
+from daybook.processes.sandboxes import bubblewrap
+from daybook.processes.sandboxes.bubblewrap import SandboxUnavailable
 from tests.unit.features.work_tools.conftest import tools
 from tests.waiting import becomes_true
 
@@ -33,6 +36,39 @@ async def answer(run: Tool, command: str, **more: Any) -> tuple[str, str]:
     """Return how the command ended, and its output."""
     how, _, output = (await run.call({"command": command, **more})).partition("\n")
     return how, output
+
+
+async def test_in_a_sandbox_it_needs_no_permission_and_writes_only_in_its_folder(
+    work: Path, daybook_home: Home
+) -> None:
+    run = (await tools("shell", work, sandbox="workspace"))["shell.run"]
+    daybook_home.ledger_key.write_text("secret")
+    outside = work.parent / "outside.txt"
+    _, output = await answer(
+        run, f"echo x > {outside}; cat {daybook_home.ledger_key}; echo $XDG_CACHE_HOME; pwd > a.txt"
+    )
+    assert not outside.exists()
+    assert "secret" not in output
+    assert output.endswith(f"{daybook_home.path}/caches/none")
+    assert (work / "a.txt").read_text() == f"{work}\n"
+
+
+async def test_a_host_that_the_sandbox_refuses_is_named(work: Path) -> None:
+    hosts = ("api.example.org",)
+    run = (await tools("shell", work, sandbox="workspace", sandbox_hosts=hosts))["shell.run"]
+    ask = "import urllib.request as r; r.urlopen('http://other.example.org/')"
+    how, output = await answer(run, f'python3 -c "{ask}"')
+    assert "exited with code 1" in how
+    assert "the sandbox refused other.example.org:80 (" in output
+    assert "--sandbox-host other.example.org:80" in output
+
+
+async def test_without_a_program_that_builds_it_there_is_no_shell(
+    work: Path, allowed: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bubblewrap, "PLACES", ("/nonexistent/bwrap",))
+    with pytest.raises(SandboxUnavailable, match="apt-get install bubblewrap"):
+        await tools("shell", work, sandbox="strict")
 
 
 async def test_the_operator_has_to_allow_it(work: Path) -> None:

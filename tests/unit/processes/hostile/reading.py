@@ -86,13 +86,13 @@ def _() -> object:
     return "other" in os.listdir(Path(target("other_home_file")).parent.parent)
 
 
-@attempt("climb out by many ..", "any")
+@attempt("leave by many ..", "any")
 def _() -> object:
     os.chdir("../" * 40)
     return Path(target("sibling_file").lstrip("/")).read_bytes()
 
 
-@attempt("climb out of a folder that was moved", "any")
+@attempt("leave from a folder that was moved", "any")
 def _() -> object:
     os.makedirs(f"{new_name('a')}/b/c")
     os.chdir(f"{new_name('a')}/b/c")

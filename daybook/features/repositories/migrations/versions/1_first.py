@@ -36,6 +36,7 @@ def upgrade() -> None:
         sa.Column("head", sa.String(), nullable=False),
         sa.Column("recorded_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("is_verified", sa.Boolean(), nullable=True),
+        sa.Column("changed_files", sa.Integer(), nullable=False),
         sa.Column("insertions", sa.Integer(), nullable=False),
         sa.Column("deletions", sa.Integer(), nullable=False),
         sa.Column("files", sa.JSON(), nullable=False),
