@@ -5,6 +5,7 @@ import sqlite3
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -114,7 +115,7 @@ async def test_a_required_sandbox_that_cannot_be_built_is_a_problem(
             ("paused", "workspace", False),
             ("free", "off", True),
         ):
-            given = {"prompt": "Say hello.", "on_demand": True, "sandbox": level}
+            given: dict[str, Any] = {"prompt": "Hello.", "on_demand": True, "sandbox": level}
             job = new_job(now=MADE, name=name, enabled=enabled, **given)
             async with ledger.write() as session:
                 await store.add(session, job, name, MADE)
