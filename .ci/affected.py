@@ -35,6 +35,10 @@ _RUNS = [
     "flows",
 ]
 PROCESSES = {
+    "tests/e2e/worker/test_repositories.py": [
+        *_RUNS,
+        *("daybook.agents", "daybook.features.repositories"),
+    ],
     "tests/e2e/worker": [*_RUNS, "daybook.agents", "daybook.tools"],
     "tests/e2e/keeper": [*_RUNS, "daybook.keeper"],
     "tests/e2e/prefect": ["daybook.prefect", "daybook.jobs", "daybook.ledger", "daybook.schedules"],
@@ -71,6 +75,10 @@ PROCESSES = {
             f"daybook.features.{each}"
             for each in ("web_tools", "work_tools", "memory", "notify_tool", "skills")
         ),
+    ],
+    "tests/chaos/test_killed_worktrees.py": [
+        *_RUNS,
+        *("daybook.keeper", "daybook.agents", "daybook.features.repositories"),
     ],
     "tests/chaos": [*_RUNS, "daybook.keeper", "chaos"],
     "tests/contract/worker": ["daybook.worker", "daybook.processes", "daybook.timing"],

@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.unit.features.repositories.projects import at, commit
 
 PROGRAM = """
-import os, re, subprocess, sys, time
+import os, re, signal, subprocess, sys
 from pathlib import Path
 name, way = re.search(r"work as (\\S+): (\\S+)", sys.stdin.read()).groups()
 
@@ -49,7 +49,7 @@ match way:
         write("shared.txt")
     case "hang":
         write(own)
-        time.sleep(3600)
+        signal.pause()
     case "daemon":
         write(own)
         daemon("while true; do sleep 0.05; echo x >> late.ignored; done")

@@ -72,6 +72,8 @@ class Killed:
         self.world, self.repository, self.server = world, repository, server
         self.jobs = dict[str, StoredJob]()
         self.names = list[str]()
+        self.count = 0
+        """The number of runs that were killed."""
 
     async def add_jobs(self) -> None:
         client = self.world.client
@@ -102,6 +104,7 @@ class Killed:
 
     def kill(self, what: str, worker: Worker) -> None:
         pids = [each.pid for each in worker.heads()] if what in ("runs", "all") else []
+        self.count += len(pids)
         if what in ("worker", "all"):
             pids.append(worker.pid)
         if what == "all":  # and each git, agent and verification
@@ -161,6 +164,7 @@ async def test_each_change_of_killed_runs_lands_once(
             changes = await killed.changes()
             rows = await world.runs.rows()
 
+        assert killed.count >= len(ROUNDS)
         assert {each.status for each in rows} == {"succeeded"}, [each.error for each in rows]
         assert len(changes) == len(killed.names) == len(rows)
         check(changes, killed, forge, bare)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from daybook.errors import DaybookError
 from daybook.features.repositories import landing
 from daybook.features.repositories.git import GitFailed
-from daybook.features.repositories.landing import BranchInUse, ChangeConflict
+from daybook.features.repositories.landing import BranchBusy, BranchInUse, ChangeConflict
 from daybook.features.repositories.worktrees import Change, Worktree
 from tests.unit.features.repositories.projects import AUTHOR, at, commit, worktree
 
@@ -181,6 +182,22 @@ async def test_a_landing_that_was_killed_lands_once(project: Path) -> None:
     at(project, "switch", "-q", "mine")
     assert await one.land(kill) == landed
     assert subjects(project) == ["change d", "change a", "change c", "change a b"]
+
+
+async def test_the_lock_of_a_killed_fetch_is_removed_when_it_is_old(project: Path) -> None:
+    one = await changed(project, a="better\n")
+    lock = project / ".git" / "refs" / "heads" / "main.lock"
+    lock.write_text(f"{one.change.head}\n")
+    with pytest.raises(BranchBusy, match=r"main\.lock': File exists"):
+        await one.land()
+    os.utime(lock, (0, 0))
+    await one.land()
+    assert subjects(project) == ["change a", "change a b"]
+    lock.write_text("0123456789 of another program\n")
+    os.utime(lock, (0, 0))
+    two = await changed(project, "run-2", c="three\n")
+    with pytest.raises(BranchBusy):
+        await two.land()
 
 
 async def test_five_changes_that_land_at_once_are_all_in_the_branch(project: Path) -> None:
