@@ -95,7 +95,7 @@ def states() -> str:
     for number, rule in enumerate(RULES, start=1):
         rules.append(f"| {number} | `{rule.__name__}` | {cell(summary(rule))} |")
     reasons = waits.as_markdown().strip().splitlines()
-    return between("concepts/states.md", as_markdown().strip().splitlines(), reasons, rules)
+    return between("reference/states.md", as_markdown().strip().splitlines(), reasons, rules)
 
 
 def policies_page(found: dict[Case, list[Became]]) -> str:
@@ -282,7 +282,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "floor.md": floor.page,
     "pictures/processes.svg": picture.processes,
     "../CONTRIBUTING.md": contributing,
-    "concepts/states.md": states,
+    "reference/states.md": states,
     "guides/limits.md": limits,
     "guides/budgets.md": budgets,
     "guides/tasks.md": tasks,

@@ -17,7 +17,7 @@ effect; `TRANSITIONS` has all transitions. A transition that is not in `TRANSITI
 `IllegalTransition`; `None` stands for "no row yet".
 
 To add a state, add a member to `Status` and its transitions to `TRANSITIONS`, from which
-`make docs` makes the table of `docs/concepts/states.md`. A live state also belongs in `LIVE`, and
+`make docs` makes the table of `docs/reference/states.md`. A live state also belongs in `LIVE`, and
 in `HELD` if a process holds the run. Every other state is an outcome, which `runs.outcomes.record`
 writes. An outcome needs:
 
@@ -126,7 +126,7 @@ def check_transition(run: str, old: Status | None, new: Status) -> None:
 
 
 def as_markdown() -> str:
-    """Return the table of `docs/concepts/states.md`; transitions for the same reason are a row."""
+    """Return the table of `docs/reference/states.md`; transitions for the same reason are a row."""
     lines = ["| from | to | when |", "|---|---|---|"]
     for old, row in TRANSITIONS.items():
         for why in dict.fromkeys(row.values()):

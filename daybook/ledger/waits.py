@@ -7,7 +7,7 @@ it sets itself.
 
 To add a reason, add a `WaitReason` with its answers to `REASONS`, and write the code that ends the
 wait; a wait until a time needs only `claim.wait` in its rule. `make docs` makes a table of
-`docs/concepts/states.md` from `REASONS`. No migration is needed, because the column is a text.
+`docs/reference/states.md` from `REASONS`. No migration is needed, because the column is a text.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ def names(matches: Callable[[WaitReason], bool]) -> tuple[str, ...]:
 
 
 def as_markdown() -> str:
-    """Return the table of reasons of `docs/concepts/states.md`."""
+    """Return the table of reasons of `docs/reference/states.md`."""
     lines = ["| `waits_for` | the run waits for | the wait ends with |", "|---|---|---|"]
     for each in REASONS.values():
         name = f"`{each.name}`" if each.name else "*empty*"

@@ -4,7 +4,7 @@ A rule takes the `Decision` about one run. If it returns a result, the claim end
 if it returns None, the next rule is applied. If no rule returns a result, the claim is granted.
 
 To add a rule, write a function here, with an entry in `RULES`, the only list that sets the order.
-The first paragraph of its docstring becomes its row in the table of `docs/concepts/states.md`
+The first paragraph of its docstring becomes its row in the table of `docs/reference/states.md`
 (`make docs`). A condition under which a due time has no row at all is no rule, but a bound of the
 schedule (`schedules.bounds`). If the audit should also apply the rule, to due times that no process
 claimed, add an entry to `audit._JUDGES`. Put a condition that the audit or `overdue` also checks

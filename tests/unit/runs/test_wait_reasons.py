@@ -1,4 +1,4 @@
-"""Every reason to wait, as in `docs/concepts/states.md`, through the functions that ask it.
+"""Every reason to wait, as in `docs/reference/states.md`, through the functions that ask it.
 
 `EXPECTED` says for each question which reasons answer yes. The table `waits.REASONS` is compared
 with it, and for each reason a row that waits for it goes through the function that asks.
