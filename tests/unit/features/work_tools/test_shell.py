@@ -61,6 +61,7 @@ async def test_a_host_that_the_sandbox_refuses_is_named(work: Path) -> None:
     assert "exited with code 1" in how
     assert "the sandbox refused other.example.org:80 (" in output
     assert "--sandbox-host other.example.org:80" in output
+    assert await answer(run, "echo ok") == ("It exited with code 0.", "ok")
 
 
 async def test_without_a_program_that_builds_it_there_is_no_shell(
