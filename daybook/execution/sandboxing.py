@@ -10,9 +10,9 @@ from pathlib import Path
 from daybook import settings
 from daybook.agents.program_sandbox import ProgramSandbox
 from daybook.execution import workspaces
-from daybook.execution.agent_lookup import guard_of
 from daybook.home import current_home
-from daybook.http.guard import Guard
+from daybook.http.guard import Guard, Rule
+from daybook.jobs import limits
 from daybook.owners import is_agent
 from daybook.policies import sandboxes
 from daybook.policies.policy import Policy
@@ -31,13 +31,16 @@ def of_run(granted: Granted) -> ProgramSandbox | None:
         return None
     workspace = workspaces.of(granted)
     readable = workspace.readable if workspace else ()
-    return build(granted.policy, owner, job.id if job else "", guard_of(granted), readable)
+    return build(granted.policy, owner, job.id if job else "", readable)
 
 
 def build(
-    policy: Policy, owner: str, job_id: str, guard: Guard, readable: tuple[str, ...] = ()
+    policy: Policy, owner: str, job_id: str, readable: tuple[str, ...] = ()
 ) -> ProgramSandbox | None:
-    """Return the sandbox for programs of a job. Raise the errors of `of_run`."""
+    """Return the sandbox for programs of a job. Raise the errors of `of_run`.
+
+    A program chooses what it requests, so its hosts have the rule of an agent for any owner.
+    """
     level = level_of(policy, owner)
     if level == "off":
         return None
@@ -46,6 +49,7 @@ def build(
 
     if why := why_unavailable():
         raise SandboxUnavailable(why)
+    guard = Guard.from_settings(Rule.AGENT, limits.load_limits(owner))
     cache = str(cache_folder(job_id))
     return ProgramSandbox(level, guard, policy.sandbox_hosts, readable, cache=cache)
 

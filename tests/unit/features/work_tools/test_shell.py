@@ -64,6 +64,15 @@ async def test_a_host_that_the_sandbox_refuses_is_named(work: Path) -> None:
     assert await answer(run, "echo ok") == ("It exited with code 0.", "ok")
 
 
+async def test_a_listed_host_with_a_private_address_is_refused(work: Path) -> None:
+    hosts = ("127.0.0.2:8765",)
+    run = (await tools("shell", work, sandbox="workspace", sandbox_hosts=hosts))["shell.run"]
+    ask = "import urllib.request as r; r.urlopen('http://127.0.0.2:8765/')"
+    _, output = await answer(run, f'python3 -c "{ask}"')
+    assert "HTTP Error 403" in output
+    assert "DAYBOOK_ALLOWED_HOSTS" in output
+
+
 async def test_without_a_program_that_builds_it_there_is_no_shell(
     work: Path, allowed: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
