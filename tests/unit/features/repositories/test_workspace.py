@@ -15,6 +15,7 @@ from daybook.execution import journal, workspaces
 from daybook.execution.workspaces import WorkQuestion
 from daybook.features.repositories import keeping, operations, worktrees
 from daybook.features.repositories.tables import ChangeRow, ChangeStatus
+from daybook.features.repositories.workspace import RunWorkspace
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import RunRow
 from daybook.runs.claim_requests import Granted
@@ -328,6 +329,23 @@ async def test_a_recorded_change_is_not_made_again(
     assert len(agent.questions) == 1
     assert "has recorded the change" in again.reason
     assert len(at(project, "log", "--format=%s", "main").splitlines()) == 2
+
+
+async def test_the_last_verification_of_an_earlier_attempt_counts_only_for_its_commit(
+    world: World, running: Started, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check = ("grep", "-q", "right", "a.txt")
+    granted = await running(repo=str(project), ref="main", verify=check, repairs=0)
+    agent = Agent(world, [writes(a="wrong\n"), writes(a="right\n")])
+
+    async def kill(*_: object) -> Outcome:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(RunWorkspace, "_recorded", kill)
+        await agent(granted)
+    outcome = await agent(granted, attempt=2)  # a program, which is asked again
+    assert (outcome.status, outcome.error) == (Status.SUCCEEDED, None)
 
 
 async def test_a_process_without_its_claim_records_no_change(
