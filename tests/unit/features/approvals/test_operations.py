@@ -99,7 +99,9 @@ async def test_an_agent_cannot_change_what_its_job_has_approved(world: World) ->
 
 
 @pytest.mark.usefixtures("prefect_is_away")
-async def test_jobs_that_a_run_adds_or_changes_inherit_its_approvals_and_sandbox(world: World) -> None:
+async def test_jobs_that_a_run_adds_or_changes_inherit_its_approvals_and_sandbox(
+    world: World,
+) -> None:
     """Otherwise another job could make the call for which the run waits, or write elsewhere."""
     before = await world.jobs.add("before", "agent:ann", on_demand=True)
     approve = ["mail.send", "answer", "webhook"]
