@@ -50,7 +50,7 @@ def build(
     if why := why_unavailable():
         raise SandboxUnavailable(why)
     guard = Guard.from_settings(Rule.AGENT, limits.load_limits(owner))
-    cache = str(cache_folder(job_id))
+    cache = str(cache_folder(job_id, level))
     return ProgramSandbox(level, guard, policy.sandbox_hosts, readable, cache=cache)
 
 
@@ -64,6 +64,9 @@ def level_of(policy: Policy, owner: str) -> str:
     return sandboxes.stronger(chosen, usual) if is_agent(owner) else chosen
 
 
-def cache_folder(job_id: str) -> Path:
-    """Return the folder for the caches of a job's programs; "" is for runs without a job."""
-    return current_home().path / "caches" / (job_id or "none")
+def cache_folder(job_id: str, level: str) -> Path:
+    """Return the folder for the caches of a job's programs; "" is for runs without a job.
+
+    A program without a sandbox may run what it finds there, so each ``level`` has its own.
+    """
+    return current_home().path / "caches" / (job_id or "none") / level

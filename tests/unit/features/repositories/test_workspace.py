@@ -11,13 +11,14 @@ import pytest
 
 from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import AgentFailed, AgentTemporary, FenceRefused, InvalidInput, NotFound
-from daybook.execution import journal, workspaces
+from daybook.execution import journal, sandboxing, workspaces
 from daybook.execution.workspaces import WorkQuestion
-from daybook.features.repositories import keeping, operations, worktrees
+from daybook.features.repositories import job_programs, keeping, operations, worktrees
 from daybook.features.repositories.tables import ChangeRow, ChangeStatus
 from daybook.features.repositories.workspace import RunWorkspace
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import RunRow
+from daybook.policies.policy import Policy
 from daybook.runs.claim_requests import Granted
 from tests.unit.features.attempts import Started
 from tests.unit.features.repositories.projects import at, commit
@@ -418,6 +419,19 @@ async def test_worktrees_are_removed_when_they_are_not_needed(
     await keeping.tend(world.ledger)
     assert not folders[0].exists()
     assert (await operations.land(kept.run_id)).status == ChangeStatus.WAITING  # mine is in use
+
+
+async def test_no_program_without_a_sandbox_uses_the_cache_of_one_with_it(tmp_path: Path) -> None:
+    command = ("sh", "-c", "ls $XDG_CACHE_HOME; touch $XDG_CACHE_HOME/wheel")
+    sandbox = sandboxing.build(Policy(sandbox="workspace"), "user", "job")
+    assert sandbox is not None
+    work = tmp_path / "work"
+    work.mkdir()
+    found = [
+        (await job_programs.run(command, work, "job", 60.0, each)).output
+        for each in (sandbox, sandbox, None)
+    ]
+    assert found == ["", "wheel", ""]
 
 
 async def test_in_a_sandbox_a_program_of_the_path_is_one_that_it_shows(

@@ -49,7 +49,7 @@ async def test_in_a_sandbox_it_needs_no_permission_and_writes_only_in_its_folder
     )
     assert not outside.exists()
     assert "secret" not in output
-    assert output.endswith(f"{daybook_home.path}/caches/none")
+    assert output.endswith(f"{daybook_home.path}/caches/none/workspace")
     assert (work / "a.txt").read_text() == f"{work}\n"
 
 
