@@ -112,8 +112,8 @@ class Actor:
 
     The interface, ``via``, is `cli`, `web`, `mcp`, `api`, or `run` for the tools of a run.
     ``user_id`` is the id that an agent or a program has for its user, or "". ``approve`` and
-    ``only_tools`` have the entries of these fields of the job whose run makes the request; jobs
-    that it adds or changes inherit them.
+    ``only_tools`` have the entries of these fields of the job whose run makes the request, and
+    ``sandbox`` is the level of its sandbox; jobs that it adds or changes inherit them.
     """
 
     owner: str = USER
@@ -121,6 +121,7 @@ class Actor:
     via: str = "cli"
     approve: tuple[str, ...] = ()
     only_tools: tuple[str, ...] = ()
+    sandbox: str = "off"
 
     @property
     def is_agent(self) -> bool:

@@ -52,6 +52,10 @@ class ProgramSandbox:
             writable=(*self.writable, *writable),
         )
 
+    def anew(self) -> Self:
+        """Return an equal sandbox, which has refused no host yet."""
+        return replace(self, refused={})
+
     @asynccontextmanager
     async def wrap(
         self, arguments: Sequence[str], *, folder: str, environment: Mapping[str, str]

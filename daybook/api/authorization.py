@@ -20,7 +20,7 @@ from typing import Any
 from sqlalchemy import ColumnElement
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from daybook import owners
+from daybook import owners, settings
 from daybook.errors import InvalidInput, NotFound, UnreadableJob
 from daybook.jobs import limits, provenance, store
 from daybook.jobs.actions import WEBHOOK
@@ -29,6 +29,7 @@ from daybook.jobs.store import StoredJob
 from daybook.ledger import references
 from daybook.ledger.references import Match, Noun
 from daybook.policies.policy import matches, tools_of
+from daybook.policies.sandboxes import stronger
 from daybook.runs import history
 from daybook.runs.history import RunAndJob
 from daybook.short_text import one_line
@@ -172,6 +173,8 @@ def inherit_tool_rules(job: Job, now: datetime) -> Job:
     Otherwise a run could let another job make the calls for which the run itself has to wait, or
     that it must not make. A job that makes only one call gets only the entries that name it. Raise
     `InvalidInput` if the job names tools that the actor's run may not call.
+
+    A job that asks an agent also has at least the sandbox of the actor's run.
     """
     actor, call = owners.current_actor(), job.action.own_call()
     given, only = actor.approve, job.policy.only_tools
@@ -193,6 +196,10 @@ def inherit_tool_rules(job: Job, now: datetime) -> Job:
         changes["approve"] = list(dict.fromkeys((*job.policy.approve, *given)))
     if actor.only_tools and job.action.agents() and not only:
         changes["only_tools"] = list(actor.only_tools)
+    if actor.sandbox != "off" and (job.action.agents() or job.policy.check.prompt):
+        level = _sandbox_level(job)
+        if (needed := stronger(level, actor.sandbox)) != level:
+            changes["sandbox"] = needed
     return edit(job, changes, now=now) if changes else job
 
 
@@ -205,14 +212,23 @@ def _is_within(entry: str, allowed: Sequence[str]) -> bool:
     return entry in allowed or (not is_pattern and any(matches(entry, each) for each in allowed))
 
 
+def _sandbox_level(job: Job) -> str:
+    """Return the job's sandbox, or the operator's if it chooses none."""
+    return job.policy.sandbox or settings.load().sandbox
+
+
 def check_tool_rules(before: Job, after: Job) -> None:
     """Raise `InvalidInput` if an agent changes the job's rules for its tools.
 
-    The job may inherit entries of `approve` and `only_tools` from the run that changes it.
+    The job may inherit entries of `approve` and `only_tools` from the run that changes it. An agent
+    may choose a stronger sandbox.
     """
     actor = owners.current_actor()
     if not actor.is_agent:
         return
+    level = _sandbox_level(after)
+    if stronger(_sandbox_level(before), level) != level:
+        raise InvalidInput("sandbox", "only the operator can weaken it", "leave it out")
     inherited = (*before.policy.approve, *actor.approve)
     for field in ("approve", "approve_within", "only_tools"):
         old, new = getattr(before.policy, field), getattr(after.policy, field)

@@ -168,7 +168,7 @@ async def _parameters(session: AsyncSession, listed: SessionSummary) -> JsonObje
     given = found.get("policy") or {}
     return {
         **{name: found[name] for name in _CONTINUED_FIELDS if found.get(name)},
-        "policy": {name: given[name] for name in _CONTINUED_POLICY if given.get(name)},
+        "policy": {name: given[name] for name in _CONTINUED_POLICY if name in given},
     }
 
 

@@ -214,7 +214,8 @@ def actor_of(granted: Granted, agent: str) -> Actor:
     owner = row.owner if row is not None and is_agent(row.owner) else f"{AGENT_PREFIX}{agent}"
     user_id = (row.user_id or "") if row is not None else ""
     policy = granted.policy
-    return Actor(owner, user_id, "run", policy.approve, policy.only_tools)
+    level = sandboxing.level_of(policy, row.owner if row is not None else "")
+    return Actor(owner, user_id, "run", policy.approve, policy.only_tools, level)
 
 
 def success_outcome(answer: AgentAnswer, prompt: str) -> Outcome:

@@ -10,9 +10,9 @@ from pathlib import Path
 from daybook import settings
 from daybook.agents.program_sandbox import ProgramSandbox
 from daybook.execution import workspaces
-from daybook.execution.agent_lookup import guard_of
 from daybook.home import current_home
-from daybook.http.guard import Guard
+from daybook.http.guard import Guard, Rule
+from daybook.jobs import limits
 from daybook.owners import is_agent
 from daybook.policies import sandboxes
 from daybook.policies.policy import Policy
@@ -31,13 +31,16 @@ def of_run(granted: Granted) -> ProgramSandbox | None:
         return None
     workspace = workspaces.of(granted)
     readable = workspace.readable if workspace else ()
-    return build(granted.policy, owner, job.id if job else "", guard_of(granted), readable)
+    return build(granted.policy, owner, job.id if job else "", readable)
 
 
 def build(
-    policy: Policy, owner: str, job_id: str, guard: Guard, readable: tuple[str, ...] = ()
+    policy: Policy, owner: str, job_id: str, readable: tuple[str, ...] = ()
 ) -> ProgramSandbox | None:
-    """Return the sandbox for programs of a job. Raise the errors of `of_run`."""
+    """Return the sandbox for programs of a job. Raise the errors of `of_run`.
+
+    A program chooses what it requests, so its hosts have the rule of an agent for any owner.
+    """
     level = level_of(policy, owner)
     if level == "off":
         return None
@@ -46,7 +49,8 @@ def build(
 
     if why := why_unavailable():
         raise SandboxUnavailable(why)
-    cache = str(cache_folder(job_id))
+    guard = Guard.from_settings(Rule.AGENT, limits.load_limits(owner))
+    cache = str(cache_folder(job_id, level))
     return ProgramSandbox(level, guard, policy.sandbox_hosts, readable, cache=cache)
 
 
@@ -60,6 +64,9 @@ def level_of(policy: Policy, owner: str) -> str:
     return sandboxes.stronger(chosen, usual) if is_agent(owner) else chosen
 
 
-def cache_folder(job_id: str) -> Path:
-    """Return the folder for the caches of a job's programs; "" is for runs without a job."""
-    return current_home().path / "caches" / (job_id or "none")
+def cache_folder(job_id: str, level: str) -> Path:
+    """Return the folder for the caches of a job's programs; "" is for runs without a job.
+
+    A program without a sandbox may run what it finds there, so each ``level`` has its own.
+    """
+    return current_home().path / "caches" / (job_id or "none") / level

@@ -54,7 +54,7 @@ async def run(
 
     Raise the errors of `ProgramSandbox.wrap`.
     """
-    cache = str(sandboxing.cache_folder(job))
+    cache = str(sandboxing.cache_folder(job, sandbox.level if sandbox else "off"))
     make_cache(cache)
     variables = environment.select(environment.DEFAULT_NAMES)
     variables |= cache_variables(cache)

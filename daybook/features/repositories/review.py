@@ -42,8 +42,6 @@ from daybook.features.repositories.locks import StillLocked, locked
 from daybook.features.repositories.store import Store
 from daybook.features.repositories.tables import ChangeRow, ChangeStatus
 from daybook.features.repositories.worktrees import Author, Change, folder_of
-from daybook.http.guard import Guard, Rule
-from daybook.jobs import limits
 from daybook.ledger.engine import Ledger, open_ledger, reading
 from daybook.ledger.tables import JobRow, RunRow
 from daybook.policies.policy import Policy
@@ -231,9 +229,7 @@ async def _verify(row: ChangeRow, store: Store, candidate: str) -> None:
     policy, owner = await _policy(row)
     if not policy.verify:
         return
-    guard = Guard.from_settings(Rule.for_owner(owner, owner), limits.load_limits(owner))
-    objects = (str(store.objects),)
-    sandbox = sandboxing.build(policy, owner, row.job_id or "", guard, objects)
+    sandbox = sandboxing.build(policy, owner, row.job_id or "", (str(store.objects),))
     folder = folder_of(f"{row.run_id}.verifying")
     await asyncio.to_thread(worktrees.remove_folder, folder)
     try:

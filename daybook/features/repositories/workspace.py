@@ -320,8 +320,8 @@ class RunWorkspace:
     async def _verify(self, worktree: Worktree, change: Change, number: int) -> ProgramEnd:
         """Return the result of the verification, which the journal records.
 
-        Use the result of an earlier attempt if its output was in the next question, or if it was
-        about the same commit.
+        Use the result of an earlier attempt if its output may have been in the next question, or
+        if it was about the same commit.
         """
         steps, command = self._journal, self._policy.verify
         ended: ProgramEnd | None = None
@@ -336,7 +336,8 @@ class RunWorkspace:
 
         async with self._in_time(MAX_FINISH_SECONDS):
             kept = await steps.keep(position, find)
-            if ended is None and (kept["problem"] or kept["head"] == change.head):
+            was_quoted = kept["problem"] and number < self._policy.repairs
+            if ended is None and (was_quoted or kept["head"] == change.head):
                 ended = ProgramEnd(kept["problem"], kept["output"])
             if ended is None:
                 await steps.report(*await find())

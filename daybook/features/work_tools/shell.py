@@ -52,6 +52,7 @@ async def shell_tools(context: ToolContext) -> Sequence[Tool]:
         if not context.work_dir:
             raise no_work_dir("shell")
         command, seconds = _command(arguments), _seconds(arguments, most)
+        own = sandbox and sandbox.anew()
         try:
             ended = await process.run(
                 ["/bin/sh", "-c", _MERGED, "sh", command],
@@ -60,11 +61,11 @@ async def shell_tools(context: ToolContext) -> Sequence[Tool]:
                 stdin=None,
                 seconds=seconds,
                 output=EndsPipe(MAX_OUTPUT_BYTES),
-                sandbox=sandbox,
+                sandbox=own,
             )
         except OSError as error:
             raise CommandNotStarted(f"the command was not started: {error.strerror}") from None
-        refused = sandbox.warnings() if sandbox else ()
+        refused = own.warnings() if own else ()
         how = f"It was stopped after {seconds} s, and" if ended.timed_out else "It"
         lines = [ended.output.decode(errors="replace").rstrip("\n"), *refused]
         if ended.exceeded:

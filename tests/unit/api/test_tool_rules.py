@@ -72,3 +72,24 @@ def test_an_agent_may_not_change_the_entries_of_its_job() -> None:
         authorization.check_tool_rules(before, edit(before, {"only_tools": [""]}, now=NOW))
     with acting_as(RUN):
         authorization.check_tool_rules(job(), added(job()))
+
+
+@pytest.mark.usefixtures("daybook_home")
+def test_a_job_of_an_agent_has_at_least_the_sandbox_of_the_run_that_adds_it() -> None:
+    run = Actor("agent:brief", via="run", sandbox="workspace")
+    levels = {each: added(job(sandbox=each), run).policy.sandbox for each in ("", "off", "strict")}
+    assert levels == {"": "workspace", "off": "workspace", "strict": "strict"}
+    assert added(job(tool="mail.get_1"), run).policy.sandbox == ""  # it starts no program
+
+
+@pytest.mark.usefixtures("daybook_home")
+def test_an_agent_may_not_weaken_the_sandbox_of_its_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAYBOOK_SANDBOX", "workspace")
+    before = job(sandbox="strict")
+    with acting_as(Actor("agent:brief")):
+        for level in ("off", "workspace", ""):
+            after = edit(before, {"sandbox": level}, now=NOW)
+            with pytest.raises(InvalidInput, match="only the operator can weaken it"):
+                authorization.check_tool_rules(before, after)
+        authorization.check_tool_rules(job(), before)
+    authorization.check_tool_rules(before, edit(before, {"sandbox": "off"}, now=NOW))

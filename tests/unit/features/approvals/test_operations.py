@@ -99,11 +99,14 @@ async def test_an_agent_cannot_change_what_its_job_has_approved(world: World) ->
 
 
 @pytest.mark.usefixtures("prefect_is_away")
-async def test_jobs_that_a_run_adds_or_changes_inherit_its_approvals(world: World) -> None:
-    """Otherwise a run could let another job make the call for which it has to wait."""
+async def test_jobs_that_a_run_adds_or_changes_inherit_its_approvals_and_sandbox(
+    world: World,
+) -> None:
+    """Otherwise another job could make the call for which the run waits, or write elsewhere."""
     before = await world.jobs.add("before", "agent:ann", on_demand=True)
     approve = ["mail.send", "answer", "webhook"]
-    first = await world.jobs.add("first", on_demand=True, approve=approve)
+    rules: Any = {"approve": approve, "sandbox": "workspace"}
+    first = await world.jobs.add("first", on_demand=True, **rules)
     granted = await world.runs.claimed(await world.runs.request(first))
     of_run = actor_of(granted, "ann")
     with acting_as(of_run):
@@ -116,6 +119,7 @@ async def test_jobs_that_a_run_adds_or_changes_inherit_its_approvals(world: Worl
         edited = await api.jobs.edit_job(added.id, {"approve": []})
         assert edited.policy.approve == added.policy.approve
     assert added.policy.approve == ("mail.send", "answer", "webhook")
+    assert (added.policy.sandbox, calling.policy.sandbox) == ("workspace", "")
     assert calling.policy.approve == ("webhook",)
     assert (await world.jobs.get(before.id)).job.policy.approve == of_run.approve
     with acting_as(AGENT):

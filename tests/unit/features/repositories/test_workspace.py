@@ -9,12 +9,14 @@ import pytest
 
 from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import AgentFailed, AgentTemporary, FenceRefused, InvalidInput, NotFound
-from daybook.execution import journal, workspaces
+from daybook.execution import journal, sandboxing, workspaces
 from daybook.execution.workspaces import WorkQuestion
-from daybook.features.repositories import keeping, operations, worktrees
+from daybook.features.repositories import job_programs, keeping, operations, worktrees
 from daybook.features.repositories.tables import ChangeRow, ChangeStatus
+from daybook.features.repositories.workspace import RunWorkspace
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import RunRow
+from daybook.policies.policy import Policy
 from daybook.runs.claim_requests import Granted
 from tests.unit.features.attempts import Started
 from tests.unit.features.repositories.coding import Agent, nothing, writes
@@ -290,6 +292,23 @@ async def test_a_recorded_change_is_not_made_again(
     assert len(at(project, "log", "--format=%s", "main").splitlines()) == 2
 
 
+async def test_the_last_verification_of_an_earlier_attempt_counts_only_for_its_commit(
+    world: World, running: Started, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check = ("grep", "-q", "right", "a.txt")
+    granted = await running(repo=str(project), ref="main", verify=check, repairs=0)
+    agent = Agent(world, [writes(a="wrong\n"), writes(a="right\n")])
+
+    async def kill(*_: object) -> Outcome:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(RunWorkspace, "_recorded", kill)
+        await agent(granted)
+    outcome = await agent(granted, attempt=2)  # a program, which is asked again
+    assert (outcome.status, outcome.error) == (Status.SUCCEEDED, None)
+
+
 async def test_a_process_without_its_claim_records_no_change(
     world: World, running: Started, project: Path
 ) -> None:
@@ -360,6 +379,19 @@ async def test_worktrees_are_removed_when_they_are_not_needed(
     await keeping.tend(world.ledger)
     assert not folders[0].exists()
     assert (await operations.land(kept.run_id)).status == ChangeStatus.WAITING  # mine is in use
+
+
+async def test_no_program_without_a_sandbox_uses_the_cache_of_one_with_it(tmp_path: Path) -> None:
+    command = ("sh", "-c", "ls $XDG_CACHE_HOME; touch $XDG_CACHE_HOME/wheel")
+    sandbox = sandboxing.build(Policy(sandbox="workspace"), "user", "job")
+    assert sandbox is not None
+    work = tmp_path / "work"
+    work.mkdir()
+    found = [
+        (await job_programs.run(command, work, "job", 60.0, each)).output
+        for each in (sandbox, sandbox, None)
+    ]
+    assert found == ["", "wheel", ""]
 
 
 async def test_in_a_sandbox_a_program_of_the_path_is_one_that_it_shows(

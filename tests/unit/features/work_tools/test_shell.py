@@ -49,7 +49,7 @@ async def test_in_a_sandbox_it_needs_no_permission_and_writes_only_in_its_folder
     )
     assert not outside.exists()
     assert "secret" not in output
-    assert output.endswith(f"{daybook_home.path}/caches/none")
+    assert output.endswith(f"{daybook_home.path}/caches/none/workspace")
     assert (work / "a.txt").read_text() == f"{work}\n"
 
 
@@ -61,6 +61,16 @@ async def test_a_host_that_the_sandbox_refuses_is_named(work: Path) -> None:
     assert "exited with code 1" in how
     assert "the sandbox refused other.example.org:80 (" in output
     assert "--sandbox-host other.example.org:80" in output
+    assert await answer(run, "echo ok") == ("It exited with code 0.", "ok")
+
+
+async def test_a_listed_host_with_a_private_address_is_refused(work: Path) -> None:
+    hosts = ("127.0.0.2:8765",)
+    run = (await tools("shell", work, sandbox="workspace", sandbox_hosts=hosts))["shell.run"]
+    ask = "import urllib.request as r; r.urlopen('http://127.0.0.2:8765/')"
+    _, output = await answer(run, f'python3 -c "{ask}"')
+    assert "HTTP Error 403" in output
+    assert "DAYBOOK_ALLOWED_HOSTS" in output
 
 
 async def test_without_a_program_that_builds_it_there_is_no_shell(
