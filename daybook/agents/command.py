@@ -225,6 +225,17 @@ class CommandAgent:
         refuse_model(self.name, "a command", model)
 
     async def answer(self, request: AgentRequest) -> AgentReply:
+        sandbox = request.sandbox
+        try:
+            reply = await self._answer(request)
+        except (AgentFailed, AgentTimeout) as error:
+            if sandbox is not None and (refused := sandbox.warnings()):
+                error.args = ("; ".join([str(error), *refused]),)
+            raise
+        refused = sandbox.warnings() if sandbox else ()
+        return replace(reply, warnings=(*reply.warnings, *refused))
+
+    async def _answer(self, request: AgentRequest) -> AgentReply:
         self.check_model(request.model)
         variables = environment.select(self.settings.environment)
         hidden = _SecretHider(variables, request.servers or McpServers({}))
@@ -238,8 +249,7 @@ class CommandAgent:
             request = await _with_reported(request, given)
             if self.settings.output in presets.PRESETS:
                 reply = await self._answer_with_steps(request, folder, variables, config, hidden)
-                refused = request.sandbox.warnings() if request.sandbox else ()
-                return replace(reply, warnings=(*warnings, *reply.warnings, *refused))
+                return replace(reply, warnings=(*warnings, *reply.warnings))
             completed = await self._run(request, folder, variables, config)
         # An incremental decoder drops an incomplete character at the end of the shortened output.
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -252,7 +262,6 @@ class CommandAgent:
             raise AgentFailed(self._exit_words(completed, hidden), text)
         text = hidden.of_answer(text, is_cut=is_cut)
         result = self._parsed(text, completed) if self.settings.output == "json" else None
-        warnings = [*warnings, *(request.sandbox.warnings() if request.sandbox else ())]
         return AgentReply(text, self.name, result, cut=_cut(completed), warnings=tuple(warnings))
 
     async def _answer_with_steps(

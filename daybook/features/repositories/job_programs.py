@@ -26,16 +26,23 @@ MAX_OUTPUT_BYTES = 20_000
 MAX_QUOTED_CHARACTERS = 2_000
 """Maximum length of an output in an error."""
 
+_NOT_STARTED = (126, 127)
+"""Exit codes of a shell that cannot run a program, or does not find it."""
+
 # One pipe, so that the lines of both outputs are in the order in which they were printed.
 _MERGED = 'exec "$@" 2>&1'
 
 
 @dataclass(frozen=True)
 class ProgramEnd:
-    """How a program ended: ``problem`` is "" if it succeeded, and ``output`` is what it printed."""
+    """How a program ended: ``problem`` is "" if it succeeded, and ``output`` is what it printed.
+
+    ``is_missing`` if it could not be started, which no change of files repairs.
+    """
 
     problem: str
     output: str
+    is_missing: bool = False
 
     def in_words(self) -> str:
         """Return the problem with the end of the output, for an error."""
@@ -72,9 +79,9 @@ async def run(
             sandbox=sandbox,
         )
     except OSError as error:
-        return ProgramEnd(f"{named} cannot be started: {error.strerror}", "")
+        return ProgramEnd(f"{named} cannot be started: {error.strerror}", "", is_missing=True)
     except ValueError as error:
-        return ProgramEnd(f"{named} cannot be started: {error}", "")
+        return ProgramEnd(f"{named} cannot be started: {error}", "", is_missing=True)
     refused = sandbox.warnings() if sandbox else ()
     output = "\n".join([ended.output.decode(errors="replace").strip(), *refused]).strip()
     problem = ""
@@ -84,4 +91,6 @@ async def run(
         problem = f"{named} {group.describe_exit(ended.code)}"
     if ended.exceeded:
         problem = f"{named} was ended by its sandbox: {ended.exceeded}"
-    return ProgramEnd(problem, sanitize(redact_tokens(redact_remembered(output))))
+    output = sanitize(redact_tokens(redact_remembered(output)))
+    # In a sandbox, the shell may find fewer programs.
+    return ProgramEnd(problem, output, is_missing=ended.code in _NOT_STARTED)

@@ -18,8 +18,8 @@ import asyncio
 import shlex
 import socket
 import textwrap
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -36,6 +36,7 @@ from daybook.errors import (
     AgentFailed,
     AgentTemporary,
     AgentTimeout,
+    DaybookError,
     InvalidInput,
 )
 from daybook.execution import held_writes, journal, sandboxing
@@ -132,8 +133,9 @@ class RunWorkspace:
         answered, addition = Outcome(Status.SUCCEEDED), row.notice
         for number in range(self._policy.repairs + 1):
             if number:
-                async with self._in_time():
-                    await worktree.restore()
+                with _counted(answered):
+                    async with self._in_time():
+                        await worktree.restore()
             answered = await self._ask(ask, number, addition, answered)
             row.agent = answered.agent or row.agent
             try:
@@ -143,9 +145,10 @@ class RunWorkspace:
                 return replace(answered, status=Status.FAILED, error=problem)
             verified: ProgramEnd | None = None
             if change.head != change.base and self._policy.verify:
-                verified = await self._verify(worktree, change, number)
+                with _counted(answered):
+                    verified = await self._verify(worktree, change, number)
             is_last = number == self._policy.repairs or self._left() <= 0
-            if verified is None or not verified.problem or is_last:
+            if verified is None or not verified.problem or verified.is_missing or is_last:
                 return await self._recorded(row, change, answered, verified)
             addition = _complaint(verified, answered.output or "")
         raise AssertionError
@@ -463,6 +466,17 @@ async def _first(
         .options(defer(ChangeRow.patch))  # type: ignore[arg-type]  # up to 2 MB
     )
     return (await session.execute(query)).scalars().first()
+
+
+@contextmanager
+def _counted(answered: Outcome) -> Iterator[None]:
+    """Give an error of the block the usage of the questions so far."""
+    try:
+        yield
+    except DaybookError as error:
+        if getattr(error, "usage", None) is None:
+            error.usage = answered.usage  # type: ignore[attr-defined]
+        raise
 
 
 def _joined(words: Iterable[str]) -> str:

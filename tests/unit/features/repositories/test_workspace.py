@@ -131,6 +131,17 @@ async def test_a_change_that_stays_wrong_fails_the_run_and_waits(
     assert at(project, "log", "--format=%s", "main") == "change a b"
 
 
+async def test_a_verification_that_cannot_be_started_is_no_question_to_the_agent(
+    world: World, running: Started, project: Path
+) -> None:
+    granted = await running(repo=str(project), ref="main", verify=("no-such-program",))
+    agent = Agent(world, [writes(a="x\n")])
+    outcome = await agent(granted)
+    assert outcome.status == Status.FAILED
+    assert "no-such-program cannot be started" in (outcome.error or "")
+    assert len(agent.questions) == 1
+
+
 async def test_a_branch_that_has_moved_is_verified_again(
     world: World, running: Started, project: Path
 ) -> None:
