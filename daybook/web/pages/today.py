@@ -128,6 +128,7 @@ async def show(site: Site, request: Request) -> Response:
     report = await site.health()
     of_the_scheduler = report.problems if report is not None else []
     found = [*map(Incident, of_the_scheduler), *await attention.read(site.tz)]
+    latest = await api.answers.latest()
     needs = [need_of(each, site.pages_of_features) for each in found]
     now = site.now()
 
@@ -138,6 +139,7 @@ async def show(site: Site, request: Request) -> Response:
         request,
         "today.html",
         timeline=timeline,
+        latest=latest,
         needs=[each for each in needs if each.first.kind != incidents.RECOVERED],
         recovered=[each.first for each in needs if each.first.kind == incidents.RECOVERED],
         choice=choice_of(request),

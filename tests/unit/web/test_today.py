@@ -54,3 +54,25 @@ async def test_alerts_of_recovered_jobs_are_a_quiet_line(
     page = (await browser.get("/")).text
     assert "An alert of a job that has recovered" in words(page)
     assert "healed failed" not in words(page)
+
+
+async def test_the_latest_answers_are_rendered_with_their_actions(
+    world: World, browser: httpx.AsyncClient
+) -> None:
+    job = await world.jobs.add("brief", prompt="x", cron="0 * * * *", session="reuse")
+    body = "\n".join(f"- line {number}" for number in range(20))
+    run = await world.runs.finished(
+        job, Status.SUCCEEDED, output=f"# Two <b>mails</b>\n\n{body}", warnings=["fetch failed"]
+    )
+    quiet = await world.jobs.add("watch", prompt="x", cron="0 * * * *")
+    await world.runs.finished(quiet, Status.SUCCEEDED, output="[SILENT]")
+    page = (await browser.get("/")).text
+    article = page[page.index("<article") : page.index("</article>")]
+    assert ">Two &lt;b&gt;mails&lt;/b&gt;</h3>" in article
+    assert "<li>line 19</li>" in article
+    assert "fetch failed" in article
+    assert "Show all" in article
+    assert f'href="/runs/{run.run_id}"' in article
+    assert f'action="/jobs/{job.id}/run"' in article
+    assert page.count("<article") == 1
+    assert "1 job had nothing to report" in words(page)
