@@ -19,8 +19,8 @@ from daybook.ledger import job_kinds
 from daybook.ledger.engine import open_ledger
 from daybook.ledger.states import Status
 from daybook.ledger.tables import JobRow, RunRow
-from daybook.ledger.views import UtcTime
-from daybook.short_text import clip
+from daybook.ledger.views import Run, UtcTime
+from daybook.short_text import clip, one_line
 
 PERIOD = timedelta(hours=24)
 MAX_ANSWERS = 10
@@ -97,6 +97,13 @@ def headline(text: str | None) -> str:
             bare = _LINK.sub(r"\1", _BEGINNING.sub("", line, count=1))
             return clip(" ".join(_MARKS.sub("", bare).split()), MAX_HEADLINE)
     return ""
+
+
+def summary(run: Run) -> str:
+    """Return one line about the end of a run: why it failed, or the headline of its answer."""
+    if run.status != Status.SUCCEEDED and (reasons := run.reasons()):
+        return one_line(reasons[0], MAX_HEADLINE)
+    return headline(run.output) or one_line(run.reason, MAX_HEADLINE)
 
 
 async def latest() -> LatestAnswers:

@@ -318,6 +318,7 @@ class Site:
         )
         environment.filters |= formatting.filters(self.tz, self.now) | step_texts.FILTERS
         environment.filters["markdown"] = markdown.render
+        environment.filters["summary"] = api.answers.summary
         environment.globals |= {
             "navigation": [*NAVIGATION, *(link for each in with_pages for link in each.links)],
             "new_job_links": [link for each in with_pages for link in each.new_job_links],
