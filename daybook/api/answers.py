@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy
@@ -141,7 +141,7 @@ class _Newest:
     job: str
     run_id: str
     kind: str
-    at: Any
+    at: datetime
     length: int
     end: str
 
@@ -151,7 +151,7 @@ class _Newest:
         return is_silent(self.end) and (self.length <= _END or "\n" in self.end.strip("\n"))
 
 
-async def _newest(session: AsyncSession, since: Any) -> list[_Newest]:
+async def _newest(session: AsyncSession, since: datetime) -> list[_Newest]:
     run = RunRow
     latest_first = (col(run.finished_at).desc(), col(run.id))
     ranked = (
@@ -162,7 +162,8 @@ async def _newest(session: AsyncSession, since: Any) -> list[_Newest]:
         )
         .where(
             col(run.finished_at) >= since,
-            col(run.status) == Status.SUCCEEDED,
+            # Without `coalesce`, SQLite reads all runs that have succeeded, however old they are.
+            func.coalesce(col(run.status), "") == Status.SUCCEEDED,
             col(run.job_id).is_not(None),
             _is_answer(),
         )
