@@ -103,6 +103,8 @@ def summary(run: Run) -> str:
     """Return one line about the end of a run: why it failed, or the headline of its answer."""
     if run.status != Status.SUCCEEDED and (reasons := run.reasons()):
         return one_line(reasons[0], MAX_HEADLINE)
+    if run.output and is_silent(run.output):
+        return "nothing to report"
     return headline(run.output) or one_line(run.reason, MAX_HEADLINE)
 
 

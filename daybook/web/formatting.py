@@ -88,7 +88,7 @@ def in_zones(instant: datetime, zone_name: str, tz: ZoneInfo, now: datetime) -> 
         return shown
     is_same_day = instant.astimezone(own).date() == instant.astimezone(tz).date()
     other = text_of(instant, tz, now, "clock" if is_same_day else "full")
-    return Markup('{} <span class="quiet">{}, {} {}</span>').format(shown, own.key, other, tz.key)
+    return Markup('{} <span class="zones">{}, {} {}</span>').format(shown, own.key, other, tz.key)
 
 
 def distance(instant: datetime | None, now: datetime) -> str:

@@ -24,6 +24,9 @@ async def test_an_error_stands_once_and_the_list_has_it_too(
     world.passes(minutes=1)
     await world.runs.finished(job, Status.SUCCEEDED, output="# Two **mails**\n\nmore")
     assert "<span>Two mails</span>" in (await browser.get("/runs")).text
+    world.passes(minutes=1)
+    await world.runs.finished(job, Status.SUCCEEDED, output="[SILENT]")
+    assert "<span>nothing to report</span>" in (await browser.get("/runs")).text
 
 
 async def test_a_message_in_the_inbox_counts_as_delivered(world: World) -> None:
