@@ -29,7 +29,7 @@ MAX_CHARACTERS = 6_000
 MAX_HEADLINE = 160
 _END = 200
 """Number of characters at the end of an answer in which its marker of silence has to be."""
-_BEGINNING = re.compile(r"\s*(?:#{1,6}\s+|>\s*|[-*+]\s+|\d{1,3}[.)]\s+)+")
+_BEGINNING = re.compile(r"^\s*(?:#{1,6}\s+|>\s*|[-*+]\s+|\d{1,3}[.)]\s+)+")
 _LINK = re.compile(r"!?\[([^\]]*)\]\([^)]*\)")
 _MARKS = re.compile(r"\*\*|__|~~|`+|(?<![\w*])\*(?=\S)|(?<=\S)\*(?![\w*])")
 _RULE = re.compile(r"[\s\-=*_#>|:`~]*")
@@ -92,9 +92,10 @@ class LatestAnswers:
 
 def headline(text: str | None) -> str:
     """Return the first line of words in a Markdown text, without its marks, clipped."""
-    for line in (text or "").splitlines():
+    for each in (text or "").splitlines():
+        line = each[: 4 * MAX_HEADLINE]
         if not _RULE.fullmatch(line):
-            bare = _LINK.sub(r"\1", _BEGINNING.sub("", line, count=1))
+            bare = _LINK.sub(r"\1", _BEGINNING.sub("", line))
             return clip(" ".join(_MARKS.sub("", bare).split()), MAX_HEADLINE)
     return ""
 
