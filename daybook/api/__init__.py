@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from daybook.api import (  # noqa: I001 - one line for each name
         advice as advice,
         agents as agents,
+        answers as answers,
         authorization as authorization,
         backfill as backfill,
         callbacks as callbacks,

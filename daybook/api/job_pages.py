@@ -23,6 +23,7 @@ from daybook.jobs.store import StoredJob
 from daybook.jobs.summaries import JobSummary
 from daybook.jobs.views import DueTime, DueTimes, FieldChange, ListedJob, changes_between
 from daybook.ledger.engine import open_ledger, reading
+from daybook.ledger.states import Status
 from daybook.ledger.views import UtcTime
 from daybook.runs import history
 from daybook.runs.daily import Total
@@ -103,6 +104,7 @@ class JobOverview:
     disabled or removed. ``definition`` is the job as a jobs file; if no file can contain the job,
     it is a comment with the reason. ``deployment_id`` is the id of the job's deployment in Prefect;
     None if there is no deployment. ``conflict`` is None if the job is not in conflict.
+    ``prompt`` is empty for a job that asks no agent.
     """
 
     job: ListedJob
@@ -113,6 +115,13 @@ class JobOverview:
     definition: str
     deployment_id: str | None
     conflict: Conflict | None
+    prompt: str
+
+    @property
+    def last_answer(self) -> ListedRun | None:
+        """Return the newest of ``runs`` that has succeeded with a text; None if there is none."""
+        ended = (each for each in self.runs if each.status == Status.SUCCEEDED and each.output)
+        return next(ended, None)
 
 
 async def list_page(choice: Choice, number: int = 1) -> JobPage:
@@ -216,6 +225,7 @@ async def overview(ref: str, *, runs: int, due_times: int) -> JobOverview:
             definition=files.definition(stored),
             deployment_id=row.deployment_id,
             conflict=Conflict.of(stored, row.conflict or {}, ledger.id) if has_conflict else None,
+            prompt=str(stored.job.parameters().get("prompt") or ""),
         )
 
 

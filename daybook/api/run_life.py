@@ -17,7 +17,7 @@ from daybook.feature import loaded
 from daybook.json_text import JsonObject
 from daybook.ledger import triggers
 from daybook.ledger.engine import open_ledger
-from daybook.ledger.states import LIVE
+from daybook.ledger.states import LIVE, Delivery
 from daybook.ledger.tables import AttemptRow, RunRow
 from daybook.ledger.views import Approval, RunFile, RunLink, RunSource, Step, UtcTime, columns
 from daybook.runs import approvals, steps, usage
@@ -214,8 +214,12 @@ def _of_deliveries(sent: Sequence[NotificationDetails]) -> Iterator[RunEvent]:
     for each in sent:
         what = f"{each.purpose} to {each.to}"
         yield RunEvent(at=each.created_at, kind="event", what=f"Queued {what}", detail=each.event)
+        is_delivered = each.status == Delivery.DELIVERED
+        if is_delivered and not each.tries and each.finished_at is not None:  # into the inbox
+            yield RunEvent(at=each.finished_at, kind="succeeded", what=f"Delivered {what}")
         for number, tried in enumerate(each.tries, 1):
-            failed = bool(tried.error)
+            # The last try of a delivered message has delivered it, whatever it reports.
+            failed = bool(tried.error) and not (is_delivered and number == len(each.tries))
             yield RunEvent(
                 at=tried.at,
                 kind="failed" if failed else "succeeded",

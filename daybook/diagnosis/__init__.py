@@ -7,6 +7,7 @@
     today, attention   the last day and the next due times, and problems for a person
     doctor             all checks; `checks` has one module per subject
     health             state and metrics for monitors; callers share a `shared_query`
+    incidents          findings about the same trouble of a job, merged for the page Today
     outbox_status      the outbox, with its findings
 """
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
         feature_status as feature_status,
         findings as findings,
         health as health,
+        incidents as incidents,
         outbox_status as outbox_status,
         shared_query as shared_query,
         status as status,

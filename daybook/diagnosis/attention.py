@@ -1,6 +1,7 @@
 """What needs a person: failures, missed due times, undelivered messages and others.
 
-Each finding has its cause, and the command or the action that helps. All facts come from the ledger
+Each finding has its cause, and the command or the action that helps. The findings about one trouble
+of a job are one entry (`incidents`). All facts come from the ledger
 and the settings, with a number of queries that does not depend on the number of jobs. The problems
 of the scheduler itself are in the health report (`diagnosis.health`), which the caller adds.
 """
@@ -8,7 +9,8 @@ of the scheduler itself are in the health report (`diagnosis.health`), which the
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -20,7 +22,10 @@ from sqlmodel import col
 
 from daybook import feature
 from daybook.api import authorization
-from daybook.diagnosis import findings, outbox_status
+from daybook.delivery import outbox as outbox_rows
+from daybook.delivery.alerts import ALERT_EVENTS
+from daybook.diagnosis import findings, incidents, outbox_status
+from daybook.diagnosis.incidents import Incident
 from daybook.errors import Unreachable
 from daybook.feature import Feature
 from daybook.finding import Finding, FindingAction, Severity, problem
@@ -28,8 +33,8 @@ from daybook.jobs import store, stored_columns, summaries
 from daybook.jobs.summaries import JobSummary
 from daybook.ledger.engine import open_ledger
 from daybook.ledger.references import command_word
-from daybook.ledger.states import Status
-from daybook.ledger.tables import RunRow
+from daybook.ledger.states import Delivery, Status
+from daybook.ledger.tables import JobRow, OutboxRow, RunRow
 from daybook.runs import approvals, history
 from daybook.short_text import one_line
 
@@ -37,6 +42,8 @@ log = logging.getLogger(__name__)
 
 PERIOD = timedelta(hours=24)
 _CANNOT_RUN = (Status.MISSED, Status.UNKNOWN)
+_ENDS_WITH_SUCCESS = ("failed", "paused", "missed", "overdue")
+"""Events of alerts that need no person after the job has succeeded again."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,7 @@ class AttentionFacts:
     tz: ZoneInfo
 
 
-async def read(tz: ZoneInfo) -> list[Finding]:
+async def read(tz: ZoneInfo) -> list[Incident]:
     """Return what needs a person, the most urgent first.
 
     The day of a budget is a day in the zone ``tz``.
@@ -65,23 +72,120 @@ async def read(tz: ZoneInfo) -> list[Finding]:
             silent = await history.without_answers(session, owner)
             outputs = await store.used_outputs(session)
             lost = await _lost(session, now, jobs)
+            unread = await _unread_alerts(session)
             unreadable = await stored_columns.unreadable(session) if owner is None else []
             facts = AttentionFacts(session, jobs, now, tz)
             of_features = [await _ask(each, facts) for each in feature.features() if each.needs]
         outbox = await outbox_status.read_status(ledger)
+    troubles = [
+        *findings.failing_jobs(jobs, now, last_failures),
+        *findings.without_answers(silent),
+        *lost,
+    ]
+    paused = _paused(jobs)
     groups = (
         findings.approvals(asked, quotes=True),
         findings.unreadable_jobs(unreadable),
-        findings.failing_jobs(jobs, now, last_failures),
-        findings.without_answers(silent),
-        lost,
-        outbox.findings({each.name for each in jobs if each.consecutive_failures}),
+        troubles,
+        _alerts(unread, jobs, {each.job_id for each in (*troubles, *paused)}),
+        [each for each in outbox.findings() if each.kind != "inbox"],
         findings.sync(jobs),
         *of_features,
         findings.broken_chains(jobs, outputs),
-        _paused(jobs),
+        paused,
     )
-    return findings.few(each for group in groups for each in group)
+    return incidents.merge(each for group in groups for each in group)
+
+
+@dataclass(frozen=True)
+class _UnreadAlerts:
+    """The unread alerts about one job (None: about no job) with one event."""
+
+    job_id: str | None
+    event: str
+    count: int
+    subject: str
+    is_open: bool
+
+
+async def _unread_alerts(session: AsyncSession) -> list[_UnreadAlerts]:
+    """Return the unread alerts by job and event, those with the newest alert first."""
+    row = OutboxRow
+    group = (col(row.job_id), col(row.event))
+    ranked = (
+        sqlalchemy.select(
+            *group,
+            func.count().over(partition_by=group).label("total"),
+            col(row.subject),
+            col(row.created_at),
+            func.row_number()
+            .over(partition_by=group, order_by=(col(row.created_at).desc(), col(row.id)))
+            .label("rank"),
+        )
+        .where(
+            outbox_rows.UNREAD,
+            col(row.status) == Delivery.DELIVERED,
+            col(row.event).in_(ALERT_EVENTS),
+        )
+        .subquery()
+    )
+    query = (
+        sqlalchemy.select(*list(ranked.c)[:4], func.coalesce(JobRow.alert_open, sqlalchemy.true()))
+        .outerjoin(JobRow, col(JobRow.id) == ranked.c.job_id)
+        .where(ranked.c.rank == 1)
+        .order_by(ranked.c.created_at.desc())
+    )
+    return [_UnreadAlerts(*each) for each in (await session.execute(query)).tuples()]
+
+
+def _alerts(
+    unread: Sequence[_UnreadAlerts], jobs: Sequence[JobSummary], troubled: Collection[str | None]
+) -> list[Finding]:
+    """Return the findings about unread alerts.
+
+    The alerts about a job of ``troubled`` are a finding of this job, those of jobs that have
+    recovered since are one finding, and so are the others.
+    """
+    fine = {
+        each.id
+        for each in jobs
+        if not each.consecutive_failures and each.last_status == Status.SUCCEEDED
+    }
+    of_jobs, recovered, others = Counter[str](), 0, list[_UnreadAlerts]()
+    for each in unread:
+        if each.job_id is not None and each.job_id in troubled:
+            of_jobs[each.job_id] += each.count
+        elif each.event in _ENDS_WITH_SUCCESS and each.job_id in fine and not each.is_open:
+            recovered += each.count
+        else:
+            others.append(each)
+    found = [_alert(_count_of_alerts(count), job_id=job_id) for job_id, count in of_jobs.items()]
+    if others:
+        count = sum(each.count for each in others)
+        last = f", the last: {others[0].subject}" if count > 1 else f": {others[0].subject}"
+        found.append(_alert(f"{_count_of_alerts(count)}{last}"))
+    if recovered:
+        title = "An alert of a job that has recovered"
+        if recovered > 1:
+            title = f"{recovered:,} alerts of jobs that have recovered"
+        found.append(_alert(title, kind=incidents.RECOVERED))
+    return found
+
+
+def _count_of_alerts(count: int) -> str:
+    return f"{count:,} unread alert" + "s" * (count > 1)
+
+
+def _alert(title: str, *, kind: str = "inbox", job_id: str | None = None) -> Finding:
+    return Finding(
+        check="outbox",
+        severity=Severity.WARNING,
+        title=title,
+        fix=outbox_status.READ_ALERTS,
+        kind=kind,
+        job_id=job_id,
+        action=FindingAction.READ,
+    )
 
 
 async def _ask(of_feature: Feature, facts: AttentionFacts) -> list[Finding]:

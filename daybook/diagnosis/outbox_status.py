@@ -17,6 +17,7 @@ from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import JobRow
 from daybook.ledger.views import utc_text
 
+READ_ALERTS = "daybook inbox shows them; daybook inbox --read marks them as read"
 UNSENT_GRACE = timedelta(seconds=60)
 """Time that a message that can be sent may wait. A longer wait is a problem."""
 
@@ -68,8 +69,9 @@ class OutboxStatus:
                 message += (
                     f", the last: {self.last_alert}" if unread > 1 else f": {self.last_alert}"
                 )
-            fix = "daybook inbox shows them; daybook inbox --read marks them as read"
-            found.append(warning("outbox", message, fix, kind="inbox", action=FindingAction.READ))
+            found.append(
+                warning("outbox", message, READ_ALERTS, kind="inbox", action=FindingAction.READ)
+            )
         if failed := self.health.failed:
             message = f"{failed:,} " + (
                 "callback or message" if failed == 1 else "callbacks or messages"

@@ -14,6 +14,7 @@ from markupsafe import Markup, escape
 
 from daybook.duration_text import short_duration
 from daybook.money_text import rounded_money
+from daybook.schedules.zones import is_known, zone
 
 NONE = "–"
 MAX_COMPARED_LINES = 400
@@ -31,8 +32,12 @@ def filters(tz: ZoneInfo, now: Callable[[], datetime]) -> dict[str, Callable[...
     def ago(instant: datetime | None) -> str:
         return distance(instant, now())
 
+    def when_in(instant: datetime, zone_name: str) -> Markup:
+        return in_zones(instant, zone_name, tz, now())
+
     return {
         "when": when,
+        "when_in": when_in,
         "ago": ago,
         "duration": duration,
         "money": money,
@@ -70,6 +75,20 @@ def time_element(
     return Markup('<time datetime="{}" title="{}">{}</time>').format(
         utc.isoformat(), f"{utc:%Y-%m-%d %H:%M:%S} UTC", text_of(instant, tz, now, form)
     )
+
+
+def in_zones(instant: datetime, zone_name: str, tz: ZoneInfo, now: datetime) -> Markup:
+    """Return an instant in the zone of a job; beside it, in ``tz`` if its clock differs there.
+
+    This is the one rule for due times of a job. With an unknown zone, show only ``tz``.
+    """
+    own = zone(zone_name) if is_known(zone_name) else tz
+    shown = time_element(instant, own, now)
+    if instant.astimezone(own).utcoffset() == instant.astimezone(tz).utcoffset():
+        return shown
+    is_same_day = instant.astimezone(own).date() == instant.astimezone(tz).date()
+    other = text_of(instant, tz, now, "clock" if is_same_day else "full")
+    return Markup('{} <span class="zones">{}, {} {}</span>').format(shown, own.key, other, tz.key)
 
 
 def distance(instant: datetime | None, now: datetime) -> str:

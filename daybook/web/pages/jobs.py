@@ -87,6 +87,8 @@ async def show(site: Site, request: Request) -> Response:
         request,
         "job.html",
         **vars(found),
+        last_answer=found.last_answer,
+        zone_of_job=job.schedule.timezone,
         strip=strip,
         points=points,
         costs=[(_day(each.day), each.cost_usd) for each in strip],

@@ -295,6 +295,11 @@ class Site:
         return str(running.get("pages_url") or running.get("ui_url") or "").rstrip("/")
 
     @cached_property
+    def pages_of_features(self) -> dict[str, str]:
+        """The path of the first page of each feature that has pages, by feature."""
+        return {each.name: each.links[0][0] for each in features() if each.pages and each.links}
+
+    @cached_property
     def _templates(self) -> Environment:
         with_pages = [each for each in features() if each.pages]
         loaders = [PackageLoader("daybook.web")]
@@ -313,9 +318,9 @@ class Site:
         )
         environment.filters |= formatting.filters(self.tz, self.now) | step_texts.FILTERS
         environment.filters["markdown"] = markdown.render
+        environment.filters["summary"] = api.answers.summary
         environment.globals |= {
             "navigation": [*NAVIGATION, *(link for each in with_pages for link in each.links)],
-            "pages_of_features": {each.name: each.links[0][0] for each in with_pages if each.links},
             "new_job_links": [link for each in with_pages for link in each.new_job_links],
             "asset": assets.url,
             "charts": charts,

@@ -1,7 +1,8 @@
-"""The page Today: problems that need a person, and the timeline of the last and next 24 hours."""
+"""The page Today: what needs a person, the latest answers, and the timeline of 48 hours."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -9,7 +10,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from daybook import api, finding
-from daybook.diagnosis import attention
+from daybook.diagnosis import attention, incidents
+from daybook.diagnosis.incidents import Incident
 from daybook.finding import Finding, Severity
 from daybook.web import formatting
 from daybook.web.pages.actions import Done, PageAction
@@ -23,11 +25,15 @@ LEGEND = (*ORDER, "running", "waiting")
 
 @dataclass(frozen=True)
 class Button:
-    """A button for a problem. It posts a form to ``path``, or links to ``path`` if ``is_link``."""
+    """A button for a problem. It posts a form to ``path``, or links to ``path`` if ``is_link``.
+
+    ``effect`` says in words what the form does; it is empty for a link.
+    """
 
     label: str
     path: str
     is_link: bool = False
+    effect: str = ""
 
 
 _BUTTONS = {
@@ -35,11 +41,15 @@ _BUTTONS = {
     finding.FindingAction.DECIDE: Button("Decide", "/runs/{run_id}#approvals", is_link=True),
     finding.FindingAction.EDIT: Button("Edit", "/jobs/{job_id}/edit", is_link=True),
     finding.FindingAction.READ: Button("Read", "/inbox", is_link=True),
-    finding.FindingAction.RESUME: Button("Resume", "/jobs/{job_id}/resume"),
-    finding.FindingAction.RETRY: Button("Send again", "/callbacks/retry"),
+    finding.FindingAction.RESUME: Button(
+        "Resume", "/jobs/{job_id}/resume", effect="at its next due time"
+    ),
+    finding.FindingAction.RETRY: Button(
+        "Send again", "/callbacks/retry", effect="sends each once more"
+    ),
     finding.FindingAction.REVIEW: Button("Review", "/changes/{run_id}", is_link=True),
-    finding.FindingAction.RUN: Button("Run now", "/jobs/{job_id}/run"),
-    finding.FindingAction.SYNC: Button("Sync now", "/sync"),
+    finding.FindingAction.RUN: Button("Run again", "/jobs/{job_id}/run", effect="starts a new run"),
+    finding.FindingAction.SYNC: Button("Sync now", "/sync", effect="writes the changes to Prefect"),
 }
 """The button of each action; its path contains the ids of the finding's job and run."""
 _STATES = {
@@ -52,12 +62,58 @@ _STATES = {
 """By the kind of a finding, the status whose colour and symbol the page shows."""
 
 
-def button_of(found: Finding) -> Button | None:
-    """Return the button that helps with a finding. Return None if no button can help."""
-    if found.action is None:
-        return None
+@dataclass(frozen=True)
+class Need:
+    """An entry of the list: an incident with the page of each finding, and its buttons."""
+
+    incident: Incident
+    state: str
+    buttons: list[Button]
+    links: dict[str, str]
+    """The page of each finding that has one, by the title of the finding."""
+
+    @property
+    def first(self) -> Finding:
+        return self.incident.first
+
+
+def need_of(incident: Incident, pages: Mapping[str, str]) -> Need:
+    """Return the entry of an incident. ``pages`` are the pages of features by feature."""
+    found = (incident.first, *incident.others)
+    return Need(
+        incident,
+        state_of(incident.first),
+        [button_of(each, incident) for each in incident.remedies],
+        {each.title: address for each in found if (address := _page_of(each, pages))},
+    )
+
+
+def button_of(found: Finding, incident: Incident) -> Button:
+    """Return the button for the action of a finding. The incident determines its words."""
+    assert found.action is not None
     button = _BUTTONS[found.action]
-    return replace(button, path=button.path.format(job_id=found.job_id, run_id=found.run_id))
+    button = replace(button, path=button.path.format(job_id=found.job_id, run_id=found.run_id))
+    if found.action is finding.FindingAction.RUN:
+        if "unknown" in incident.kinds:
+            button = replace(button, effect="the run may already have had an effect")
+        elif found.kind == "missed":
+            button = replace(
+                button, label="Run now", effect="starts one run for all that were missed"
+            )
+    return button
+
+
+def _page_of(found: Finding, pages: Mapping[str, str]) -> str:
+    """Return the path of the page that shows the subject of a finding; "" if there is none."""
+    if found.kind in ("inbox", incidents.RECOVERED):
+        return "/inbox"
+    if found.run_id:
+        return f"/runs/{found.run_id}"
+    if found.job_id:
+        return f"/jobs/{found.job_id}"
+    if found.kind == "outbox":
+        return "/callbacks?status=failed"
+    return pages.get(found.check, "")
 
 
 def state_of(found: Finding) -> str:
@@ -67,11 +123,13 @@ def state_of(found: Finding) -> str:
 
 
 async def show(site: Site, request: Request) -> Response:
-    """Show the problems and the timeline."""
+    """Show the problems, the latest answers and the timeline."""
     timeline = await api.timeline.read(choice_of(request), page_number(request))
     report = await site.health()
     of_the_scheduler = report.problems if report is not None else []
-    found = [*of_the_scheduler, *await attention.read(site.tz)]
+    found = [*map(Incident, of_the_scheduler), *await attention.read(site.tz)]
+    latest = await api.answers.latest()
+    needs = [need_of(each, site.pages_of_features) for each in found]
     now = site.now()
 
     def text(instant: datetime, form: str = "full") -> str:
@@ -81,7 +139,9 @@ async def show(site: Site, request: Request) -> Response:
         request,
         "today.html",
         timeline=timeline,
-        needs=[(each, state_of(each), button_of(each)) for each in found],
+        latest=latest,
+        needs=[each for each in needs if each.first.kind != incidents.RECOVERED],
+        recovered=[each.first for each in needs if each.first.kind == incidents.RECOVERED],
         choice=choice_of(request),
         text=text,
         order=ORDER,

@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from daybook.diagnosis import attention, findings
-from daybook.finding import FindingAction
+from daybook.finding import Finding, FindingAction
 from daybook.ledger.states import Status
 from daybook.ledger.tables import JobRow
 from daybook.prefect import links
@@ -31,7 +31,12 @@ async def needs(world: World) -> list[tuple[str, str]]:
     """Return kind and title of what needs a person; the changes of new jobs are synced."""
     for job_id in (await world.jobs.ids()).values():
         await change(world, job_id, sync_pending=False)
-    return [(each.kind, each.title) for each in await attention.read(UTC)]
+    return [(each.kind, each.title) for each in await firsts()]
+
+
+async def firsts() -> list[Finding]:
+    """Return the most urgent finding of each incident."""
+    return [each.first for each in await attention.read(UTC)]
 
 
 async def test_a_healthy_ledger_needs_nobody(world: World) -> None:
@@ -69,10 +74,9 @@ async def test_failures_missed_due_times_and_paused_jobs_are_listed_with_a_fix(
     assert found == [
         ("failing", "my failing job failed once"),
         ("missed", "missing missed 3 due times"),
-        ("inbox", "1 unread alert"),
         ("paused", "resting is paused"),
     ]
-    first = (await attention.read(UTC))[0]
+    first = (await firsts())[0]
     assert (first.why, first.fix) == ("out of luck", "daybook show 'my failing job'")
     assert first.action is FindingAction.RUN
     assert first.job_id == failing.id
@@ -86,7 +90,7 @@ async def test_the_fix_for_an_agents_job_does_not_act_on_the_operators_job_of_it
     option = await world.jobs.add("--help", prompt="x", cron="0 * * * *")
     for job in (decoy, option):
         await world.runs.finished(job, Status.FAILED, error="see the fix")
-    fixes = {each.job_id: each.fix for each in await attention.read(UTC) if each.job_id}
+    fixes = {each.job_id: each.fix for each in await firsts() if each.job_id}
     assert fixes == {each.id: f"daybook show {each.id[:12]}" for each in (decoy, option)}
 
 
@@ -98,7 +102,7 @@ async def test_of_several_missed_due_times_the_newest_is_shown(world: World) -> 
         at = now + timedelta(seconds=number)
         await world.runs.set_row(row, status="missed", finished_at=at, reason=reason, until=None)
         newest = row.id
-    (need,) = [each for each in await attention.read(UTC) if each.kind == "missed"]
+    (need,) = [each for each in await firsts() if each.kind == "missed"]
     assert (need.title, need.why) == ("missing missed 3 due times", "a: the newest")
     assert need.run_id == newest
 
@@ -121,8 +125,8 @@ async def test_conflicts_pending_changes_and_broken_chains_are_listed(world: Wor
         ("chain", "second runs after gone, which does not exist"),
     ]
     await change(world, disputed.id, sync_pending=True)
-    assert [each.why for each in await attention.read(UTC)][:2] == ["prompt", "tags, a blank tag"]
-    titles = [each.title for each in await attention.read(UTC)]
+    assert [each.why for each in await firsts()][:2] == ["prompt", "tags, a blank tag"]
+    titles = [each.title for each in await firsts()]
     assert "A job has a change that Prefect does not have yet" in titles
 
 
@@ -169,7 +173,7 @@ async def test_many_conflicts_hide_no_change_that_prefect_lacks(world: World) ->
     for number in range(findings.MAX_OF_A_KIND + 5):
         job = await world.jobs.add(f"job {number:02}")
         await change(world, job.id, conflict=fields, sync_pending=number == 0)
-    found = [(each.kind, each.title) for each in await attention.read(UTC)]
+    found = [(each.kind, each.title) for each in await firsts()]
     assert len(found) == findings.MAX_OF_A_KIND + 1
     assert found[-2:] == [
         ("conflict", "6 more like this"),
@@ -182,15 +186,48 @@ async def test_a_failing_job_leads_to_its_failed_run_after_a_cancelled_one(world
     failed = await world.runs.finished(job, Status.TIMED_OUT, error="too slow")
     world.passes(hours=1)
     cancelled = await world.runs.finished(job, Status.CANCELLED)
-    (need,) = [each for each in await attention.read(UTC) if each.kind == "failing"]
+    (need,) = [each for each in await firsts() if each.kind == "failing"]
     assert cancelled.run_id != need.run_id == failed.run_id
     assert need.title == "nightly failed once"
 
 
-async def test_the_last_alert_says_that_its_job_has_recovered(world: World) -> None:
-    job = await world.jobs.add("nightly", prompt="x", cron="0 * * * *")
-    await world.runs.finished(job, Status.FAILED, error="oh")
-    world.passes(hours=1)
-    await world.runs.finished(job, Status.SUCCEEDED)
-    alert = ("inbox", "1 unread alert: nightly: failed (it has recovered since)")
-    assert alert in await needs(world)
+async def test_a_failure_its_alert_its_unknown_run_and_its_pause_are_one_incident(
+    world: World,
+) -> None:
+    broken = await world.jobs.add("broken", prompt="x", cron="0 * * * *")
+    await world.runs.finished(broken, Status.UNKNOWN, reason="the worker vanished")
+    world.passes(minutes=61)
+    await world.runs.finished(broken, Status.FAILED, error="refused")
+    await world.jobs.edit("broken", enabled=False, reason="paused: enough")
+    await needs(world)
+    (incident,) = await attention.read(UTC)
+    assert incident.first.kind == "unknown"
+    assert [each.title for each in incident.others] == [
+        "broken failed 2 times in a row",
+        "broken is paused",
+        "2 unread alerts",
+    ]
+    actions = [each.action for each in incident.remedies]
+    assert actions == [FindingAction.RUN, FindingAction.RESUME]
+
+
+async def test_alerts_of_jobs_that_have_recovered_are_one_quiet_entry(world: World) -> None:
+    for name in ("one", "two", "broken"):
+        job = await world.jobs.add(name, prompt="x", cron="0 * * * *")
+        await world.runs.finished(job, Status.FAILED, error="refused")
+    for number, name in enumerate(("one", "two")):
+        world.passes(minutes=1)
+        await world.runs.finished(await world.jobs.get(name), Status.SUCCEEDED, output="fine")
+        alerts = ["An alert of a job that has recovered", "2 alerts of jobs that have recovered"]
+        assert ("recovered", alerts[number]) in await needs(world)
+    kinds = [kind for kind, _ in await needs(world)]
+    assert kinds == ["failing", "recovered"]
+
+
+async def test_an_alert_without_a_troubled_job_keeps_its_subject(world: World) -> None:
+    job = await world.jobs.add("gone", prompt="x", cron="0 * * * *")
+    await world.runs.finished(job, Status.FAILED, error="refused")
+    await world.jobs.archive("gone")
+    ((kind, title),) = await needs(world)
+    assert kind == "inbox"
+    assert title.startswith("1 unread alert: gone")

@@ -291,7 +291,7 @@ async def read():
         "read": await resources.read(None, SimpleNamespace(uri="greetings://ann")),
         "tool": (await toolbox.call("greet")).text,
         "tools of agents": [each.name for each in toolbox.agent_tools() if "greet" in each.name],
-        "needs": [each.title for each in await attention.read(zone("Etc/UTC"))],
+        "needs": [each.first.title for each in await attention.read(zone("Etc/UTC"))],
         "template": site._templates.get_template("greetings.html").render(),
         "links": [name for _, name in site._templates.globals["navigation"]],
         "endpoints": [each.path.strip("/") for each in endpoint.of_features("")],

@@ -200,14 +200,15 @@ async def test_an_open_approval_needs_the_operator_and_is_an_event_of_its_run(
     world: World,
 ) -> None:
     run_id = await asked(world)
-    found = [each for each in await attention.read(ZoneInfo("UTC")) if each.kind == "approval"]
+    needs = await attention.read(ZoneInfo("UTC"))
+    found = [each.first for each in needs if each.first.kind == "approval"]
     (need,) = found
     assert need.title == "brief wants to call mail_send"
     assert need.why == 'to="ann" (until 2026-01-15T13:00:00Z)'
     ref = f"{run_id[:12]}.1"
     assert need.fix == f"daybook approve {ref}, or daybook reject {ref}"
     await operations.decide(run_id, approve=True)
-    assert "approval" not in {each.kind for each in await attention.read(ZoneInfo("UTC"))}
+    assert "approval" not in {each.first.kind for each in await attention.read(ZoneInfo("UTC"))}
     life = await show_life(run_id)
     what = [each.what for each in life.events]
     assert "Asked for an approval of mail_send" in what
