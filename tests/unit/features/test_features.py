@@ -391,7 +391,7 @@ def test_another_distribution_adds_a_feature_and_a_broken_one_is_a_finding(
         "tool": "hello from a tool",
         "tools of agents": ["greet"],
         "metrics": ["daybook_greetings 1.0"],
-        "pruned": {"greetings": 1, "memory": 0, "tasks": 0, "work_tools": 0},
+        "pruned": {"greetings": 1, "memory": 0, "repositories": 0, "tasks": 0, "work_tools": 0},
         "paused": {"greetings": 7, "tasks": 0},
         "status": {"given": 1},
         "line": "1 given",

@@ -200,6 +200,7 @@ async def test_the_lock_of_a_killed_fetch_is_removed_when_it_is_old(project: Pat
         await two.land()
 
 
+@pytest.mark.slow
 async def test_five_changes_that_land_at_once_are_all_in_the_branch(project: Path) -> None:
     every = [await changed(project, f"run-{n}", **{f"file{n}": "new\n"}) for n in range(5)]
 

@@ -101,6 +101,7 @@ async def test_one_pull_request_gets_the_changes_of_all_runs(github: Project) ->
     assert at(github.repository, "log", "--format=%s", "main") == "change a"
 
 
+@pytest.mark.slow
 async def test_runs_at_once_and_a_failed_creation_share_the_branch(
     github: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,6 +148,7 @@ async def test_a_commit_of_somebody_else_is_not_overwritten(
     assert at(github.repository, "show", f"{branch}:a.txt") == "two"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["before push", "before create", "after create"])
 async def test_a_kill_leaves_one_pull_request(
     github: Project, moment: str, monkeypatch: pytest.MonkeyPatch
@@ -170,6 +172,7 @@ async def test_a_kill_leaves_one_pull_request(
     assert len(github.forge.requests) == len(github.branches()) == 1
 
 
+@pytest.mark.slow
 async def test_the_keeper_tries_again_while_the_forge_does_not_answer(github: Project) -> None:
     forge, granted = github.forge, await github.run()
     server = forge.receiver
@@ -185,6 +188,7 @@ async def test_the_keeper_tries_again_while_the_forge_does_not_answer(github: Pr
     assert (await operations.show(granted.run_id)).status == ChangeStatus.PROPOSED
 
 
+@pytest.mark.slow
 async def test_a_forge_that_stays_away_leaves_the_change_to_a_person(github: Project) -> None:
     server = github.forge.receiver
     assert isinstance(server, ApiOf)

@@ -114,6 +114,7 @@ async def test_a_further_attempt_goes_on_in_the_same_files(project: Path) -> Non
     assert not half.exists()
 
 
+@pytest.mark.slow
 async def test_ten_runs_at_once_do_not_meet(project: Path) -> None:
     async def one(number: int) -> set[str]:
         made = await worktree(project, f"run-{number}")
@@ -211,6 +212,7 @@ PROGRAMS: dict[str, Callable[[Path, str], None]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trick", PROGRAMS)
 async def test_no_program_that_the_agent_s_repository_names_runs(
     trick: str, project: Path, tmp_path: Path
@@ -456,6 +458,7 @@ async def test_a_shallow_store_has_a_part_of_the_history(
     assert at(made.work, "log", "--format=%s").splitlines()[0] == "mine"
 
 
+@pytest.mark.slow
 async def test_many_objects_are_packed_and_none_is_lost(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
