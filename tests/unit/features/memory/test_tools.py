@@ -17,7 +17,7 @@ from daybook.errors import (
     LedgerUnreachable,
     UnknownName,
 )
-from daybook.execution import builtin_tools
+from daybook.execution import held_writes
 from daybook.features.memory import notebooks, operations
 from daybook.features.memory.notebooks import MAX_BYTES, MAX_VERSIONS
 from daybook.ledger.engine import Ledger
@@ -203,7 +203,7 @@ async def test_an_unreachable_ledger_delays_a_write(
 
     monkeypatch.setattr(Ledger, "__aenter__", opening)
     monkeypatch.setattr(Ledger, "write", losing)
-    monkeypatch.setattr(builtin_tools, "RETRY_DELAY", timedelta(0))
+    monkeypatch.setattr(held_writes, "RETRY_DELAY", timedelta(0))
     async with attempt(granted, "memory") as call:
         await call("memory_append", text="tea")
         assert (await call("memory_read"), lost) == ("tea", [])
