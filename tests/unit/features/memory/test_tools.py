@@ -17,7 +17,7 @@ from daybook.errors import (
     LedgerUnreachable,
     UnknownName,
 )
-from daybook.execution import held_writes
+from daybook.execution import builtin_tools, held_writes
 from daybook.features.memory import notebooks, operations
 from daybook.features.memory.notebooks import MAX_BYTES, MAX_VERSIONS
 from daybook.ledger.engine import Ledger
