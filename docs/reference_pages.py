@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Iterator
 from types import ModuleType
-from typing import Any, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
@@ -20,6 +20,8 @@ def _kind(field: FieldInfo) -> str:
     annotation = field.annotation
     if get_origin(annotation) is dict:
         return "table"
+    if get_origin(annotation) is Literal:
+        return ", ".join(f"`{each}`" for each in get_args(annotation))
     return annotation.__name__ if inspect.isclass(annotation) else str(annotation)
 
 

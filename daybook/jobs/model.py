@@ -474,9 +474,10 @@ def _check_fit(action: Action, policy: Policy, notify: Notify) -> None:
 def _check_repository(action: Action, policy: Policy) -> None:
     """Raise `InvalidInput` if the fields about a repository do not fit the others."""
     if not policy.repo:
-        for name in NEED_REPO:
-            if getattr(policy, name) != Policy.model_fields[name].default:
-                raise InvalidInput(name, "applies only to a job with a repository", "set repo too")
+        usual = Policy()
+        if names := [each for each in NEED_REPO if getattr(policy, each) != getattr(usual, each)]:
+            hint = f"set repo too, or clear {' and '.join(names)}"
+            raise InvalidInput(names[0], "applies only to a job with a repository", hint)
         return
     if not isinstance(action, AgentPrompt):
         raise InvalidInput("repo", "applies only to agent prompts", "leave it out")
