@@ -18,6 +18,9 @@ from daybook.policies import sandboxes
 from daybook.policies.policy import Policy
 from daybook.runs.claim_requests import Granted
 
+CACHES = "caches"
+"""Folder of the home with the caches of jobs."""
+
 
 def of_run(granted: Granted) -> ProgramSandbox | None:
     """Return the sandbox of a run's programs; None if they run without one.
@@ -69,4 +72,4 @@ def cache_folder(job_id: str, level: str) -> Path:
 
     A program without a sandbox may run what it finds there, so each ``level`` has its own.
     """
-    return current_home().path / "caches" / (job_id or "none") / level
+    return current_home().path / CACHES / (job_id or "none") / level

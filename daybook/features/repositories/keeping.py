@@ -1,4 +1,4 @@
-"""The service that finishes landings after a kill, and removes worktrees that are not needed.
+"""The service that finishes landings after a kill, and removes folders that are not needed.
 
 It runs on each machine, because the worktrees are in the home of the machine where the run was.
 """
@@ -19,14 +19,16 @@ from sqlmodel import col, select
 
 from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import DaybookError
+from daybook.execution import sandboxing
 from daybook.features.repositories import review, settings, worktrees
 from daybook.features.repositories.locks import StillLocked
 from daybook.features.repositories.tables import ENDED, ChangeRow, ChangeStatus
+from daybook.home import current_home
 from daybook.keeper.services import Cycle, Loop, Service
 from daybook.keeper.term import Context, Term
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import LIVE
-from daybook.ledger.tables import RunRow
+from daybook.ledger.tables import JobRow, RunRow
 from daybook.runs.retention import BATCH_SIZE, RetentionLimits
 
 log = logging.getLogger(__name__)
@@ -39,7 +41,7 @@ MERGE_PERIOD = timedelta(days=7)
 ABANDONED_AGE = timedelta(days=1)
 """Age at which a folder counts as left by a killed process, if no change belongs to it."""
 
-_RUN_ID = re.compile(r"[0-9a-f]{32}")
+_ID = re.compile(r"[0-9a-f]{32}")
 
 
 async def tend(ledger: Ledger) -> None:
@@ -57,6 +59,7 @@ async def tend(ledger: Ledger) -> None:
         with suppress(DaybookError):
             await review.notice_merge(row.run_id)
     await _remove_folders(ledger)
+    await _remove_caches(ledger)
 
 
 async def _rows(ledger: Ledger, *conditions: ColumnElement[bool]) -> list[ChangeRow]:
@@ -91,7 +94,7 @@ async def _finish(row: ChangeRow) -> None:
 async def _remove_folders(ledger: Ledger) -> None:
     root = worktrees.folder_of("")
     names = await asyncio.to_thread(_names, root)
-    run_ids = {found[0] for name in names if (found := _RUN_ID.match(name))}
+    run_ids = {found[0] for name in names if (found := _ID.match(name))}
     if not run_ids:
         return
     changes = col(ChangeRow.run_id).in_(run_ids)
@@ -115,6 +118,19 @@ async def _remove_folders(ledger: Ledger) -> None:
             is_over = not may_lock and await asyncio.to_thread(_is_abandoned, root / name)
         if is_over:
             await asyncio.to_thread(_remove, root / name)
+
+
+async def _remove_caches(ledger: Ledger) -> None:
+    """Remove the caches of programs of jobs that were removed."""
+    root = current_home().path / sandboxing.CACHES
+    job_ids = set(filter(_ID.fullmatch, await asyncio.to_thread(_names, root)))
+    if not job_ids:
+        return
+    kept = select(JobRow.id).where(col(JobRow.id).in_(job_ids), col(JobRow.archived_at).is_(None))
+    async with ledger.read() as session:
+        job_ids -= set((await session.execute(kept)).scalars())
+    for each in job_ids:
+        await asyncio.to_thread(_remove, root / each)
 
 
 def _names(root: Path) -> list[str]:

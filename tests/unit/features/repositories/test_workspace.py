@@ -370,6 +370,17 @@ async def test_the_keeper_goes_on_with_a_landing(
     assert (await operations.show(granted.run_id)).status == ChangeStatus.LANDED
 
 
+async def test_caches_are_removed_with_their_job(world: World, running: Started) -> None:
+    granted = await running("kept")
+    assert granted.job is not None
+    of_job = sandboxing.cache_folder(granted.job.id, "off")
+    of_none, of_removed = (sandboxing.cache_folder(each, "off") for each in ("", "0" * 32))
+    for each in (of_job, of_none, of_removed):
+        each.mkdir(parents=True)
+    await keeping.tend(world.ledger)
+    assert [each.exists() for each in (of_job, of_none, of_removed)] == [True, True, False]
+
+
 async def test_worktrees_are_removed_when_they_are_not_needed(
     world: World, running: Started, project: Path
 ) -> None:
