@@ -1,4 +1,4 @@
-"""Fixtures for repositories at a git server over HTTPS."""
+"""Fixtures with the repository of a user, and with one at a git server over HTTPS."""
 
 from __future__ import annotations
 
@@ -56,3 +56,14 @@ def secrets(monkeypatch: pytest.MonkeyPatch) -> dict[str, Secret]:
 
     monkeypatch.setattr(access, "secret_store", store)
     return known
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """Return a user's repository, in which another branch than main is checked out."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    at(folder, "init", "-q", "-b", "main")
+    commit(folder, a="one\n", b="two\n")
+    at(folder, "switch", "-qc", "mine")
+    return folder

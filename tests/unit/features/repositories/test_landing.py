@@ -19,17 +19,6 @@ from tests.unit.features.repositories.projects import AUTHOR, at, commit, worktr
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("daybook_home")]
 
 
-@pytest.fixture
-def project(tmp_path: Path) -> Path:
-    """Return a user's repository, in which another branch than main is checked out."""
-    folder = tmp_path / "project"
-    folder.mkdir()
-    at(folder, "init", "-q", "-b", "main")
-    commit(folder, a="one\n", b="two\n")
-    at(folder, "switch", "-qc", "mine")
-    return folder
-
-
 class Landing:
     """The landing of one change, with what it has recorded."""
 

@@ -26,17 +26,6 @@ from tests.world import World
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("daybook_home")]
 
 
-@pytest.fixture
-def project(tmp_path: Path) -> Path:
-    """Return a user's repository, in which another branch than main is checked out."""
-    folder = tmp_path / "project"
-    folder.mkdir()
-    at(folder, "init", "-q", "-b", "main")
-    commit(folder, a="one\n", b="two\n")
-    at(folder, "switch", "-qc", "mine")
-    return folder
-
-
 async def continued(world: World, running: Started, granted: Granted) -> Granted:
     """End the run; return one of its job that a person has asked to continue its change."""
     await world.runs.finish(granted, Status.SUCCEEDED)
