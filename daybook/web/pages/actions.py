@@ -39,15 +39,16 @@ ACTOR = owners.Actor(via="web")
 
 @dataclass(frozen=True)
 class Done:
-    """The address of the next page, and the key of its message in `MESSAGES`.
+    """The address of the next page, and the key of its message in `MESSAGES`; "" for no message.
 
-    The page also shows the ``changes`` and ``notes``.
+    The page also shows the ``changes`` and ``notes``, from the element with the id ``fragment`` on.
     """
 
     address: str
     message: str
     changes: Sequence[FieldChange] = ()
     notes: Sequence[str] = ()
+    fragment: str = ""
 
 
 @dataclass(frozen=True)
@@ -93,10 +94,13 @@ def perform(site: Site, action: PageAction) -> Callable[[Request], Awaitable[Res
         if done is None:
             request.state.typed = form
             return await action.page(site, request)
-        query = {"done": done.message, "at": str(int(site.now().timestamp()))}
+        query = dict[str, str]()
+        if done.message:
+            query = {"done": done.message, "at": str(int(site.now().timestamp()))}
         if done.changes or done.notes:
             query["kept"] = site.keep(done.changes, done.notes)
-        return RedirectResponse(f"{done.address}?{urlencode(query)}", 303)
+        address = f"{done.address}?{urlencode(query)}" if query else done.address
+        return RedirectResponse(address + (f"#{done.fragment}" if done.fragment else ""), 303)
 
     return site.handle(handler)
 
