@@ -38,7 +38,7 @@ from daybook.runs.daily import DailyTotals, Total
 from daybook.schedules.zones import zone
 from daybook.web import charts, formatting, markdown, step_texts
 from daybook.web.live import HEADER, LiveUpdates
-from daybook.web.login import CSRF_FIELD, LOGOUT_PATH, admitted, csrf_token
+from daybook.web.login import CSRF_FIELD, LOGOUT_PATH, SIGNED_PATH, admitted, csrf_token
 from daybook.web.pages import assets
 from daybook.web.pages.forms import MESSAGES, typed
 
@@ -240,6 +240,7 @@ class Site:
             csrf_field=lambda: _csrf_field(request),
             query=lambda **changes: _query(request, changes),
             new_id=lambda: _NEW_ID if _is_shared(request) else secrets.token_hex(16),
+            bare=request.url.path.startswith(SIGNED_PATH),
             read_only=bool(admitted(request).session.viewer),
             live=request.method == "GET" and getattr(request.state, "live", False),
             version=self.live.version,
