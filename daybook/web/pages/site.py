@@ -332,6 +332,7 @@ class Site:
             "new_job_links": [link for each in with_pages for link in each.new_job_links],
             "asset": assets.url,
             "charts": charts,
+            "now": self.now,
             "zone_name": self.tz.key,
         }
         return environment
