@@ -10,7 +10,7 @@ rest of Daybook names no feature, but goes through `features`::
     program_folders                                 `execution.program_folders`
     workspace         `execution.workspaces`
     sources           `api.sources`           files       `api.run_files`
-    run_links         `api.run_life`
+    run_links         `api.run_life`          message_links  `delivery.links`
     resources         `mcp.resources`         status      `diagnosis.feature_status`
     pages, links      `web.pages`             needs       `diagnosis.attention`
     new_job_links     `web.pages`
@@ -88,6 +88,8 @@ class Feature:
       the bytes of a file, None if they are not kept.
     - ``run_links`` is a coroutine function of a read session and a run's id. It returns the
       `ledger.views.RunLink`s of the run's page.
+    - ``message_links`` is a coroutine function of a read session, an `OutboxRow` and the public
+      URL. It returns the lines of this message before the link to its run, when it is sent.
     - ``resources`` is a class of `mcp.resources.Resources`.
     - ``pages`` is a module with `ROUTES` and perhaps `ACTIONS` and their `MESSAGES` (`web.pages`);
       its templates are in the feature's folder ``templates``. ``links`` are the paths and names of
@@ -134,6 +136,7 @@ class Feature:
     sources: str = ""
     files: str = ""
     run_links: str = ""
+    message_links: str = ""
     resources: str = ""
     pages: str = ""
     links: tuple[tuple[str, str], ...] = ()

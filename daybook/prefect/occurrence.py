@@ -103,20 +103,20 @@ async def build_claim_request(
     empty if there is none. ``most`` is the maximum number of concurrent runs; ``started`` is as in
     `ClaimRequest`. Errors of an unreachable ledger or Prefect propagate.
     """
-    flow_run_id = str(run.id)
-    job_id = await _job_of(ledger, run)
-    if job_id is None and f"daybook:{ledger.id}" in run.tags:
+    flow_run_id, prefix, key = str(run.id), f"{ledger.id}:", run.idempotency_key or ""
+    own = key.removeprefix(prefix).rpartition(":")[0] if key.startswith(prefix) else ""
+    is_answer = claim_requests.is_session_request(own)
+    job_id = None if is_answer else await _job_of(ledger, run)
+    if job_id is None and f"daybook:{ledger.id}" in run.tags and not is_answer:
         # This is our deployment, but a crash prevented Daybook from recording its id.
         await reconcile.recognise(str(run.deployment_id))
         job_id = await _job_of(ledger, run)
     if kind is None:
         kind, parameters, refused = await _read_parameters(ledger, job_id, parameters)
     due, session_id = _due(run, ledger.now()), _continued_session(run)
-    prefix = f"{ledger.id}:"
-    key = run.idempotency_key or ""
-    if key.startswith(prefix):
+    if own:
         # A run that we created in Prefect, with the key `<ledger>:<occurrence>:<n>`.
-        occurrence, trigger = key.removeprefix(prefix).rpartition(":")[0], "manual"
+        occurrence, trigger = own, "manual"
     elif run.auto_scheduled and job_id is not None:
         occurrence, trigger = claim_requests.due_key(job_id, due), "schedule"
     else:

@@ -4,6 +4,7 @@
 
     a login                               ─► `BrowserLogin`
     static files                          ─► the file: it is the same in every installation
+    a page below `SIGNED_PATH`            ─► the page: its address is the proof, which it checks
     a page, with a session                ─► the page; 401 if the token of its link was removed,
                                              503 if the ledger cannot be read
     a page, from a link of another site   ─► a page that loads the address again with the cookie
@@ -11,6 +12,8 @@
     a write, from a page of this server,
       with a session and its CSRF token   ─► the write; 403 for the session of a shared link,
                                              413 if it is larger than `MAX_FORM_BYTES`
+    a write below `SIGNED_PATH`, the same
+      without a session                   ─► the write; the CSRF token belongs to the address
     everything else                       ─► 403
 
 A request belongs to the public URL (`DAYBOOK_PUBLIC_URL`) if its `Host` is the host of that URL. If
@@ -49,6 +52,12 @@ from daybook.operations.login import (
 ENDPOINTS = ("/health", "/metrics")
 STATIC_PATH = "/static/"
 LOGOUT_PATH = "/daybook/logout"
+SIGNED_PATH = "/decide/"
+"""Path of pages that need no login, because any user of the signed address may use them.
+
+The referrer policy of `HEADERS` keeps the address from other sites. With `no-referrer`, a browser
+would send no origin with the page's form, and the origin would not be checked.
+"""
 CSRF_FIELD = "csrf"
 """Name of the form field with the token of `csrf_token`."""
 CSRF_HEADER = "x-csrf-token"
@@ -211,7 +220,7 @@ class PageLogin(BrowserLogin):
         if scope["method"] in SAFE_METHODS:
             await self._show(scope, headers, receive, send)
             return
-        session = self.session(scope, headers)
+        session = self._session_of(scope, headers)
         if session is None or not self._is_from_own_page(headers, safe=False):
             await self.refuse(send, 403, _NOT_OWN)
         elif session.viewer:
@@ -229,6 +238,9 @@ class PageLogin(BrowserLogin):
         if scope["path"].startswith(STATIC_PATH):
             await self.application(scope, receive, send)
             return
+        if scope["path"].startswith(SIGNED_PATH):
+            await self._forward(self._signed_session(scope), scope, receive, send)
+            return
         session = self.session(scope, headers)
         if headers.get(b"sec-fetch-site") in ("cross-site", "same-site"):
             if headers.get(b"sec-fetch-mode") == "navigate":
@@ -243,6 +255,19 @@ class PageLogin(BrowserLogin):
             await self.refuse(send)
         elif await self._is_admitted(session, send):
             await self._forward(session, scope, receive, send)
+
+    def _session_of(self, scope: Scope, headers: Mapping[bytes, str]) -> LoginSession | None:
+        if scope["path"].startswith(SIGNED_PATH):
+            return self._signed_session(scope)
+        return self.session(scope, headers)
+
+    def _signed_session(self, scope: Scope) -> LoginSession:
+        """Return the session of the bearer of a signed address. Its CSRF token is of the address.
+
+        It is valid for this request only.
+        """
+        content = f"signed {scope['path']}"
+        return LoginSession(content, 0, csrf=self._signature(f"csrf {content}"))
 
     async def _forward(
         self, session: LoginSession, scope: Scope, receive: Receive, send: Send

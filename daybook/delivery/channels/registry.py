@@ -96,13 +96,14 @@ async def send(
     row: OutboxRow,
     run_url: str | None = None,
     files: Sequence[WrittenFile] = (),
+    links: Sequence[str] = (),
 ) -> None:
     """Send an outbox row that is a message or an alert. Raise `NotDelivered` if that fails.
 
     ``run_url`` is the URL of the run in Prefect's UI. The message carries ``files`` if the channel
-    can; otherwise, a note names them. The blocks are stored in Prefect. If Prefect
-    is unreachable or responds with an error, raise `PrefectUnreachable` or the error of Prefect's
-    client; after these errors, no attempt was made.
+    can; otherwise, a note names them. It ends with the lines ``links``. The blocks are stored in
+    Prefect. If Prefect is unreachable or responds with an error, raise `PrefectUnreachable` or the
+    error of Prefect's client; after these errors, no attempt was made.
     """
     message = Message(
         id=row.id,
@@ -113,6 +114,7 @@ async def send(
         at=row.created_at,
         run_id=row.run_id,
         run_url=run_url,
+        note="\n".join(links),
     )
     if row.purpose != ALERT:  # for every owner, the operator has chosen the channel of alerts
         try:
@@ -136,6 +138,7 @@ async def send(
         if not refused and row.attempts >= ATTEMPTS_WITH_FILES:
             refused = f"{row.attempts} attempts with the files have failed"
         attached, note = attachments.choose(files, row.run_id, refused=refused)
+        note = "\n\n".join(filter(None, (note, message.note)))
         message = replace(message, attachments=attached, note=note)
     await channel.send(message)
 

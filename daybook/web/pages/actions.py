@@ -40,16 +40,17 @@ ACTOR = owners.Actor(via="web")
 
 @dataclass(frozen=True)
 class Done:
-    """The address of the next page, and the key of its message in `MESSAGES`.
+    """The address of the next page, and the key of its message in `MESSAGES`; "" for no message.
 
-    The page also shows the ``changes`` and ``notes``, and ``secret``, a value that Daybook has made
-    and shows only this once.
+    The page also shows the ``changes`` and ``notes``, from the element with the id ``fragment`` on,
+    and ``secret``, a value that Daybook has made and shows only this once.
     """
 
     address: str
     message: str
     changes: Sequence[FieldChange] = ()
     notes: Sequence[str] = ()
+    fragment: str = ""
     secret: str = field(default="", repr=False)
 
 
@@ -106,10 +107,13 @@ def perform(site: Site, action: PageAction) -> Callable[[Request], Awaitable[Res
         if done is None:
             request.state.typed = form.without(action.secrets)
             return await action.page(site, request)
-        query = {"done": done.message, "at": str(int(site.now().timestamp()))}
+        query = dict[str, str]()
+        if done.message:
+            query = {"done": done.message, "at": str(int(site.now().timestamp()))}
         if done.changes or done.notes or done.secret:
             query["kept"] = site.keep(done.changes, done.notes, done.secret)
-        return RedirectResponse(f"{done.address}?{urlencode(query)}", 303)
+        address = f"{done.address}?{urlencode(query)}" if query else done.address
+        return RedirectResponse(address + (f"#{done.fragment}" if done.fragment else ""), 303)
 
     return site.handle(handler)
 

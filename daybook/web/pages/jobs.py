@@ -115,6 +115,14 @@ async def run(ref: str, form: Form) -> Done:
     return Done(f"/runs/{asked.id}", "requested")
 
 
+async def run_prompt(ref: str, form: Form) -> Done:
+    """Run a job now with another prompt, which only this run gets."""
+    asked = await api.runs.run(
+        ref, request_id=form.get("request_id") or None, prompt=form.get("prompt")
+    )
+    return Done(f"/runs/{asked.id}", "requested")
+
+
 async def pause(ref: str, form: Form) -> Done:
     """Pause a job, with a note."""
     return _done(await api.jobs.pause(ref, form.get("note")), "paused")
@@ -165,6 +173,7 @@ def _done(job: ListedJob, message: str) -> Done:
 ROUTES = (Page("/jobs", index, live=True), Page("/jobs/{ref}", show, live=True))
 ACTIONS = (
     PageAction("/jobs/{ref}/run", run, show, uses_prefect=True),
+    PageAction("/jobs/{ref}/run-prompt", run_prompt, show, fields=("prompt",), uses_prefect=True),
     PageAction("/jobs/{ref}/pause", pause, show, fields=("note",), uses_prefect=True),
     PageAction("/jobs/{ref}/resume", resume, show, uses_prefect=True),
     PageAction("/jobs/{ref}/skip", skip, show),

@@ -38,7 +38,7 @@ from daybook.runs.daily import DailyTotals, Total
 from daybook.schedules.zones import zone
 from daybook.web import charts, formatting, markdown, step_texts
 from daybook.web.live import HEADER, LiveUpdates
-from daybook.web.login import CSRF_FIELD, LOGOUT_PATH, admitted, csrf_token
+from daybook.web.login import CSRF_FIELD, LOGOUT_PATH, SIGNED_PATH, admitted, csrf_token
 from daybook.web.pages import assets
 from daybook.web.pages.forms import MESSAGES, typed
 
@@ -57,9 +57,9 @@ NAVIGATION = (
     ("/jobs", "Jobs"),
     ("/runs", "Runs"),
     ("/inbox", "Inbox"),
-    ("/callbacks", "Callbacks"),
     ("/sessions", "Sessions"),
     ("/agents", "Agents"),
+    ("/callbacks", "Callbacks"),
     ("/settings", "Settings"),
 )
 FOR_OPERATOR = ("/settings",)
@@ -291,6 +291,7 @@ class Site:
             csrf_field=lambda: _csrf_field(request),
             query=lambda **changes: _query(request, changes),
             new_id=lambda: _NEW_ID if _is_shared(request) else secrets.token_hex(16),
+            bare=request.url.path.startswith(SIGNED_PATH),
             read_only=bool(admitted(request).session.viewer),
             live=request.method == "GET" and getattr(request.state, "live", False),
             version=self.live.version,
@@ -352,6 +353,12 @@ class Site:
         return {each.name: each.links[0][0] for each in features() if each.pages and each.links}
 
     @cached_property
+    def navigation(self) -> list[tuple[str, str]]:
+        """The paths and names of the pages in the menu."""
+        of_features = (link for each in features() if each.pages for link in each.links)
+        return [*NAVIGATION, *of_features]
+
+    @cached_property
     def _templates(self) -> Environment:
         with_pages = [each for each in features() if each.pages]
         loaders = [PackageLoader("daybook.web")]
@@ -370,7 +377,8 @@ class Site:
         environment.filters["markdown"] = markdown.render
         environment.filters["summary"] = api.answers.summary
         environment.globals |= {
-            "navigation": [*NAVIGATION, *(link for each in with_pages for link in each.links)],
+            "navigation": self.navigation,
+            "go_keys": _go_keys(self.navigation),
             "for_operator": FOR_OPERATOR,
             "new_job_links": [link for each in with_pages for link in each.new_job_links],
             "asset": assets.url,
@@ -378,6 +386,15 @@ class Site:
             "zone_name": self.tz.key,
         }
         return environment
+
+
+def _go_keys(links: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Return the key for each page, by path: the first letter of its name that is still free."""
+    keys = dict[str, str]()
+    for path, name in links:
+        free = (each for each in name.lower() if each.isalpha() and each not in keys.values())
+        keys[path] = next(free, "")
+    return keys
 
 
 def _is_shared(request: Request) -> bool:
