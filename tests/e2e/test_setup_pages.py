@@ -105,8 +105,11 @@ def test_everything_is_set_up_in_the_browser_by_keyboard(
 ) -> None:
     link = next(line for line in up.lines if LOGIN_PATH in line).split()[-1]
     url = link.partition(LOGIN_PATH)[0]
-    size = {"width": width, "height": 900}
-    with provider() as model, chat() as (host, bodies), chromium.new_context(viewport=size) as at:
+    with (
+        provider() as model,
+        chat() as (host, bodies),
+        chromium.new_context(viewport={"width": width, "height": 900}) as at,
+    ):
         model.script = [Answer("**The lamp is green.**")]
         watched = Watched(at, url)
         page, person = watched.page, Person(watched)
