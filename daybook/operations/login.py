@@ -145,6 +145,10 @@ class BrowserLogin(ABC):
         """
         return ""
 
+    async def landing(self) -> str:
+        """Return the path of the page that a browser opens after the login."""
+        return "/"
+
     async def forward_websocket(
         self, scope: Scope, headers: Mapping[bytes, str], receive: Receive, send: Send
     ) -> None:
@@ -225,7 +229,8 @@ class BrowserLogin(ABC):
         content = f"{expires_at}.{secrets.token_hex(8)}.{place}.{viewer}"
         value = f"{content}.{self._signature(content)}"
         cookie = self.cookie(headers, value, lifetime)
-        await _html(send, 200, _LOGGED_IN_PAGE.format(site=self.site), [cookie])
+        url = escape("/" if viewer else await self.landing())
+        await _html(send, 200, _LOGGED_IN_PAGE.format(site=self.site, url=url), [cookie])
 
     def cookie(
         self, headers: Mapping[bytes, str], value: str, lifetime: int
@@ -335,8 +340,8 @@ _PRIVATE = (
 _LOGGED_IN_PAGE = """\
 <!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Daybook: logged in</title>
-<meta http-equiv="refresh" content="0;url=/"></head>
-<body><p>Logged in. <a href="/">Open {site}</a></p></body></html>
+<meta http-equiv="refresh" content="0;url={url}"></head>
+<body><p>Logged in. <a href="{url}">Open {site}</a></p></body></html>
 """
 
 _PAGE = """\

@@ -116,7 +116,7 @@ def accepts_writes(path: str) -> bool:
 
 
 class Viewers(Protocol):
-    """The tokens of shared links."""
+    """The tokens of shared links, and the first page after a login."""
 
     async def viewer_of(self, token: str) -> str:
         """Return the id of a token; "" if it does not exist.
@@ -130,6 +130,10 @@ class Viewers(Protocol):
 
         Raise `DaybookError` if the ledger cannot be read.
         """
+        ...
+
+    async def landing(self) -> str:
+        """Return the path of the first page after a login."""
         ...
 
 
@@ -177,6 +181,9 @@ class PageLogin(BrowserLogin):
 
     async def viewer_of(self, token: str) -> str:
         return "" if self.viewers is None else await self.viewers.viewer_of(token)
+
+    async def landing(self) -> str:
+        return "/" if self.viewers is None else await self.viewers.landing()
 
     def is_current(self, session: LoginSession) -> bool:
         return super().is_current(session) and session.content not in self._logged_out
