@@ -24,7 +24,7 @@ from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
-from daybook import api, feature, settings
+from daybook import api, feature, markdown, settings
 from daybook import home as homes
 from daybook.api.changes import Changes
 from daybook.clock import SYSTEM_CLOCK
@@ -36,7 +36,7 @@ from daybook.ledger.engine import Ledger, sharing
 from daybook.names import Id
 from daybook.runs.daily import DailyTotals, Total
 from daybook.schedules.zones import zone
-from daybook.web import charts, formatting, markdown, step_texts
+from daybook.web import charts, formatting, step_texts
 from daybook.web.live import HEADER, LiveUpdates
 from daybook.web.login import CSRF_FIELD, LOGOUT_PATH, SIGNED_PATH, admitted, csrf_token
 from daybook.web.pages import assets
