@@ -205,8 +205,26 @@ async def _ask(of_feature: Feature, facts: AttentionFacts) -> list[Finding]:
 
 
 async def _lost(session: AsyncSession, now: datetime, jobs: Sequence[JobSummary]) -> list[Finding]:
-    """Return findings about missed and unknown runs in `PERIOD`, at most two for each job."""
+    """Return findings about missed and unknown runs in `PERIOD`, at most two for each job.
+
+    Due times that were missed before the job's last success need nobody any more.
+    """
     run = RunRow
+    recovered = (
+        sqlalchemy.select(col(run.job_id), func.max(run.finished_at).label("at"))
+        .where(
+            col(run.finished_at) >= now - PERIOD,
+            # Without `coalesce`, SQLite reads all runs that have succeeded, however old they are.
+            func.coalesce(col(run.status), "") == Status.SUCCEEDED,
+        )
+        .group_by(col(run.job_id))
+        .subquery()
+    )
+    is_over = (
+        (col(run.status) == Status.MISSED)
+        & recovered.c.at.is_not(None)
+        & (recovered.c.at >= col(run.finished_at))
+    )
     group = (col(run.job_id), col(run.status))
     newest_first = (col(run.finished_at).desc(), col(run.id))
     ranked = (
@@ -217,7 +235,12 @@ async def _lost(session: AsyncSession, now: datetime, jobs: Sequence[JobSummary]
             col(run.reason),
             func.row_number().over(partition_by=group, order_by=newest_first).label("rank"),
         )
-        .where(col(run.finished_at) >= now - PERIOD, col(run.status).in_(_CANNOT_RUN))
+        .outerjoin(recovered, recovered.c.job_id == col(run.job_id))
+        .where(
+            col(run.finished_at) >= now - PERIOD,
+            col(run.status).in_(_CANNOT_RUN),
+            sqlalchemy.not_(is_over),
+        )
         .subquery()
     )
     by_id = {each.id: each for each in jobs}

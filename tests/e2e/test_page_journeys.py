@@ -172,6 +172,63 @@ def test_an_agent_that_the_machine_has_is_added_and_asked_by_keyboard(
         assert not watched.problems
 
 
+@pytest.mark.parametrize("width", [1280, 375])
+def test_an_agent_is_asked_answered_and_stopped_by_keyboard(
+    up: Up, chromium: Browser, width: int
+) -> None:
+    slow = f"slow-{width}"
+    up.daybook_json("agents", "add", slow, "--", "/bin/sleep", "60")
+    link = up.daybook_json("open", "--no-browser")["url"]
+    url = link.partition(LOGIN_PATH)[0]
+    with chromium.new_context(viewport={"width": width, "height": 900}) as context:
+        watched = Watched(context, url)
+        page, keyboard = watched.page, watched.page.keyboard
+        page.set_default_timeout(60_000)
+        page.goto(link)
+        page.wait_for_url(f"{url}/")
+
+        keyboard.press("/")  # search, the list of keys, and the menu
+        page.wait_for_url(f"{url}/search")
+        keyboard.type("first-l")
+        keyboard.press("Enter")
+        page.get_by_role("link", name="first-light", exact=True).wait_for()
+        watched.open("/runs")
+        keyboard.press("?")
+        page.get_by_role("dialog").get_by_text("Next and previous row").wait_for()
+        keyboard.press("Escape")
+        keyboard.press("j")
+        assert page.locator("tbody tr:first-child a:focus").count()
+        keyboard.press("g")
+        keyboard.press("s")
+        page.wait_for_url(f"{url}/sessions")
+        tab_to(watched, "#ask textarea")
+        keyboard.type("Which <b>one</b>?")
+        tab_to(watched, "#ask button")
+        keyboard.press("Enter")
+        page.wait_for_url(f"{url}/sessions/default*")
+        answers = page.locator(".answer-turn .prose")
+        answers.get_by_text("Which <b>one</b>?").wait_for()  # without a reload
+        tab_to(watched, "#reply textarea")
+        keyboard.type("And why?")
+        keyboard.press("Tab")
+        keyboard.press("Enter")
+        page.locator("#message-4 .prose").get_by_text("And why?").wait_for()
+        summary = page.locator("#message-4 summary")
+        summary.press("Enter")
+        page.locator("#work-of-4").get_by_text("default").wait_for()
+        assert fits(watched)
+
+        watched.open("/sessions")
+        page.locator("select[name=agent]").select_option(slow)
+        page.locator("#ask textarea").fill("Take your time.")
+        page.locator("#ask button").press("Enter")
+        page.locator(".answer-turn .status.s-running").wait_for()
+        page.get_by_role("button", name="Stop").press("Enter")
+        page.wait_for_url(f"{url}/runs/*")
+        assert ended(watched) == "cancelled"
+        assert not watched.problems
+
+
 def fits(watched: Watched) -> bool:
     """Return whether the page needs no scrolling to the side."""
     wide: bool = watched.page.evaluate(

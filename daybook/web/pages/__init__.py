@@ -52,13 +52,14 @@ from daybook.web.pages import (
     job_form,
     jobs,
     runs,
+    search,
     sessions,
     today,
 )
 from daybook.web.pages.actions import perform
 from daybook.web.pages.site import Site
 
-MODULES = (today, job_form, jobs, runs, inbox, callbacks, sessions, agents)
+MODULES = (today, job_form, jobs, runs, inbox, callbacks, sessions, agents, search)
 
 
 def application(

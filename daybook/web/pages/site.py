@@ -57,9 +57,9 @@ NAVIGATION = (
     ("/jobs", "Jobs"),
     ("/runs", "Runs"),
     ("/inbox", "Inbox"),
-    ("/callbacks", "Callbacks"),
     ("/sessions", "Sessions"),
     ("/agents", "Agents"),
+    ("/callbacks", "Callbacks"),
 )
 
 Handler = Callable[["Site", Request], Awaitable[Response]]
@@ -301,6 +301,12 @@ class Site:
         return {each.name: each.links[0][0] for each in features() if each.pages and each.links}
 
     @cached_property
+    def navigation(self) -> list[tuple[str, str]]:
+        """The paths and names of the pages in the menu."""
+        of_features = (link for each in features() if each.pages for link in each.links)
+        return [*NAVIGATION, *of_features]
+
+    @cached_property
     def _templates(self) -> Environment:
         with_pages = [each for each in features() if each.pages]
         loaders = [PackageLoader("daybook.web")]
@@ -321,13 +327,24 @@ class Site:
         environment.filters["markdown"] = markdown.render
         environment.filters["summary"] = api.answers.summary
         environment.globals |= {
-            "navigation": [*NAVIGATION, *(link for each in with_pages for link in each.links)],
+            "navigation": self.navigation,
+            "go_keys": _go_keys(self.navigation),
             "new_job_links": [link for each in with_pages for link in each.new_job_links],
             "asset": assets.url,
             "charts": charts,
+            "now": self.now,
             "zone_name": self.tz.key,
         }
         return environment
+
+
+def _go_keys(links: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Return the key for each page, by path: the first letter of its name that is still free."""
+    keys = dict[str, str]()
+    for path, name in links:
+        free = (each for each in name.lower() if each.isalpha() and each not in keys.values())
+        keys[path] = next(free, "")
+    return keys
 
 
 def _is_shared(request: Request) -> bool:
