@@ -182,7 +182,7 @@ def plain_part(sent: Rendered) -> Iterator[None]:
 
 def _convert_for_mail(source: Any, target: Any, content: str, *given: Any, **named: Any) -> Any:
     sent = getattr(_sending, "rendered", None)
-    if sent is not None and content == sent.body:
+    if sent is not None and content.startswith(sent.body):  # apprise may append images
         return sent.plain
     from apprise.conversion import convert_between
 

@@ -53,7 +53,7 @@ def mail(body: str, note: str, *, is_rich: bool) -> str:
     """Return the HTML of a mail: ``body`` as Markdown or text, and the ``note`` with its links."""
     shown = markdown.render(body) if is_rich else f"<p>{as_html(body)}</p>"
     lines = _URL.sub(lambda found: f'<a href="{found[0]}">{found[0]}</a>', as_html(note))
-    return _MAIL.format(body=shown, note=f'<p class="note">{lines}</p>\n' if note else "")
+    return _MAIL.format(body=shown, note=f'<p class="note">{lines}</p>\n' if note else "").strip()
 
 
 def telegram(body: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import email
 from datetime import UTC, datetime
 from html.parser import HTMLParser
+from typing import Any
 
 import pytest
 from apprise.plugins.email.base import NotifyEmail
@@ -37,9 +38,10 @@ if x:
 """
 
 
-def message(body: str = TEXT, **given: object) -> Message:
-    fields = {"id": "m", "event": "completed", "subject": "brief: succeeded", "chat_id": ""}
-    return Message(**{**fields, "body": body, "at": NOON, "is_markdown": True, **given})  # type: ignore[arg-type]
+def message(body: str = TEXT, **given: Any) -> Message:
+    fields: dict[str, Any] = {"id": "m", "event": "completed", "subject": "brief: succeeded"}
+    fields |= {"chat_id": "", "body": body, "at": NOON, "is_markdown": True}
+    return Message(**fields | given)
 
 
 class Tags(HTMLParser):
@@ -82,9 +84,9 @@ def test_a_mail_has_the_html_of_the_pages_and_the_text_unchanged() -> None:
             from_addr=["", "here@example.org"],
             to=[("", "there@example.org")],
         )
-    plain, page = email.message_from_string(mail.body).get_payload()
-    assert plain.get_payload(decode=True).decode() == sent.plain
-    assert page.get_payload(decode=True).decode() == sent.body
+    _, *parts = email.message_from_string(mail.body).walk()
+    plain, page = (bytes(each.get_payload(decode=True)).decode() for each in parts)
+    assert (plain, page) == (sent.plain, sent.body)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +101,7 @@ def test_a_mail_has_the_html_of_the_pages_and_the_text_unchanged() -> None:
     ],
 )
 def test_the_subject_of_a_mail_has_the_headline_or_the_date(
-    given: dict[str, object], subject: str
+    given: dict[str, Any], subject: str
 ) -> None:
     assert mail_subject(message(**given)) == subject
 
