@@ -30,6 +30,9 @@ from daybook.runs import history
 from daybook.runs.daily import Total
 from daybook.schedules.zones import is_known
 
+EXAMPLE_JOB = "first-light"
+"""Name of the job that `up` adds to a new home (`deployments/jobs/example.yaml`)."""
+
 PER_PAGE = 50
 STATES = ("enabled", "paused", "failing", "running", "conflict", "pending")
 """States by which a list of jobs can be filtered."""
@@ -206,6 +209,11 @@ async def names() -> dict[str, str]:
     """Return the names of all jobs, including removed ones, by job id. Works without Prefect."""
     async with reading() as session:
         return await store.all_names(session, authorization.visible_owner())
+
+
+async def is_new() -> bool:
+    """Return whether nobody has added a job yet: there is at most the example that `up` adds."""
+    return set((await names()).values()) <= {EXAMPLE_JOB}
 
 
 async def jobs_by_agent() -> dict[str, int]:

@@ -207,24 +207,9 @@ async def _ask(of_feature: Feature, facts: AttentionFacts) -> list[Finding]:
 async def _lost(session: AsyncSession, now: datetime, jobs: Sequence[JobSummary]) -> list[Finding]:
     """Return findings about missed and unknown runs in `PERIOD`, at most two for each job.
 
-    Due times that were missed before the job's last success need nobody any more.
+    Missed due times of a job whose last outcome is a success need nobody any more.
     """
     run = RunRow
-    recovered = (
-        sqlalchemy.select(col(run.job_id), func.max(run.finished_at).label("at"))
-        .where(
-            col(run.finished_at) >= now - PERIOD,
-            # Without `coalesce`, SQLite reads all runs that have succeeded, however old they are.
-            func.coalesce(col(run.status), "") == Status.SUCCEEDED,
-        )
-        .group_by(col(run.job_id))
-        .subquery()
-    )
-    is_over = (
-        (col(run.status) == Status.MISSED)
-        & recovered.c.at.is_not(None)
-        & (recovered.c.at >= col(run.finished_at))
-    )
     group = (col(run.job_id), col(run.status))
     newest_first = (col(run.finished_at).desc(), col(run.id))
     ranked = (
@@ -235,12 +220,7 @@ async def _lost(session: AsyncSession, now: datetime, jobs: Sequence[JobSummary]
             col(run.reason),
             func.row_number().over(partition_by=group, order_by=newest_first).label("rank"),
         )
-        .outerjoin(recovered, recovered.c.job_id == col(run.job_id))
-        .where(
-            col(run.finished_at) >= now - PERIOD,
-            col(run.status).in_(_CANNOT_RUN),
-            sqlalchemy.not_(is_over),
-        )
+        .where(col(run.finished_at) >= now - PERIOD, col(run.status).in_(_CANNOT_RUN))
         .subquery()
     )
     by_id = {each.id: each for each in jobs}
@@ -250,6 +230,8 @@ async def _lost(session: AsyncSession, now: datetime, jobs: Sequence[JobSummary]
         job = by_id.get(job_id)
         if job is None:
             continue  # the job was removed, or the run had none
+        if status == Status.MISSED and job.last_status == Status.SUCCEEDED:
+            continue
         times = "a due time" if count == 1 else f"{count:,} due times"
         title = f"{job.name} missed {times}"
         if status == Status.UNKNOWN:

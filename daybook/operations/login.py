@@ -152,6 +152,10 @@ class BrowserLogin(ABC):
         """
         return ""
 
+    async def landing(self) -> str:
+        """Return the path of the page that a browser opens after the login."""
+        return "/"
+
     async def forward_websocket(
         self, scope: Scope, headers: Mapping[bytes, str], receive: Receive, send: Send
     ) -> None:
@@ -233,7 +237,8 @@ class BrowserLogin(ABC):
             await self.refuse(send, 503, str(error))
             return
         cookie = self.session_cookie(headers, session)
-        await _html(send, 200, _LOGGED_IN_PAGE.format(site=self.site), [cookie])
+        url = escape("/" if viewer else await self.landing())
+        await _html(send, 200, _LOGGED_IN_PAGE.format(site=self.site, url=url), [cookie])
 
     async def remember(self, session: LoginSession, headers: Mapping[bytes, str]) -> LoginSession:
         """Return the session of a browser that logs in, with its expiry. A subclass may store it.
@@ -360,8 +365,8 @@ _PRIVATE = (
 _LOGGED_IN_PAGE = """\
 <!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Daybook: logged in</title>
-<meta http-equiv="refresh" content="0;url=/"></head>
-<body><p>Logged in. <a href="/">Open {site}</a></p></body></html>
+<meta http-equiv="refresh" content="0;url={url}"></head>
+<body><p>Logged in. <a href="{url}">Open {site}</a></p></body></html>
 """
 
 _PAGE = """\

@@ -139,7 +139,7 @@ class Devices(Protocol):
 
 
 class Viewers(Protocol):
-    """The tokens of shared links, and the devices; None if devices are not stored."""
+    """The tokens of shared links, the devices, and the first page after a login. The devices are None if they are not stored."""
 
     devices: Devices | None
 
@@ -155,6 +155,10 @@ class Viewers(Protocol):
 
         Raise `DaybookError` if the ledger cannot be read.
         """
+        ...
+
+    async def landing(self) -> str:
+        """Return the path of the first page after a login."""
         ...
 
 
@@ -217,6 +221,9 @@ class PageLogin(BrowserLogin):
 
     def _renewed(self, session: LoginSession) -> LoginSession:
         return replace(session, expires_at=int(self._clock()) + DEVICE_LIFETIME_SECONDS)
+
+    async def landing(self) -> str:
+        return "/" if self.viewers is None else await self.viewers.landing()
 
     def is_current(self, session: LoginSession) -> bool:
         return super().is_current(session) and session.content not in self._logged_out

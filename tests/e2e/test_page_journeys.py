@@ -87,7 +87,7 @@ def test_a_new_user_adds_a_job_sees_it_run_breaks_it_finds_out_why_and_fixes_it(
         page = watched.page
         page.set_default_timeout(60_000)
         page.goto(link)
-        page.wait_for_url(f"{url}/")
+        page.wait_for_url(lambda found: LOGIN_PATH not in found)
 
         add_agent(watched, program)
         watched.open("/jobs/new")
@@ -145,7 +145,7 @@ def test_an_agent_that_the_machine_has_is_added_and_asked_by_keyboard(
         page, keyboard = watched.page, watched.page.keyboard
         page.set_default_timeout(60_000)
         page.goto(link)
-        page.wait_for_url(f"{url}/")
+        page.wait_for_url(lambda found: LOGIN_PATH not in found)
 
         watched.open("/agents/found")
         shown = page.locator("select[name=agent]")
@@ -166,7 +166,7 @@ def test_an_agent_that_the_machine_has_is_added_and_asked_by_keyboard(
         keyboard.press("Tab")
         keyboard.press("Enter")
         answer = page.get_by_role("status")
-        answer.get_by_text("The agent answered:").wait_for()
+        answer.get_by_text("The test succeeded:").wait_for()
         assert "Say <b>hello</b>." in answer.inner_text()
         assert fits(watched)
         assert not watched.problems
@@ -249,14 +249,14 @@ def tab_to(watched: Watched, selector: str) -> None:
 def add_agent(watched: Watched, program: Path) -> None:
     """Add the agent `counter`, which runs ``program``."""
     page = watched.page
-    watched.open("/agents/new?kind=command")
+    watched.open("/agents/new?variant=command")
     page.get_by_label("Name", exact=True).fill("counter")
     page.get_by_label("Command").fill(f"/usr/bin/env\npython3\n{program}")
     page.get_by_text("More settings").click()
     # The earlier prompts are not its input.
     page.locator("select[name=history]").select_option("none")
     page.get_by_role("button", name="Add the agent").click()
-    assert "The agent was added." in page.get_by_role("status").inner_text()
+    assert "It was added." in page.get_by_role("status").inner_text()
 
 
 def edit_agent_in_use(watched: Watched, folder: Path) -> None:
@@ -270,7 +270,7 @@ def edit_agent_in_use(watched: Watched, folder: Path) -> None:
     page.get_by_label("Work directory").press_sequentially(str(folder))
     page.keyboard.press("Enter")
     page.wait_for_url(f"{watched.url}/agents?**")
-    assert "The agent was changed." in page.get_by_role("status").inner_text()
+    assert "It was changed." in page.get_by_role("status").inner_text()
 
 
 def ended(watched: Watched) -> str:

@@ -9,7 +9,7 @@ from daybook.features.devices import store
 from daybook.web.login import admitted
 from daybook.web.pages.actions import Done, PageAction
 from daybook.web.pages.forms import Form
-from daybook.web.pages.site import OnlyShown, Page, Site
+from daybook.web.pages.site import OnlyShown, Page, SettingsLink, Site
 
 PATH = "/settings/devices"
 
@@ -40,6 +40,11 @@ async def revoke(ref: str, form: Form) -> Done:
     return Done(PATH, "device-revoked")
 
 
+async def _count() -> str:
+    return str(len(await store.all_devices()))
+
+
+SETTINGS = (SettingsLink(PATH, "Devices", "Browsers and phones that are logged in", _count),)
 ROUTES = (Page(PATH, index),)
 ACTIONS = (
     PageAction(PATH + "/{ref}/rename", rename, index, ("name",)),

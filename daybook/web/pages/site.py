@@ -30,7 +30,7 @@ from daybook.api.changes import Changes
 from daybook.clock import SYSTEM_CLOCK
 from daybook.diagnosis.health import HealthReport
 from daybook.errors import DaybookError, InvalidInput, LedgerUnreachable, NotFound, Unreachable
-from daybook.feature import failures, features
+from daybook.feature import features
 from daybook.jobs.views import FieldChange
 from daybook.ledger.engine import Ledger, sharing
 from daybook.names import Id
@@ -60,7 +60,10 @@ NAVIGATION = (
     ("/sessions", "Sessions"),
     ("/agents", "Agents"),
     ("/callbacks", "Callbacks"),
+    ("/settings", "Settings"),
 )
+FOR_OPERATOR = ("/settings",)
+"""Pages that a shared link does not show."""
 
 Handler = Callable[["Site", Request], Awaitable[Response]]
 
@@ -90,6 +93,19 @@ class Page:
     live: bool = False
 
 
+@dataclass(frozen=True)
+class SettingsLink:
+    """A page of Settings that is no list of documents.
+
+    ``state`` is a coroutine function that returns what is set there in a few words, perhaps "".
+    """
+
+    path: str
+    title: str
+    about: str
+    state: Callable[[], Awaitable[str]] | None = None
+
+
 class Site:
     """The pages of one ledger. If ``ledger`` is None, the settings name the ledger.
 
@@ -107,6 +123,11 @@ class Site:
         self._asking: asyncio.Task[None] | None = None
         self._warming: asyncio.Task[None] | None = None
         self._kept: dict[str, tuple[Sequence[FieldChange], Sequence[str]]] = {}
+        self._secrets: dict[str, str] = {}
+        self._once: dict[str, asyncio.Task[Any]] = {}
+        self.kinds: Sequence[Any] = ()
+        """The kinds of settings documents, each a `documents.DocumentPages`."""
+        self.settings: Sequence[SettingsLink] = ()
         self.tz = zone(settings.load().timezone)
         self.live = LiveUpdates(self._read_changes)
 
@@ -207,13 +228,43 @@ class Site:
         with sharing(await self.ledger()):
             return await api.tokens.is_viewer(token_id)
 
-    def keep(self, changes: Sequence[FieldChange], notes: Sequence[str]) -> str:
-        """Store the result of an action for the next page. Return the key for its address."""
+    async def landing(self) -> str:
+        """Return the path of the first page after a login: the first steps in a new home."""
+        try:
+            with sharing(await self.ledger()):
+                return "/start" if await api.job_pages.is_new() else "/"
+        except DaybookError:
+            return "/"  # this page shows the error
+
+    def keep(self, changes: Sequence[FieldChange], notes: Sequence[str], secret: str = "") -> str:
+        """Store the result of an action for the next page. Return the key for its address.
+
+        Only the next page shows ``secret``; a reload of it does not.
+        """
         key = secrets.token_hex(16)
         self._kept[key] = changes, notes
+        self._secrets[key] = secret
         if len(self._kept) > MAX_KEPT:
-            del self._kept[next(iter(self._kept))]
+            oldest = next(iter(self._kept))
+            del self._kept[oldest]
+            self._secrets.pop(oldest, None)
         return key
+
+    async def once(self, key: str, do: Callable[[], Awaitable[Any]]) -> Any:
+        """Return the result of ``do``; for the same ``key``, that of the first call.
+
+        After an error, the next call tries it again.
+        """
+        task = self._once.get(key)
+        if task is None:
+            task = self._once[key] = asyncio.ensure_future(do())
+            if len(self._once) > MAX_KEPT:
+                del self._once[next(iter(self._once))]
+        try:
+            return await asyncio.shield(task)
+        except Exception:
+            self._once.pop(key, None)
+            raise
 
     def _notice(self, request: Request) -> str:
         """Return the message of the action before this page; "" if none in `NOTICE_SECONDS`."""
@@ -255,6 +306,7 @@ class Site:
             mistake=getattr(request.state, "mistake", None),
             typed=typed(request),
             kept=self._kept.get(request.query_params.get("kept", ""), ((), ())),
+            secret=self._secrets.pop(request.query_params.get("kept", ""), ""),
             change=formatting.change,
             **context,
         )
@@ -317,10 +369,8 @@ class Site:
         with_pages = [each for each in features() if each.pages]
         loaders = [PackageLoader("daybook.web")]
         for each in with_pages:
-            try:
+            if (each.folder / "templates").is_dir():
                 loaders.append(PackageLoader(each.package))
-            except ValueError as error:  # its package has no templates
-                failures[f"pages of {each.name}"] = str(error)
         environment = Environment(
             loader=ChoiceLoader(loaders),
             autoescape=True,
@@ -335,6 +385,7 @@ class Site:
         environment.globals |= {
             "navigation": self.navigation,
             "go_keys": _go_keys(self.navigation),
+            "for_operator": FOR_OPERATOR,
             "new_job_links": [link for each in with_pages for link in each.new_job_links],
             "asset": assets.url,
             "charts": charts,

@@ -145,6 +145,7 @@ async def show(site: Site, request: Request) -> Response:
         recovered=[each.first for each in needs if each.first.kind == incidents.RECOVERED],
         choice=choice_of(request),
         text=text,
+        is_new=await api.job_pages.is_new(),
         order=ORDER,
         legend=LEGEND,
     )

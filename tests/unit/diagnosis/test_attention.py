@@ -118,10 +118,6 @@ async def test_a_due_time_that_was_missed_before_a_success_needs_nobody(world: W
     for job in (late, lost):
         await world.runs.finished(job, Status.SUCCEEDED, output="done")
     assert [kind for kind, _ in await needs(world)] == ["unknown"]  # it may have had an effect
-    world.passes(minutes=1)
-    row = await world.runs.request(late)
-    await world.runs.set_row(row, status="missed", finished_at=world.ledger.now(), until=None)
-    assert ("missed", "late missed a due time") in await needs(world)
 
 
 async def test_conflicts_pending_changes_and_broken_chains_are_listed(world: World) -> None:
