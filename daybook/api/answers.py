@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -20,21 +19,17 @@ from daybook.ledger.engine import open_ledger
 from daybook.ledger.states import Status
 from daybook.ledger.tables import Fact, JobRow, RunRow
 from daybook.ledger.views import Run, UtcTime
-from daybook.short_text import clip, one_line
+from daybook.markdown import MAX_HEADLINE, headline
+from daybook.short_text import one_line
 
 PERIOD = timedelta(hours=24)
 MAX_ANSWERS = 10
 MAX_CHARACTERS = 6_000
 """Maximum length of an answer in the list. The page of its run shows a longer answer in full."""
-MAX_HEADLINE = 160
 _READ_UNTIL = "answers_read_until"
 _MUTED = "muted_answers:"
 _END = 200
 """Number of characters at the end of an answer in which its marker of silence has to be."""
-_BEGINNING = re.compile(r"^\s*(?:#{1,6}\s+|>\s*|[-*+]\s+|\d{1,3}[.)]\s+)+")
-_LINK = re.compile(r"!?\[([^\]]*)\]\([^)]*\)")
-_MARKS = re.compile(r"\*\*|__|~~|`+|(?<![\w*])\*(?=\S)|(?<=\S)\*(?![\w*])")
-_RULE = re.compile(r"[\s\-=*_#>|:`~]*")
 
 
 class LatestAnswer(BaseModel, frozen=True):
@@ -98,16 +93,6 @@ class LatestAnswers:
     @property
     def unread(self) -> list[LatestAnswer]:
         return [each for each in self.answers if not each.is_read]
-
-
-def headline(text: str | None) -> str:
-    """Return the first line of words in a Markdown text, without its marks, clipped."""
-    for each in (text or "").splitlines():
-        line = each[: 4 * MAX_HEADLINE]
-        if not _RULE.fullmatch(line):
-            bare = _LINK.sub(r"\1", _BEGINNING.sub("", line))
-            return clip(" ".join(_MARKS.sub("", bare).split()), MAX_HEADLINE)
-    return ""
 
 
 def summary(run: Run) -> str:
