@@ -32,6 +32,7 @@ class HookPages(StoredPages):
     noun = "hook"
     about = "Signed requests from outside, each of which starts a run of a job."
     columns = ("Job", "Address")
+    has_users = False
     removal = "Its requests are refused from then on. Its runs stay."
     test_label = "Send a sample delivery"
     test_help = "Sends a signed request, as the sender would. The run that it starts is a real run."

@@ -22,6 +22,8 @@ MESSAGES = {
     "unsnoozed": "The snooze has ended.",
     "removed": "The job was removed. Its history is kept.",
     "resolved": "The conflict is resolved.",
+    "applied": "The file was applied:",
+    "checked": "All checks were made.",
     "added": "The job was added.",
     "document-added": "It was added. Jobs can use it from now on.",
     "document-edited": "It was changed. Runs use it from now on.",
