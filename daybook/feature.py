@@ -10,6 +10,7 @@ rest of Daybook names no feature, but goes through `features`::
     program_folders                                 `execution.program_folders`
     workspace         `execution.workspaces`
     sources           `api.sources`           files       `api.run_files`
+    devices           `web.pages.site`
     run_links         `api.run_life`          message_links  `delivery.links`
     resources         `mcp.resources`         status      `diagnosis.feature_status`
     pages, links      `web.pages`             needs       `diagnosis.attention`
@@ -96,6 +97,8 @@ class Feature:
       its pages. Today links a finding whose `check` is the feature's name to the first of them.
       ``new_job_links`` are the paths and names of its pages that add a job; the pages show them
       beside the button for a new job.
+    - ``devices`` is a module with the functions of `web.login.Devices`: the browsers that are
+      logged in to the pages.
     - ``changes`` returns the queries that detect changes of its live pages (`api.changes.part`).
     - ``status`` is a class of `diagnosis.feature_status.FeatureStatus`.
     - ``needs`` is a coroutine function of `attention.AttentionFacts`, which returns findings for
@@ -141,6 +144,7 @@ class Feature:
     pages: str = ""
     links: tuple[tuple[str, str], ...] = ()
     new_job_links: tuple[tuple[str, str], ...] = ()
+    devices: str = ""
     changes: str = ""
     status: str = ""
     needs: str = ""

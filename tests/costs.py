@@ -64,12 +64,13 @@ def _of(pid: int) -> float:
     return sum(map(int, words[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
-def examples(full: int) -> int:
+def examples(full: int, share: int = 10) -> int:
     """Return the number of examples of a property test.
 
-    `make test` (profile `few`) runs a tenth of ``full``.
+    `make test` (profile `few`) runs one in ``share`` of the ``full`` number.
     """
-    return full * settings().max_examples // 100
+    is_few = settings().max_examples < settings.get_profile("default").max_examples
+    return full // share if is_few else full
 
 
 def one_in(number: int, cases: Iterable[Any]) -> list[Any]:

@@ -28,14 +28,15 @@ from typing import Any, Protocol
 import asyncpg  # type: ignore[import-untyped]
 import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
-from sqlalchemy import Connection, create_engine
+from anyio.lowlevel import checkpoint
+from sqlalchemy import Connection, create_engine, event
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 from sqlalchemy.dialects.sqlite.aiosqlite import SQLiteDialect_aiosqlite
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.util import LRUCache
 
 from daybook.clock import Clock
-from daybook.ledger import postgresql, schema, sqlite
+from daybook.ledger import feature_tables, postgresql, schema, sqlite
 from daybook.ledger.engine import Ledger
 from daybook.ledger.feature_tables import all_tables
 from daybook.ledger.tables import new_id
@@ -80,8 +81,8 @@ sqlite._prepare = _prepare_without_sync
 migrate = schema.upgrade
 """The product's migration, for tests about it.
 
-All others give a new SQLite ledger the tables that a migration made once in this process: Alembic
-needs a seventh of a second.
+All others give a new SQLite ledger the tables, also those of features, that migrations made once in
+this process: Alembic needs a seventh of a second for the ledger's, and again for the features'.
 """
 
 
@@ -281,6 +282,27 @@ def of_kind(
     return server().prepared() if prepared else server().empty()
 
 
+def _use_in_every_thread(_: Any, __: Any, ___: Any, options: dict[str, Any]) -> None:
+    options["check_same_thread"] = False
+
+
+def _execute_at_once(connection: Any, _: Any) -> None:
+    """Let the driver's connection execute each function in the thread of the event loop.
+
+    To switch to the connection's thread and back needs more CPU time than a small statement. After
+    each function, other tasks have their turn, as they have while the thread executes it.
+    """
+    driver = connection._connection
+
+    async def execute(function: Callable[..., Any], *given: Any, **named: Any) -> Any:
+        try:
+            return function(*given, **named)
+        finally:
+            await checkpoint()
+
+    driver._execute = execute
+
+
 class SharedLedger(Ledger):
     """The SQLite ledger of this test process, in a file of its own.
 
@@ -291,6 +313,8 @@ class SharedLedger(Ledger):
 
     def __init__(self, path: Path) -> None:
         super().__init__(f"sqlite+aiosqlite:///{path}")
+        event.listen(self._engine.sync_engine, "do_connect", _use_in_every_thread, insert=True)
+        event.listen(self._engine.sync_engine, "connect", _execute_at_once)
         self.database = Sqlite(path)
         self._beside = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._beside.execute(_NO_SYNC)
@@ -349,6 +373,9 @@ def _template() -> Path:
     engine = create_engine(f"sqlite:///{path}")
     with engine.begin() as connection:
         migrate(connection)
+        for each, line in feature_tables._lines():
+            if each.is_own:
+                line.migrate(connection, line.head())
     engine.dispose()
     with closing(sqlite3.connect(path)) as file:
         file.execute("PRAGMA journal_mode = WAL")

@@ -28,7 +28,8 @@ from daybook.ledger.engine import reading
 from daybook.ledger.states import LIVE, Delivery, Status
 from daybook.ledger.tables import JobRow, OutboxRow, QueueRow, RunRow, StepRow
 
-_VIEWER = "viewer"
+REVOCABLE = "revocable"
+"""Name of the `part`s whose first value is the id of a session that can be revoked."""
 _COLUMNS = 8
 
 
@@ -36,20 +37,20 @@ _COLUMNS = 8
 class Changes:
     """Summary of the data that the pages show, for comparison with an earlier summary.
 
-    If the data changes, ``text`` changes, except for the changes that the query misses. ``viewers``
-    are the ids of the tokens of shared links.
+    If the data changes, ``text`` changes, except for the changes that the query misses. ``valid``
+    are the ids of the tokens of shared links, and of the devices.
     """
 
     text: str
-    viewers: frozenset[str]
+    valid: frozenset[str]
 
 
 async def read() -> Changes:
     """Return the current summary. Raise `LedgerUnreachable`."""
     async with reading() as session:
         rows = [tuple(each) for each in await session.execute(_query())]
-    viewers = frozenset(str(row[1]) for row in rows if row[0] == _VIEWER)
-    return Changes(repr([row for row in rows if row[0] != _VIEWER]), viewers)
+    valid = frozenset(str(row[1]) for row in rows if row[0] == REVOCABLE)
+    return Changes(repr([row for row in rows if row[0] != REVOCABLE]), valid)
 
 
 @cache
@@ -57,7 +58,7 @@ def _query() -> CompoundSelect[Any]:
     runs, jobs, sent, step = RunRow, JobRow, OutboxRow, StepRow
     failed = col(sent.status) == outbox.sql_literal(Delivery.FAILED)
     return union_all(
-        part(_VIEWER, TokenRow.id).where(col(TokenRow.owner) == owners.VIEWER),
+        part(REVOCABLE, TokenRow.id).where(col(TokenRow.owner) == owners.VIEWER),
         part(
             "live runs",
             func.count(col(runs.id)),

@@ -31,7 +31,7 @@ MAX_TEXT = 200
 _ID = re.compile(r"[0-9a-f]{4,32}")
 
 
-class Found(BaseModel, frozen=True):
+class SearchResult(BaseModel, frozen=True):
     """A result: an object with its ``id``, and a text ``about`` it.
 
     ``at`` is the end of a run and the last use of a session; None for other kinds.
@@ -44,7 +44,7 @@ class Found(BaseModel, frozen=True):
     at: UtcTime | None = None
 
 
-async def find(text: str) -> list[Found]:
+async def find(text: str) -> list[SearchResult]:
     """Return what contains ``text``, in upper or lower case, up to `MAX_OF_KIND` of each kind.
 
     Search the names and descriptions of jobs, names of agents, titles and ids of sessions, answers,
@@ -64,11 +64,13 @@ async def find(text: str) -> list[Found]:
         found += await _sessions(session, wanted)
     names = await api.agents.stored_names()
     matches = [name for name in names if wanted.casefold() in name.casefold()]
-    found += [Found(kind="agent", id=name, name=name) for name in sorted(matches)[:MAX_OF_KIND]]
+    found += [
+        SearchResult(kind="agent", id=name, name=name) for name in sorted(matches)[:MAX_OF_KIND]
+    ]
     return list({(each.kind, each.id): each for each in found}.values())
 
 
-async def _jobs(session: AsyncSession, wanted: str) -> list[Found]:
+async def _jobs(session: AsyncSession, wanted: str) -> list[SearchResult]:
     job = JobRow
     matches = [col(each).icontains(wanted, autoescape=True) for each in (job.name, job.description)]
     query = (
@@ -78,10 +80,10 @@ async def _jobs(session: AsyncSession, wanted: str) -> list[Found]:
         .limit(MAX_OF_KIND)
     )
     rows = (await session.execute(query)).tuples()
-    return [Found(kind="job", id=id, name=name, about=about) for id, name, about in rows]
+    return [SearchResult(kind="job", id=id, name=name, about=about) for id, name, about in rows]
 
 
-async def _runs_by_id(session: AsyncSession, wanted: str) -> list[Found]:
+async def _runs_by_id(session: AsyncSession, wanted: str) -> list[SearchResult]:
     run = RunRow
     query = (
         select_columns(col(run.id), col(JobRow.name), col(run.finished_at), col(run.status))
@@ -90,12 +92,14 @@ async def _runs_by_id(session: AsyncSession, wanted: str) -> list[Found]:
         .limit(MAX_OF_KIND)
     )
     return [
-        Found(kind="run", id=id, name=name or f"Run {id[:8]}", about=f"{status}, {id}", at=at)
+        SearchResult(
+            kind="run", id=id, name=name or f"Run {id[:8]}", about=f"{status}, {id}", at=at
+        )
         for id, name, at, status in (await session.execute(query)).tuples()
     ]
 
 
-async def _answers(session: AsyncSession, wanted: str) -> list[Found]:
+async def _answers(session: AsyncSession, wanted: str) -> list[SearchResult]:
     run = RunRow
     newest = (
         select_columns(col(run.id))
@@ -113,7 +117,7 @@ async def _answers(session: AsyncSession, wanted: str) -> list[Found]:
         .limit(MAX_OF_KIND)
     )
     return [
-        Found(
+        SearchResult(
             kind="run",
             id=id,
             name=name or f"Run {id[:8]}",
@@ -130,7 +134,7 @@ def _line(output: str, wanted: str) -> str:
     return clip(next(lines, headline(output)).strip(), MAX_TEXT)
 
 
-async def _sessions(session: AsyncSession, wanted: str) -> list[Found]:
+async def _sessions(session: AsyncSession, wanted: str) -> list[SearchResult]:
     of = SessionRow
     newest = (
         select_columns(col(of.id))
@@ -147,6 +151,6 @@ async def _sessions(session: AsyncSession, wanted: str) -> list[Found]:
         .limit(MAX_OF_KIND)
     )
     return [
-        Found(kind="session", id=id, name=title or id, about=agent, at=at)
+        SearchResult(kind="session", id=id, name=title or id, about=agent, at=at)
         for id, title, agent, at in (await session.execute(query)).tuples()
     ]

@@ -6,7 +6,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
-from daybook.delivery import attachments, backoff, channels, links, outbox
+from daybook.delivery import attachments, backoff, channels, links, messages, outbox
 from daybook.delivery.attachments import WrittenFile
 from daybook.delivery.callbacks import CallbackSender
 from daybook.delivery.dispatcher import DispatchResult, dispatch
@@ -91,9 +91,10 @@ class ChannelSender:
         return backoff.failed(row, self._ledger.now(), problem, seconds, final=final)
 
     async def _of_run(self, row: OutboxRow) -> tuple[str | None, list[WrittenFile], list[str]]:
-        """Return the URL of the message's run in Prefect's UI, or None, its files, and its links.
+        """Return the URL of the run in Prefect's UI, or None, its files, and the last lines.
 
-        With the links of a public URL, the message needs no URL of Prefect.
+        These are the run's warnings and the links. With a public URL, the message needs no URL of
+        Prefect.
         """
         page = links.page_of(row)
         files, lines = list[WrittenFile](), list[str]()
@@ -103,6 +104,8 @@ class ChannelSender:
                 lines = await links.read(session, row)
                 run = await session.get(RunRow, row.run_id) if row.run_id else None
                 files = await attachments.read(session, row, run) if run else []
+                if run and row.purpose == outbox.MESSAGE and row.event == "completed":
+                    lines = [*filter(None, [messages.warnings(run, row.owner)]), *lines]
         except LedgerUnreachable:  # the message is more important than its links and files
             pass
         if page or self._ui is None or run is None or not run.flow_run_id:

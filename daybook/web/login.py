@@ -20,15 +20,16 @@ A request belongs to the public URL (`DAYBOOK_PUBLIC_URL`) if its `Host` is the 
 such a request has an `Origin`, it has to be exactly the public URL. The server refuses a request
 that a proxy forwarded to another host name, because the cookie of that name is not bound to TLS.
 
-For each page, the server reads the token of a shared link from the ledger, so the removal of a
-token takes effect at once. `daybook.web.live` ends the streams of sessions whose token was removed,
-and of sessions that have logged out or expired.
+For each page, the server reads the token of a shared link, or the device of the operator, from the
+ledger, so its removal takes effect at once. `daybook.web.live` ends the streams of sessions whose
+token or device was removed, and of sessions that have logged out or expired. The cookie of a device
+is renewed when it is used.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from html import escape
 from typing import Any, Protocol
 from urllib.parse import parse_qs, quote, urlsplit
@@ -40,6 +41,7 @@ from daybook import settings
 from daybook.errors import DaybookError, InvalidInput
 from daybook.operations.host_names import Application, Receive, Scope, Send
 from daybook.operations.login import (
+    DEVICE_LIFETIME_SECONDS,
     LINKS_PATH,
     LOGIN_PATH,
     SAFE_METHODS,
@@ -66,6 +68,8 @@ MAX_FORM_BYTES = 2 * 1024 * 1024
 
 A job may have half a million bytes, and a browser may send three characters for each byte.
 """
+RENEWAL_SECONDS = 24 * 60 * 60
+"""Age from which the cookie of a device is renewed when it is used."""
 MAX_LOGGED_OUT = 1_000
 """Maximum number of logged-out sessions that a server stores, to refuse their cookies."""
 _FORWARDED = frozenset(
@@ -115,8 +119,29 @@ def accepts_writes(path: str) -> bool:
     return path not in ENDPOINTS
 
 
+class Devices(Protocol):
+    """The stored sessions of the operator's browsers, by the ids of their cookies.
+
+    Each function raises `DaybookError` if the ledger cannot be used.
+    """
+
+    async def add(self, device_id: str, place: str, user_agent: str) -> None:
+        """Store a device that logs in now."""
+        ...
+
+    async def use(self, device_id: str) -> bool:
+        """Return whether the device was not revoked and has not expired, and record its use."""
+        ...
+
+    async def remove(self, device_id: str) -> None:
+        """Revoke a device."""
+        ...
+
+
 class Viewers(Protocol):
-    """The tokens of shared links, and the first page after a login."""
+    """The tokens of shared links, the devices, and the first page after a login. The devices are None if they are not stored."""
+
+    devices: Devices | None
 
     async def viewer_of(self, token: str) -> str:
         """Return the id of a token; "" if it does not exist.
@@ -182,6 +207,21 @@ class PageLogin(BrowserLogin):
     async def viewer_of(self, token: str) -> str:
         return "" if self.viewers is None else await self.viewers.viewer_of(token)
 
+    @property
+    def _devices(self) -> Devices | None:
+        return self.viewers.devices if self.viewers is not None else None
+
+    async def remember(self, session: LoginSession, headers: Mapping[bytes, str]) -> LoginSession:
+        devices = self._devices
+        if session.viewer or devices is None:
+            return await super().remember(session, headers)
+        place = session.content.split(".")[1]
+        await devices.add(session.id, place, headers.get(b"user-agent", ""))
+        return self._renewed(session)
+
+    def _renewed(self, session: LoginSession) -> LoginSession:
+        return replace(session, expires_at=int(self._clock()) + DEVICE_LIFETIME_SECONDS)
+
     async def landing(self) -> str:
         return "/" if self.viewers is None else await self.viewers.landing()
 
@@ -198,25 +238,28 @@ class PageLogin(BrowserLogin):
         return origin.lower() == self.public_url
 
     async def _is_admitted(self, session: LoginSession, send: Send) -> bool:
-        """Return True if the session has no shared link, or if the token of its link exists.
+        """Return True if the token of the session's link, or the session's device, exists.
 
         Otherwise send a page with the error, and return False.
         """
-        if not session.viewer:
-            return True
+        devices = self._devices
         try:
-            if self.viewers is not None and await self.viewers.is_viewer(session.viewer):
+            if session.viewer:
+                if self.viewers is not None and await self.viewers.is_viewer(session.viewer):
+                    return True
+            elif devices is None or await devices.use(session.id):
                 return True
         except DaybookError as error:
             await self.refuse(send, 503, str(error))
         else:
-            await self.refuse(send, 401, "This link was revoked.")
+            ended = "link was revoked" if session.viewer else "browser was logged out"
+            await self.refuse(send, 401, f"This {ended}.")
         return False
 
     async def forward(
         self, scope: Scope, headers: Mapping[bytes, str], receive: Receive, send: Send
     ) -> None:
-        send = _with_headers(send, is_static=scope["path"].startswith(STATIC_PATH))
+        send = _with_defaults(send, is_static=scope["path"].startswith(STATIC_PATH))
         if scope["method"] in SAFE_METHODS:
             await self._show(scope, headers, receive, send)
             return
@@ -225,6 +268,8 @@ class PageLogin(BrowserLogin):
             await self.refuse(send, 403, _NOT_OWN)
         elif session.viewer:
             await self.refuse(send, 403, _ONLY_SHOWN)
+        elif not self._is_signed(scope) and not await self._is_admitted(session, send):
+            return
         elif headers.get(b"transfer-encoding") or not _is_short(headers):
             await self.refuse(send, 413, "The form is too large.")
         elif scope["path"] == LOGOUT_PATH:
@@ -238,7 +283,7 @@ class PageLogin(BrowserLogin):
         if scope["path"].startswith(STATIC_PATH):
             await self.application(scope, receive, send)
             return
-        if scope["path"].startswith(SIGNED_PATH):
+        if self._is_signed(scope):
             await self._forward(self._signed_session(scope), scope, receive, send)
             return
         session = self.session(scope, headers)
@@ -254,12 +299,25 @@ class PageLogin(BrowserLogin):
         elif session is None or not self._is_from_own_page(headers, safe=True):
             await self.refuse(send)
         elif await self._is_admitted(session, send):
-            await self._forward(session, scope, receive, send)
+            await self._forward(session, scope, receive, self._renewing(session, headers, send))
+
+    def _renewing(self, session: LoginSession, headers: Mapping[bytes, str], send: Send) -> Send:
+        """Return ``send``, wrapped to renew the cookie of a device that is older than a day."""
+        renewed = self._renewed(session)
+        is_new = renewed.expires_at - session.expires_at < RENEWAL_SECONDS
+        if session.viewer or self._devices is None or is_new:
+            return send
+        return _with_headers(send, [self.session_cookie(headers, renewed)])
+
+    @staticmethod
+    def _is_signed(scope: Scope) -> bool:
+        path: str = scope["path"]
+        return path.startswith(SIGNED_PATH)
 
     def _session_of(self, scope: Scope, headers: Mapping[bytes, str]) -> LoginSession | None:
-        if scope["path"].startswith(SIGNED_PATH):
-            return self._signed_session(scope)
-        return self.session(scope, headers)
+        return (
+            self._signed_session(scope) if self._is_signed(scope) else self.session(scope, headers)
+        )
 
     def _signed_session(self, scope: Scope) -> LoginSession:
         """Return the session of the bearer of a signed address. Its CSRF token is of the address.
@@ -272,16 +330,24 @@ class PageLogin(BrowserLogin):
     async def _forward(
         self, session: LoginSession, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        scope["daybook"] = Admitted(session, lambda: self.is_current(session))
+        is_stored = self._devices is not None
+        scope["daybook"] = Admitted(session, lambda: self.is_current(session), is_stored)
         await self.application(scope, receive, send)
 
     async def _log_out(
         self, session: LoginSession, headers: Mapping[bytes, str], send: Send
     ) -> None:
-        """End the session in this browser, and refuse its cookie until this server ends.
+        """End the session in this browser. Revoke its device; else refuse its cookie.
 
-        After `MAX_LOGGED_OUT` later logouts, it is no longer refused.
+        Without a device, this server refuses the cookie until it ends, or until `MAX_LOGGED_OUT`
+        later logouts.
         """
+        if self._devices is not None:
+            try:
+                await self._devices.remove(session.id)
+            except DaybookError as error:
+                await self.refuse(send, 503, str(error))
+                return
         self._logged_out[session.content] = None
         if len(self._logged_out) > MAX_LOGGED_OUT:
             del self._logged_out[next(iter(self._logged_out))]
@@ -290,10 +356,19 @@ class PageLogin(BrowserLogin):
 
 @dataclass(frozen=True)
 class Admitted:
-    """The session of a request to the pages. ``is_current`` returns whether it is still valid."""
+    """The session of a request to the pages. ``is_current`` returns whether it has not expired.
+
+    ``is_stored`` says whether the sessions of browsers are stored as devices.
+    """
 
     session: LoginSession
     is_current: Callable[[], bool]
+    is_stored: bool = False
+
+    @property
+    def revocable(self) -> str:
+        """Return the id of the token or device without which the session ends; "" if none."""
+        return self.session.viewer or (self.session.id if self.is_stored else "")
 
 
 def admitted(request: Request) -> Admitted:
@@ -346,7 +421,19 @@ def _is_short(headers: Mapping[bytes, str]) -> bool:
     return length.isdecimal() and int(length) <= MAX_FORM_BYTES
 
 
-def _with_headers(send: Send, *, is_static: bool) -> Send:
+def _with_headers(send: Send, headers: Sequence[tuple[bytes, bytes]]) -> Send:
+    """Return ``send``, wrapped to add the ``headers``."""
+
+    async def changed(message: Mapping[str, object]) -> None:
+        if message["type"] == "http.response.start":
+            given = list(message.get("headers") or [])  # type: ignore[call-overload]
+            message = {**message, "headers": [*given, *headers]}
+        await send(dict(message))
+
+    return changed
+
+
+def _with_defaults(send: Send, *, is_static: bool) -> Send:
     """Return ``send``, wrapped to add each of `HEADERS` that the response does not set itself.
 
     A static file gets no `cache-control`.

@@ -204,7 +204,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.mark.parametrize(
     "typed",
     one_in(
-        6,
+        13,
         [
             "list --json",
             "sync --json",

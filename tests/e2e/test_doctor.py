@@ -19,6 +19,7 @@ from daybook.agents import documents
 from daybook.clock import SYSTEM_CLOCK
 from daybook.diagnosis import doctor
 from daybook.diagnosis.checks import prefect
+from daybook.finding import Finding
 from daybook.home import Home
 from daybook.jobs import store
 from daybook.jobs.model import new_job
@@ -47,8 +48,7 @@ async def client(prefect_server: Any, daybook_home: Home) -> AsyncIterator[Any]:
         yield client
 
 
-async def problems(check: str) -> list[tuple[str, str]]:
-    found = await doctor.doctor()
+def problems(found: list[Finding], check: str) -> list[tuple[str, str]]:
     return [(f.message, f.fix) for f in found if f.check == check and not f.ok]
 
 
@@ -77,10 +77,10 @@ async def test_doctor_reports_a_missing_worker_agent_tool_and_secret(
         *("sync", "worker", "agents"),
         *("tools", "secrets"),
     }
-    ((what, fix),) = await problems("worker")
+    ((what, fix),) = problems(found, "worker")
     assert what == "no worker is online, so nothing runs"
     assert fix == "daybook up"
-    lost, unspared, unstarted = sorted(await problems("agents"))
+    lost, unspared, unstarted = sorted(problems(found, "agents"))
     why = f"the agent crlf of a, b cannot answer: {script} has Windows line endings"
     assert unstarted[0].startswith(why)
     assert unstarted[1].endswith("daybook agents edit daybook-command-agent/crlf …")
@@ -90,10 +90,10 @@ async def test_doctor_reports_a_missing_worker_agent_tool_and_secret(
     assert lost[1].endswith("daybook edit lost --agent <name>")
     assert unspared[0] == "spare uses the agent gone, which does not exist"
     assert unspared[1].endswith("daybook edit spare --fallback-agent <name>")
-    ((what, fix),) = await problems("tools")
+    ((what, fix),) = problems(found, "tools")
     assert what == 'renew calls the tool nowhere.reindex: unknown "nowhere.reindex"'
     assert "daybook edit renew --tool" in fix
-    ((what, fix),) = await problems("secrets")
+    ((what, fix),) = problems(found, "secrets")
     assert what == "renew uses the secret gone, which does not exist"
     assert fix.startswith("daybook secrets add gone")
 

@@ -1,7 +1,4 @@
-"""Programs that embed Daybook, with an event loop and without one.
-
-A real worker executes their runs.
-"""
+"""Programs that embed Daybook, with an event loop and without one."""
 
 from __future__ import annotations
 
@@ -13,62 +10,10 @@ import pytest
 import daybook
 from daybook.errors import InvalidInput, NotFound
 from daybook.jobs.actions import Webhook
-from daybook.schedules.schedule import Cron
 from tests.world.prefect_world import PrefectWorld
 from tests.world.workers import PREFECT_LEAVES_A_SOCKET
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
-
-
-@pytest.mark.floor("A", "A job has the owner kind user")
-@pytest.mark.floor("A", "RunJobNow runs a job at once")
-@pytest.mark.floor("B", "TriggerJob runs a job at once")
-@pytest.mark.floor("B", "TriggerJob returns the outcome with its output")
-@pytest.mark.floor("C", "created_by: who made the job")
-@pytest.mark.floor("E", "An update of the schedule computes the next run")
-@pytest.mark.journey
-async def test_a_program_adds_edits_pauses_runs_and_removes_a_job(world: PrefectWorld) -> None:
-    await world.workers.begin()
-    client = daybook.Client()
-
-    job = await client.add(
-        "Summarise open pull requests",
-        schedule="0 9 * * 1-5",
-        timezone="Europe/Berlin",
-        name="brief",
-        agent="default",
-        metadata={"repository": "daybook"},
-    )
-    assert (job.name, job.words) == ("brief", "at 09:00 on weekdays, Europe/Berlin")
-    assert (job.owner, job.created_by, job.user_id) == ("user", "api", "")
-    assert job.metadata == {"repository": "daybook"}
-    assert [each.name for each in await client.list()] == ["brief"]
-
-    changed = await client.update("brief", schedule="30 9 * * *")
-    assert changed.schedule == Cron(expr="30 9 * * *", timezone="Europe/Berlin")
-    assert changed.action == job.action
-    [first, *_] = await client.next("brief", count=2)
-    assert f"{first.local:%H:%M}" == "09:30"
-
-    assert (await client.pause("brief", "holidays")).disabled_reason == "paused: holidays"
-    assert [each.id for each in await client.list("disabled")] == [job.id]
-    assert await client.list("enabled") == []
-    run = await client.run("brief", wait=True, request_id="ticket-17")
-    assert (run.status, run.trigger, run.job) == ("succeeded", "api", "brief")
-    assert "Summarise open pull requests" in (run.output or "")
-    again = await client.run("brief", request_id="ticket-17")
-    assert again.id == run.id
-    assert [each.id for each in await client.runs("brief")] == [run.id]
-    assert (await client.run_of(run.id[:12])).output == run.output
-
-    assert (await client.resume("brief")).enabled is True
-    last = (await client.get("brief")).last_run
-    assert last is not None and last.id == run.id
-    await client.remove("brief")
-    assert await client.list() == []
-    with pytest.raises(NotFound, match='job "brief" not found'):
-        await client.pause("brief")
-    assert [each.id for each in await client.runs(job.id)] == [run.id]
 
 
 async def test_an_invalid_call_names_the_valid_values_and_stores_nothing(

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from daybook.home import Home
+from tests.at_prefect import typed
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -44,7 +45,17 @@ def printed(done: subprocess.CompletedProcess[str]) -> Any:
 
 @pytest.mark.floor("D", "A command line adds, claims, renews and completes tasks")
 @pytest.mark.journey
-def test_a_task_is_added_claimed_renewed_and_completed_with_its_token(task: Task) -> None:
+def test_a_task_is_added_claimed_renewed_and_completed_with_its_token(
+    daybook_home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Run the commands in this process: the other tests here cover processes."""
+
+    def task(*tokens: str, stdin: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
+        with monkeypatch.context() as patch:
+            for name, value in variables.items():
+                patch.setenv(name, value)
+            return typed("task", *tokens, given=stdin)
+
     made = printed(task("add", "Review", "--capability", "python", "--json"))
     assert task("next", "--session", "alpha").returncode == 3  # no such session
     printed(task("session", "register", "alpha", "--capability", "python", "--json"))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from daybook.delivery import attachments
 from daybook.delivery.attachments import ATTEMPTS_WITH_FILES, WrittenFile
-from daybook.delivery.channels import apprise, builtin
+from daybook.delivery.channels import apprise, builtin, markup
 from daybook.delivery.channels.base import Channel, Message, NotDelivered
 from daybook.delivery.outbox import ALERT, CONSOLE, FILE, INBOX
 from daybook.errors import Ambiguous, InvalidInput, PrefectUnreachable, UnknownName
@@ -114,7 +114,11 @@ async def send(
         at=row.created_at,
         run_id=row.run_id,
         run_url=run_url,
-        note="\n".join(links),
+        note="\n\n".join(links),
+        # After some attempts, send plain text: the service may refuse the markup of this text.
+        is_markdown=row.event == "completed"
+        and row.attempts < ATTEMPTS_WITH_FILES
+        and markup.is_markdown(row.body),
     )
     if row.purpose != ALERT:  # for every owner, the operator has chosen the channel of alerts
         try:

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from daybook import api
-from daybook.api.search import MAX_OF_KIND, Found
+from daybook.api.search import MAX_OF_KIND, SearchResult
 from daybook.web.pages.site import Page, Site
 
 _GROUPS = {"job": "Jobs", "session": "Sessions", "run": "Runs and answers", "agent": "Agents"}
@@ -32,7 +32,7 @@ async def index(site: Site, request: Request) -> Response:
     )
 
 
-def _path(found: Found) -> str:
+def _path(found: SearchResult) -> str:
     return f"/{found.kind}s" + ("" if found.kind == "agent" else f"/{quote(found.id)}")
 
 

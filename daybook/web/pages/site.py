@@ -24,7 +24,7 @@ from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
-from daybook import api, feature, settings
+from daybook import api, feature, markdown, settings
 from daybook import home as homes
 from daybook.api.changes import Changes
 from daybook.clock import SYSTEM_CLOCK
@@ -36,9 +36,9 @@ from daybook.ledger.engine import Ledger, sharing
 from daybook.names import Id
 from daybook.runs.daily import DailyTotals, Total
 from daybook.schedules.zones import zone
-from daybook.web import charts, formatting, markdown, step_texts
+from daybook.web import charts, formatting, step_texts
 from daybook.web.live import HEADER, LiveUpdates
-from daybook.web.login import CSRF_FIELD, LOGOUT_PATH, SIGNED_PATH, admitted, csrf_token
+from daybook.web.login import CSRF_FIELD, LOGOUT_PATH, SIGNED_PATH, Devices, admitted, csrf_token
 from daybook.web.pages import assets
 from daybook.web.pages.forms import MESSAGES, typed
 
@@ -209,6 +209,12 @@ class Site:
     async def _read_changes(self) -> Changes:
         with sharing(await self.ledger()):
             return await api.changes.read()
+
+    @cached_property
+    def devices(self) -> Devices | None:
+        """The stored sessions of the operator's browsers; None without the feature for them."""
+        module = next(feature.loaded("devices"), None)
+        return _SharedDevices(self, module) if module is not None else None
 
     async def viewer_of(self, token: str) -> str:
         """Return the id of a shared link's token. Return "" if ``token`` is not such a token."""
@@ -383,6 +389,7 @@ class Site:
             "new_job_links": [link for each in with_pages for link in each.new_job_links],
             "asset": assets.url,
             "charts": charts,
+            "now": self.now,
             "zone_name": self.tz.key,
         }
         return environment
@@ -395,6 +402,26 @@ def _go_keys(links: Sequence[tuple[str, str]]) -> dict[str, str]:
         free = (each for each in name.lower() if each.isalpha() and each not in keys.values())
         keys[path] = next(free, "")
     return keys
+
+
+class _SharedDevices:
+    """`Devices` of a feature's ``module`` that use the shared ledger of a site."""
+
+    def __init__(self, site: Site, module: Any) -> None:
+        self._site, self._module = site, module
+
+    async def add(self, device_id: str, place: str, user_agent: str) -> None:
+        with sharing(await self._site.ledger()):
+            await self._module.add(device_id, place, user_agent)
+
+    async def use(self, device_id: str) -> bool:
+        with sharing(await self._site.ledger()):
+            is_valid: bool = await self._module.use(device_id)
+            return is_valid
+
+    async def remove(self, device_id: str) -> None:
+        with sharing(await self._site.ledger()):
+            await self._module.remove(device_id)
 
 
 def _is_shared(request: Request) -> bool:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import re
 
 import pytest
 
 from daybook.api import runs
+from tests.e2e.mcp.clients import PROGRAM, Where, by_mcp
 from tests.e2e.worker.cancelling import cancelled, two
 from tests.receiver import answer, serving
 from tests.world.agents import FOR_EVER
@@ -73,3 +76,27 @@ async def test_cancelling_a_run_several_times_has_the_same_result(working: Prefe
     assert (await runs.cancel(row.id)).status == "cancelled"
     after = await working.wait_for_end(job, "cancelled", within=SEEN)
     assert after.evidence == []
+
+
+async def test_an_mcp_client_cancels_an_endless_run(working: PrefectWorld) -> None:
+    agent = await working.agents.add(FOR_EVER)
+    command = (*PROGRAM, "--owner", f"agent:{agent.name}")
+    async with by_mcp(Where(dict(os.environ), command=command)) as talk:
+        given = {
+            "prompt": "Go on.",
+            "schedule": "on demand",
+            "agent": agent.name,
+            "name": "endless",
+        }
+        assert not (await talk.call("cron_add", **given)).refused
+        asked = asyncio.create_task(talk.call("cron_trigger", job_id="endless"))
+        await agent.says("running")
+        live = await talk.call("cron_runs", job_id="endless")
+        assert ": running, requested " in live.text
+        ended = await talk.call("cron_cancel", job_id="endless")
+        assert re.match(r"Ended: run [0-9a-f]{8}: cancelled", ended.text), ended.text
+        assert (await asked).text.startswith("Ran: run ")
+        again = await talk.call("cron_cancel", job_id="endless")
+        assert (again.refused, "cron_runs lists" in again.text) == (True, True), again.text
+        assert not (await talk.call("cron_remove", job_id="endless")).refused
+    assert agent.effect_count == 1

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-import re
 import signal
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -14,11 +12,13 @@ import pytest
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Scheduled
 
+import daybook
 from daybook.clock import SYSTEM_CLOCK
+from daybook.errors import NotFound
 from daybook.ledger.tables import RunRow
 from daybook.processes import proc
+from daybook.schedules.schedule import Cron
 from tests.conftest import PrefectServer
-from tests.e2e.mcp.clients import PROGRAM, Where, by_mcp
 from tests.e2e.worker.cancelling import cancelled, two
 from tests.toolbox import install
 from tests.waiting import becomes_true
@@ -124,28 +124,59 @@ async def test_a_worker_calls_an_installed_python_tool(working: PrefectWorld) ->
     assert row.result == {"tool_name": "shout", "params": {"text": "aloud"}, "result": "ALOUD"}
 
 
-async def test_an_mcp_client_cancels_an_endless_run(working: PrefectWorld) -> None:
-    agent = await working.agents.add(FOR_EVER)
-    command = (*PROGRAM, "--owner", f"agent:{agent.name}")
-    async with by_mcp(Where(dict(os.environ), command=command)) as talk:
-        given = {
-            "prompt": "Go on.",
-            "schedule": "on demand",
-            "agent": agent.name,
-            "name": "endless",
-        }
-        assert not (await talk.call("cron_add", **given)).refused
-        asked = asyncio.create_task(talk.call("cron_trigger", job_id="endless"))
-        await agent.says("running")
-        live = await talk.call("cron_runs", job_id="endless")
-        assert ": running, requested " in live.text
-        ended = await talk.call("cron_cancel", job_id="endless")
-        assert re.match(r"Ended: run [0-9a-f]{8}: cancelled", ended.text), ended.text
-        assert (await asked).text.startswith("Ran: run ")
-        again = await talk.call("cron_cancel", job_id="endless")
-        assert (again.refused, "cron_runs lists" in again.text) == (True, True), again.text
-        assert not (await talk.call("cron_remove", job_id="endless")).refused
-    assert agent.effect_count == 1
+@pytest.mark.floor("A", "A job has the owner kind user")
+@pytest.mark.floor("A", "RunJobNow runs a job at once")
+@pytest.mark.floor("B", "TriggerJob runs a job at once")
+@pytest.mark.floor("B", "TriggerJob returns the outcome with its output")
+@pytest.mark.floor("C", "created_by: who made the job")
+@pytest.mark.floor("E", "An update of the schedule computes the next run")
+async def test_a_program_adds_edits_pauses_runs_and_removes_a_job(
+    working: PrefectWorld,
+) -> None:
+    client = daybook.Client()
+
+    async def listed(state: str = "") -> list[str]:
+        names = [each.name for each in await client.list(state)]
+        return [name for name in names if name == "brief"]  # other tests leave jobs
+
+    job = await client.add(
+        "Summarise open pull requests",
+        schedule="0 9 * * 1-5",
+        timezone="Europe/Berlin",
+        name="brief",
+        agent="default",
+        metadata={"repository": "daybook"},
+    )
+    assert (job.name, job.words) == ("brief", "at 09:00 on weekdays, Europe/Berlin")
+    assert (job.owner, job.created_by, job.user_id) == ("user", "api", "")
+    assert job.metadata == {"repository": "daybook"}
+    assert await listed() == ["brief"]
+
+    changed = await client.update("brief", schedule="30 9 * * *")
+    assert changed.schedule == Cron(expr="30 9 * * *", timezone="Europe/Berlin")
+    assert changed.action == job.action
+    [first, *_] = await client.next("brief", count=2)
+    assert f"{first.local:%H:%M}" == "09:30"
+
+    assert (await client.pause("brief", "holidays")).disabled_reason == "paused: holidays"
+    assert await listed("disabled") == ["brief"]
+    assert await listed("enabled") == []
+    run = await client.run("brief", wait=True, request_id="ticket-17")
+    assert (run.status, run.trigger, run.job) == ("succeeded", "api", "brief")
+    assert "Summarise open pull requests" in (run.output or "")
+    again = await client.run("brief", request_id="ticket-17")
+    assert again.id == run.id
+    assert [each.id for each in await client.runs("brief")] == [run.id]
+    assert (await client.run_of(run.id[:12])).output == run.output
+
+    assert (await client.resume("brief")).enabled is True
+    last = (await client.get("brief")).last_run
+    assert last is not None and last.id == run.id
+    await client.remove("brief")
+    assert await listed() == []
+    with pytest.raises(NotFound, match='job "brief" not found'):
+        await client.pause("brief")
+    assert [each.id for each in await client.runs(job.id)] == [run.id]
 
 
 async def test_a_running_run_whose_process_is_killed_is_unknown(working: PrefectWorld) -> None:

@@ -48,7 +48,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies"),
 ]
 
-EXAMPLES = examples(3_000)
+EXAMPLES = examples(3_000, share=30)
 CASES = settings(
     max_examples=EXAMPLES,
     derandomize=True,

@@ -381,7 +381,6 @@ def job_sets(draw: st.DrawFn) -> list[dict[str, Any]]:
     ]
 
 
-@pytest.mark.dialect
 @settings(
     max_examples=examples(30),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],

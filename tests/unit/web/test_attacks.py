@@ -104,6 +104,7 @@ async def target(world: World, of_this_user: None) -> AsyncIterator[Target]:
         "changes": await change(world),
         "sessions": "none",
         "agents": "nobody",
+        "settings": "nothing",
     }
     yield found
     await application.state.site.close()
