@@ -13,6 +13,7 @@ from daybook.features.hooks.signatures import SCHEMES
 from daybook.web.pages.documents import (
     Document,
     Listed,
+    Recent,
     Saved,
     StoredPages,
     TestFailed,
@@ -65,6 +66,10 @@ class HookPages(StoredPages):
             found.problem,
             found.users,
             facts,
+            recent=[
+                Recent(f"/runs/{each.id}", str(each.status), each.queued_at)
+                for each in await operations.deliveries(hook)
+            ],
         )
 
     async def add(self, name: str, variant: Variant, given: dict[str, Any], form: Form) -> Saved:

@@ -138,6 +138,15 @@ def typed_secrets(secrets: Sequence[Field], form: Form) -> dict[str, str]:
 
 
 @dataclass(frozen=True)
+class Recent:
+    """Something that happened with a document: its page, its status, and when."""
+
+    path: str
+    status: str
+    at: datetime
+
+
+@dataclass(frozen=True)
 class Document:
     """A document for its form. ``stored`` are the names of its secrets that have a value.
 
@@ -152,6 +161,7 @@ class Document:
     problem: str | None = None
     users: Sequence[str] = ()
     facts: Sequence[tuple[str, str | datetime]] = ()
+    recent: Sequence[Recent] = ()
     editable: bool = True
     removable: bool = True
 
