@@ -1,4 +1,4 @@
-"""Server time of Daybook's pages with a thousand jobs and 200,000 runs in SQLite.
+"""Server time of Daybook's pages with 1,000 jobs, 200,000 runs and 50,000 messages in SQLite.
 
 The pages answer in this process, behind their login, without a network: the time is that of the
 server. Each page is requested once before it counts, so the totals of past days are known, as they
@@ -33,10 +33,12 @@ from daybook.errors import DaybookError
 from daybook.jobs import store
 from daybook.jobs.model import new_job
 from daybook.ledger.engine import Ledger
-from daybook.ledger.tables import AttemptRow, RunRow
+from daybook.ledger.tables import AttemptRow, MessageRow, RunRow, SessionRow
 
 JOB_COUNT = 1_000
 RUN_COUNT = 200_000
+MESSAGE_COUNT = 50_000
+MESSAGES_PER_SESSION = 100
 ROWS_PER_WRITE = 10_000
 TURNS = 7
 VIEWERS = 20
@@ -143,6 +145,10 @@ async def _measure(home: Path, turns: int) -> tuple[list[Measured], Watched | No
                     ("a job", f"/jobs/{job_id}", 0.5),
                     ("Runs", "/runs", 0.5),
                     ("a run", f"/runs/{run_id}", 0.5),
+                    ("Search", "/search?q=is+new", 0.2),
+                    ("Search, nothing found", "/search?q=no+such+text", 0.2),
+                    ("Sessions", "/sessions", 0.5),
+                    ("a session", "/sessions/default:bench-0", 0.5),
                     ("Callbacks", "/callbacks", 0.5),
                     ("Agents", "/agents", 0.5),
                     ("Spend", "/spend", 0.5),
@@ -247,7 +253,33 @@ async def _fill(ledger: Ledger) -> tuple[str, str]:
             begun = now - timedelta(days=40)
             stored = await store.add(session, job, job.name, begun, names_are_checked=True)
             jobs.append((stored.id, job.name))
-    return jobs[0][0], await write_runs(ledger, [job_id for job_id, _ in jobs], RUN_COUNT)
+    run_id = await write_runs(ledger, [job_id for job_id, _ in jobs], RUN_COUNT)
+    await _write_messages(ledger, run_id)
+    return jobs[0][0], run_id
+
+
+async def _write_messages(ledger: Ledger, run_id: str) -> None:
+    now = ledger.now()
+    shared = {"source": {}, "run_id": run_id, "at": now}
+    async with ledger.write() as session:
+        for number in range(MESSAGE_COUNT // MESSAGES_PER_SESSION):
+            of = f"default:bench-{number}"
+            row = SessionRow(
+                id=of, agent="default", title=f"Talk {number}", created_at=now, updated_at=now
+            )
+            session.add(row)
+            await session.flush()
+            messages = [
+                {
+                    "session_id": of,
+                    "number": each + 1,
+                    "role": ("user", "assistant")[each % 2],
+                    "content": "Say what is new in this project. " * 20,
+                    **shared,
+                }
+                for each in range(MESSAGES_PER_SESSION)
+            ]
+            await session.execute(sqlalchemy.insert(MessageRow), messages)
 
 
 async def write_runs(ledger: Ledger, job_ids: list[str], count: int) -> str:

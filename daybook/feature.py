@@ -10,7 +10,8 @@ rest of Daybook names no feature, but goes through `features`::
     program_folders                                 `execution.program_folders`
     workspace         `execution.workspaces`
     sources           `api.sources`           files       `api.run_files`
-    run_links         `api.run_life`
+    devices           `web.pages.site`
+    run_links         `api.run_life`          message_links  `delivery.links`
     resources         `mcp.resources`         status      `diagnosis.feature_status`
     pages, links      `web.pages`             needs       `diagnosis.attention`
     new_job_links     `web.pages`
@@ -88,12 +89,16 @@ class Feature:
       the bytes of a file, None if they are not kept.
     - ``run_links`` is a coroutine function of a read session and a run's id. It returns the
       `ledger.views.RunLink`s of the run's page.
+    - ``message_links`` is a coroutine function of a read session, an `OutboxRow` and the public
+      URL. It returns the lines of this message before the link to its run, when it is sent.
     - ``resources`` is a class of `mcp.resources.Resources`.
     - ``pages`` is a module with `ROUTES` and perhaps `ACTIONS` and their `MESSAGES` (`web.pages`);
       its templates are in the feature's folder ``templates``. ``links`` are the paths and names of
       its pages. Today links a finding whose `check` is the feature's name to the first of them.
       ``new_job_links`` are the paths and names of its pages that add a job; the pages show them
       beside the button for a new job.
+    - ``devices`` is a module with the functions of `web.login.Devices`: the browsers that are
+      logged in to the pages.
     - ``changes`` returns the queries that detect changes of its live pages (`api.changes.part`).
     - ``status`` is a class of `diagnosis.feature_status.FeatureStatus`.
     - ``needs`` is a coroutine function of `attention.AttentionFacts`, which returns findings for
@@ -134,10 +139,12 @@ class Feature:
     sources: str = ""
     files: str = ""
     run_links: str = ""
+    message_links: str = ""
     resources: str = ""
     pages: str = ""
     links: tuple[tuple[str, str], ...] = ()
     new_job_links: tuple[tuple[str, str], ...] = ()
+    devices: str = ""
     changes: str = ""
     status: str = ""
     needs: str = ""

@@ -76,6 +76,7 @@ if TYPE_CHECKING:
         run_life as run_life,
         run_lists as run_lists,
         runs as runs,
+        search as search,
         secrets as secrets,
         sessions as sessions,
         shared_folders as shared_folders,

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, SecretStr
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from daybook.agents import candidates, documents, kinds, presets, providers, spec
@@ -35,7 +35,7 @@ KINDS = (kinds.MODEL.word, kinds.COMMAND.word)
 """Kinds of agents that a form offers: agents that ask a model, and agents that run a program."""
 KEY_DELETED = (
     "The stored key was deleted, because it belonged to another provider or URL. "
-    "`daybook agents edit --key-stdin` stores one."
+    "Edit the agent to store one: here, or with `daybook agents edit --key-stdin`."
 )
 TEST_PROMPT = "Say in one sentence that you are ready."
 
@@ -82,14 +82,20 @@ class Offer:
 
 async def offer() -> Offer:
     """Return the agents that this machine has. Nothing is asked of them."""
-    async with prefect.connected() as client:
-        slugs = (await documents.names(client)).get(DEFAULT_AGENT, [])
+    is_free = await is_default_free()
     found = await candidates.find(candidates.this_machine())
     chosen = [replace(each, settings=first_settings(each)) for each in found.candidates]
     found = replace(found, candidates=chosen)
     titles = {each.title for each in found.candidates}
     models = [each for each in providers.models_with_sdk() if each not in titles]
-    return Offer(found, models, is_default_free=slugs in ([], [kinds.OFFLINE.slug]))
+    return Offer(found, models, is_free)
+
+
+async def is_default_free() -> bool:
+    """Return whether there is no agent `default`, or only an offline one."""
+    async with prefect.connected() as client:
+        slugs = (await documents.names(client)).get(DEFAULT_AGENT, [])
+    return slugs in ([], [kinds.OFFLINE.slug])
 
 
 async def add(
@@ -153,9 +159,22 @@ def _recipient(model_settings: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def settings_of(kind: str) -> dict[str, FieldInfo]:
-    """Return the fields of a kind's settings, without the fields for secrets."""
-    fields = kinds.find_kind(kind).model.model_fields
-    return {name: field for name, field in fields.items() if field.annotation is not SecretStr}
+    """Return the fields of a kind's settings."""
+    return dict(kinds.find_kind(kind).model.model_fields)
+
+
+PRESETS = tuple(presets.PRESETS)
+"""Names of the known programs."""
+
+
+def preset_settings(name: str) -> dict[str, Any]:
+    """Return the settings of the known program ``name``. Raise `InvalidInput`."""
+    return presets.apply(name, {})
+
+
+def first_tools() -> list[str]:
+    """Return the tools of the first model of a home; they only read public sources."""
+    return builtin_tools.first_tools()
 
 
 async def stored_names() -> list[str]:

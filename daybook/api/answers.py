@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import sqlalchemy
@@ -18,28 +17,27 @@ from daybook.jobs.notify import is_silent
 from daybook.ledger import job_kinds
 from daybook.ledger.engine import open_ledger
 from daybook.ledger.states import Status
-from daybook.ledger.tables import JobRow, RunRow
+from daybook.ledger.tables import Fact, JobRow, RunRow
 from daybook.ledger.views import Run, UtcTime
-from daybook.short_text import clip, one_line
+from daybook.markdown import MAX_HEADLINE, headline
+from daybook.short_text import one_line
 
 PERIOD = timedelta(hours=24)
 MAX_ANSWERS = 10
 MAX_CHARACTERS = 6_000
 """Maximum length of an answer in the list. The page of its run shows a longer answer in full."""
-MAX_HEADLINE = 160
+_READ_UNTIL = "answers_read_until"
+_MUTED = "muted_answers:"
 _END = 200
 """Number of characters at the end of an answer in which its marker of silence has to be."""
-_BEGINNING = re.compile(r"^\s*(?:#{1,6}\s+|>\s*|[-*+]\s+|\d{1,3}[.)]\s+)+")
-_LINK = re.compile(r"!?\[([^\]]*)\]\([^)]*\)")
-_MARKS = re.compile(r"\*\*|__|~~|`+|(?<![\w*])\*(?=\S)|(?<=\S)\*(?![\w*])")
-_RULE = re.compile(r"[\s\-=*_#>|:`~]*")
 
 
 class LatestAnswer(BaseModel, frozen=True):
     """The newest answer of a job.
 
     ``text`` has up to `MAX_CHARACTERS` characters of the answer; ``is_cut`` says if there are more.
-    It is Markdown if ``is_markdown``. ``warnings`` are those of the run.
+    It is Markdown if ``is_markdown``. ``warnings`` are those of the run. ``is_read`` is True if a
+    person has marked it, or a later answer, as read.
     """
 
     run_id: str
@@ -51,6 +49,7 @@ class LatestAnswer(BaseModel, frozen=True):
     is_markdown: bool
     warnings: list[str]
     session_id: str | None
+    is_read: bool
 
     @property
     def headline(self) -> str:
@@ -82,22 +81,18 @@ class LatestAnswer(BaseModel, frozen=True):
 class LatestAnswers:
     """Up to `MAX_ANSWERS` answers, newest first. ``more`` counts the others.
 
-    ``quiet`` are ids and names of the jobs whose newest answer is silent (`notify.is_silent`).
+    ``quiet`` are ids and names of the jobs whose newest answer is silent (`notify.is_silent`), and
+    ``muted`` those of the muted jobs that have answered (`mute`).
     """
 
     answers: list[LatestAnswer]
     quiet: list[tuple[str, str]]
+    muted: list[tuple[str, str]]
     more: int
 
-
-def headline(text: str | None) -> str:
-    """Return the first line of words in a Markdown text, without its marks, clipped."""
-    for each in (text or "").splitlines():
-        line = each[: 4 * MAX_HEADLINE]
-        if not _RULE.fullmatch(line):
-            bare = _LINK.sub(r"\1", _BEGINNING.sub("", line))
-            return clip(" ".join(_MARKS.sub("", bare).split()), MAX_HEADLINE)
-    return ""
+    @property
+    def unread(self) -> list[LatestAnswer]:
+        return [each for each in self.answers if not each.is_read]
 
 
 def summary(run: Run) -> str:
@@ -112,10 +107,12 @@ def summary(run: Run) -> str:
 async def latest() -> LatestAnswers:
     """Return the newest answer of each job that has answered in `PERIOD`. Works without Prefect.
 
-    There are two queries, whatever the number of jobs and runs.
+    There are three queries, whatever the number of jobs and runs.
     """
     async with open_ledger() as ledger, ledger.read() as session:
-        newest = await _newest(session, ledger.now() - PERIOD)
+        found = await _newest(session, ledger.now() - PERIOD)
+        read_until, muted_jobs = await _marks(session)
+        newest = [each for each in found if each.job_id not in muted_jobs]
         shown = [each for each in newest if not each.is_quiet]
         texts = await _texts(session, [each.run_id for each in shown[:MAX_ANSWERS]])
     answers = [
@@ -129,11 +126,51 @@ async def latest() -> LatestAnswers:
             is_markdown=job_kinds.asks_agent(each.kind),
             warnings=texts[each.run_id]["warnings"] or [],
             session_id=texts[each.run_id]["session_id"],
+            is_read=each.at <= read_until,
         )
         for each in shown[:MAX_ANSWERS]
     ]
     quiet = [(each.job_id, each.job) for each in newest if each.is_quiet]
-    return LatestAnswers(answers, quiet, len(shown) - len(answers))
+    muted = [(each.job_id, each.job) for each in found if each.job_id in muted_jobs]
+    return LatestAnswers(answers, quiet, muted, len(shown) - len(answers))
+
+
+async def mark_read(until: datetime) -> None:
+    """Mark the answers up to ``until`` as read. Raise `InvalidInput` for an agent.
+
+    A later mark stays.
+    """
+    authorization.require_operator()
+    async with open_ledger() as ledger, ledger.write() as session:
+        read_until, _ = await _marks(session)
+        latest = max(read_until, min(until, ledger.now()))
+        await session.merge(Fact(key=_READ_UNTIL, value=latest.isoformat()))
+
+
+async def mute(ref: str, *, undo: bool = False) -> None:
+    """Leave the answers of a job out of `latest`; with ``undo``, return them again.
+
+    The job runs, delivers and alerts as before. Raise `NotFound` and `Ambiguous`, and
+    `InvalidInput` for an agent.
+    """
+    authorization.require_operator()
+    async with open_ledger() as ledger, ledger.write() as session:
+        stored = await authorization.find_job(session, ref, archived=True)
+        key = f"{_MUTED}{stored.id}"
+        if undo:
+            await session.execute(sqlalchemy.delete(Fact).where(col(Fact.key) == key))
+        else:
+            await session.merge(Fact(key=key, value=""))
+
+
+async def _marks(session: AsyncSession) -> tuple[datetime, set[str]]:
+    """Return the time until which answers are read, and the ids of the muted jobs."""
+    is_mark = (col(Fact.key) == _READ_UNTIL) | col(Fact.key).startswith(_MUTED)
+    query = sqlalchemy.select(col(Fact.key), col(Fact.value)).where(is_mark)
+    facts = dict((await session.execute(query)).tuples().all())
+    read = facts.pop(_READ_UNTIL, "")
+    until = datetime.fromisoformat(read) if read else datetime.min.replace(tzinfo=UTC)
+    return until, {key.removeprefix(_MUTED) for key in facts}
 
 
 @dataclass(frozen=True)

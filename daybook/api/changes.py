@@ -3,7 +3,8 @@
 The modification time of the ledger's file cannot serve this purpose: the keeper writes leases,
 leadership and the audit's watermarks to the ledger every few seconds. So the query reads counts,
 sums and newest times of the data that the pages show. Each part of the query uses an index or reads
-only a few rows: live runs, jobs, pending deliveries. Features add parts for their pages.
+only a few rows: live runs and their steps, jobs, pending deliveries. Features add parts for their
+pages.
 
 The query misses some changes. For example, it does not notice if the audit adds a due time to an
 existing row of missed due times. `daybook.web.live` also updates the pages every minute, so they
@@ -25,9 +26,10 @@ from daybook.delivery import outbox
 from daybook.ledger.credential_tables import TokenRow
 from daybook.ledger.engine import reading
 from daybook.ledger.states import LIVE, Delivery, Status
-from daybook.ledger.tables import JobRow, OutboxRow, QueueRow, RunRow
+from daybook.ledger.tables import JobRow, OutboxRow, QueueRow, RunRow, StepRow
 
-_VIEWER = "viewer"
+REVOCABLE = "revocable"
+"""Name of the `part`s whose first value is the id of a session that can be revoked."""
 _COLUMNS = 8
 
 
@@ -35,28 +37,28 @@ _COLUMNS = 8
 class Changes:
     """Summary of the data that the pages show, for comparison with an earlier summary.
 
-    If the data changes, ``text`` changes, except for the changes that the query misses. ``viewers``
-    are the ids of the tokens of shared links.
+    If the data changes, ``text`` changes, except for the changes that the query misses. ``valid``
+    are the ids of the tokens of shared links, and of the devices.
     """
 
     text: str
-    viewers: frozenset[str]
+    valid: frozenset[str]
 
 
 async def read() -> Changes:
     """Return the current summary. Raise `LedgerUnreachable`."""
     async with reading() as session:
         rows = [tuple(each) for each in await session.execute(_query())]
-    viewers = frozenset(str(row[1]) for row in rows if row[0] == _VIEWER)
-    return Changes(repr([row for row in rows if row[0] != _VIEWER]), viewers)
+    valid = frozenset(str(row[1]) for row in rows if row[0] == REVOCABLE)
+    return Changes(repr([row for row in rows if row[0] != REVOCABLE]), valid)
 
 
 @cache
 def _query() -> CompoundSelect[Any]:
-    runs, jobs, sent = RunRow, JobRow, OutboxRow
+    runs, jobs, sent, step = RunRow, JobRow, OutboxRow, StepRow
     failed = col(sent.status) == outbox.sql_literal(Delivery.FAILED)
     return union_all(
-        part(_VIEWER, TokenRow.id).where(col(TokenRow.owner) == owners.VIEWER),
+        part(REVOCABLE, TokenRow.id).where(col(TokenRow.owner) == owners.VIEWER),
         part(
             "live runs",
             func.count(col(runs.id)),
@@ -66,6 +68,10 @@ def _query() -> CompoundSelect[Any]:
             func.sum(runs.attempts),
             func.max(runs.queued_at),
         ).where(col(runs.status).in_([*LIVE])),
+        part("live steps", func.count(col(step.run_id)), func.count(col(step.finished_at)))
+        .select_from(step)
+        .join(runs, col(runs.id) == col(step.run_id))
+        .where(col(runs.status).in_([*LIVE])),
         part("ended runs", func.max(runs.finished_at)).where(col(runs.finished_at).is_not(None)),
         part(
             "jobs",

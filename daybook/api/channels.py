@@ -12,12 +12,16 @@ from daybook.api.documents import refuse_if_used, stored_jobs
 from daybook.delivery import outbox
 from daybook.delivery.channels import apprise, registry
 from daybook.delivery.channels.base import Message, NotDelivered
-from daybook.errors import InvalidInput
+from daybook.errors import InvalidInput, NotFound
 from daybook.ledger.engine import open_ledger
 from daybook.ledger.tables import new_id
 from daybook.prefect import client as prefect
 
 TEST_TEXT = "This is a test message from Daybook: this channel works."
+FIELDS = apprise.ChannelSettings.model_fields
+"""Fields of the settings of a channel that `add` stores."""
+OWN_KIND = apprise.STORE.slug
+"""`ListedChannel.kind` of the channels that `add` stores."""
 _SUBJECT = "Daybook: test message"
 
 
@@ -79,6 +83,15 @@ async def list_channels() -> list[ListedChannel]:
                 )
             )
         return listed
+
+
+async def show(name: str) -> ListedChannel:
+    """Return one channel. Raise `NotFound`."""
+    listed = await list_channels()
+    found = next((each for each in listed if each.name == name), None)
+    if found is None:
+        raise NotFound("channel", name, known=[each.name for each in listed])
+    return found
 
 
 async def add(name: str, url: str, *, replace: bool = False) -> ListedChannel:

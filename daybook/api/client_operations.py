@@ -16,6 +16,8 @@ class Sessions(Operations):
     list = operation(sessions.list_sessions)
     get = operation(sessions.show)
     send = operation(sessions.send)
+    reply = operation(sessions.reply)
+    start = operation(sessions.start)
 
 
 class SyncSessions(Blocking, Sessions):

@@ -111,7 +111,7 @@ async def add(
             client, name, url, secret=known_secret, replace=replace, **settings
         )
         return SavedDestination(
-            **dict(await _DESTINATIONS.read(client, made.name)),
+            **dict(await DOCUMENTS.read(client, made.name)),
             secret=None if known_secret else made.secret,
             notes=await _token_notes(client, made),
         )
@@ -150,9 +150,14 @@ class _Destinations(Documents[DestinationDetails]):
             "jobs": users.get(name, []),
         }
 
+    async def edit(self, name: str, changes: Mapping[str, Any]) -> DestinationDetails:
+        async with prefect.answering() as client:
+            await destinations.change(client, name, changes)
+            return await self.read(client, name)
 
-_DESTINATIONS = _Destinations(destinations.STORE, DestinationDetails)
-list_destinations = _DESTINATIONS.list
+
+DOCUMENTS = _Destinations(destinations.STORE, DestinationDetails)
+list_destinations = DOCUMENTS.list
 
 
 def home_secret_location() -> str:
@@ -215,7 +220,7 @@ async def test(ref: str) -> DestinationTest:
 async def remove(name: str) -> list[str]:
     """Delete a destination; return the names of the jobs that used it. Raise `NotFound`."""
     users = next((each.jobs for each in await list_destinations() if each.name == name), [])
-    await _DESTINATIONS.remove(name)
+    await DOCUMENTS.remove(name)
     return users
 
 

@@ -17,11 +17,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 
 from daybook.errors import InvalidInput
 from daybook.jobs import store
 from daybook.jobs.store import StoredJob
+from daybook.json_text import JsonObject
 from daybook.keeper import blocks
 from daybook.ledger.engine import reading
 from daybook.prefect import client as prefect
@@ -33,6 +34,20 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import BlockDocument
 
 View = TypeVar("View", bound=DocumentView)
+
+
+class DocumentForm(BaseModel, frozen=True):
+    """A document as a form shows it: its settings without secrets, and its users.
+
+    ``secrets`` are the names of the secret settings that have a value. ``problem`` is the reason
+    why the stored settings are invalid, None if they are valid. ``users`` forbid a removal.
+    """
+
+    name: str
+    settings: JsonObject
+    secrets: list[str]
+    problem: str | None
+    users: list[str]
 
 
 class Documents(Generic[View]):
@@ -69,6 +84,34 @@ class Documents(Generic[View]):
         async with prefect.answering() as client:
             await self.store.save(client, name, checked, replace=replace)
             return await self.read(client, name)
+
+    async def edit(self, name: str, changes: Mapping[str, Any]) -> View:
+        """Change only the given settings of a document, so that other secrets are kept.
+
+        Raise `NotFound`, and `InvalidInput`; after an error, nothing was changed.
+        """
+        async with prefect.answering() as client:
+            document = await self.store.get(client, name, include_secrets=True)
+            fields = self.store.model.model_fields
+            stored = {each: document.data[each] for each in fields if each in document.data}
+            checked = self.validate({**stored, **changes})
+            await self.store.save(client, name, checked, replace=True)
+            return await self.read(client, name)
+
+    async def form(self, name: str) -> DocumentForm:
+        """Return the document for a form. Raise `NotFound`."""
+        async with prefect.answering() as client:
+            document = await self.store.get(client, name, include_secrets=True)
+            shown, problem = self.store.displayed(document.data)
+            fields = self.store.model.model_fields
+            secret = [each for each, field in fields.items() if field.annotation is SecretStr]
+            return DocumentForm(
+                name=name,
+                settings={each: value for each, value in shown.items() if each not in secret},
+                secrets=[each for each in secret if shown.get(each)],
+                problem=problem,
+                users=await self.users(client, name),
+            )
 
     async def list(self) -> list[View]:
         """Return all documents, sorted by name."""

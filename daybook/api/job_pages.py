@@ -7,9 +7,10 @@ them with a few queries. So a page of a list of a thousand jobs is as fast as a 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
+from typing import Any
 
 from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -23,11 +24,14 @@ from daybook.jobs.store import StoredJob
 from daybook.jobs.summaries import JobSummary
 from daybook.jobs.views import DueTime, DueTimes, FieldChange, ListedJob, changes_between
 from daybook.ledger.engine import open_ledger, reading
-from daybook.ledger.states import Status
+from daybook.ledger.states import FAILURES, Status
 from daybook.ledger.views import UtcTime
 from daybook.runs import history
 from daybook.runs.daily import Total
 from daybook.schedules.zones import is_known
+
+EXAMPLE_JOB = "first-light"
+"""Name of the job that `up` adds to a new home (`deployments/jobs/example.yaml`)."""
 
 PER_PAGE = 50
 STATES = ("enabled", "paused", "failing", "running", "conflict", "pending")
@@ -48,6 +52,15 @@ class Choice:
     state: str = ""
     owner: str = ""
     agent: str = ""
+
+
+ORDERS: dict[str, Callable[[JobSummary], Any]] = {
+    "name": lambda job: (),
+    "failures": lambda job: -job.consecutive_failures,
+    "last run": lambda job: -(job.last_run_at.timestamp() if job.last_run_at else 0.0),
+    "state": lambda job: (job.enabled, job.last_status not in FAILURES),
+}
+"""Orders of a list of jobs; jobs that one of them does not order are sorted by name."""
 
 
 @dataclass(frozen=True)
@@ -124,16 +137,18 @@ class JobOverview:
         return next(ended, None)
 
 
-async def list_page(choice: Choice, number: int = 1) -> JobPage:
-    """Return page ``number`` of the jobs that match ``choice``, sorted by name.
+async def list_page(choice: Choice, number: int = 1, order: str = "name") -> JobPage:
+    """Return page ``number`` of the jobs that match ``choice``, sorted by one of `ORDERS`.
 
-    If there are fewer pages, return the last page. Works without Prefect.
+    An unknown ``order`` sorts by name. If there are fewer pages, return the last page. Works
+    without Prefect.
     """
     async with open_ledger() as ledger, ledger.read() as session:
         now = ledger.now()
         listed = await summaries.read(session, authorization.visible_owner())
         running = await history.running_jobs(session)
         matching = [each for each in listed if matches(each, choice, running)]
+        matching.sort(key=ORDERS.get(order, ORDERS["name"]))  # they are sorted by name
         pages = max(1, -(-len(matching) // PER_PAGE))
         number = min(max(1, number), pages)
         shown = matching[(number - 1) * PER_PAGE : number * PER_PAGE]
@@ -194,6 +209,11 @@ async def names() -> dict[str, str]:
     """Return the names of all jobs, including removed ones, by job id. Works without Prefect."""
     async with reading() as session:
         return await store.all_names(session, authorization.visible_owner())
+
+
+async def is_new() -> bool:
+    """Return whether nobody has added a job yet: there is at most the example that `up` adds."""
+    return set((await names()).values()) <= {EXAMPLE_JOB}
 
 
 async def jobs_by_agent() -> dict[str, int]:

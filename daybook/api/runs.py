@@ -19,7 +19,7 @@ from daybook.delivery.views import ListedRun, Notification, RunDetails, RunWithS
 from daybook.errors import DaybookError, InvalidInput, PrefectUnreachable
 from daybook.jobs import store
 from daybook.jobs.actions import DEFAULT_AGENT
-from daybook.jobs.model import edit, read_parameters
+from daybook.jobs.model import edit, normal_parameters, read_parameters
 from daybook.json_text import JsonObject
 from daybook.ledger.engine import Ledger, open_ledger, reading
 from daybook.ledger.states import LIVE, TERMINAL, Status
@@ -98,6 +98,7 @@ async def run(
             parameters = changed.parameters()
         request = partial(
             claims.request,
+            stored=stored,
             request_id=request_id or new_id(),
             trigger=authorization.current_trigger(),
             parameters=parameters,
@@ -131,6 +132,7 @@ async def retry(
             stored = await authorization.find_job(session, Id(job.id))
         request = partial(
             claims.request,
+            stored=stored,
             request_id=request_id or new_id(),
             trigger="retry",
             parameters=ended.parameters,
@@ -173,17 +175,41 @@ async def ask_here(given: JsonObject) -> RunDetails:
         return await _view(ledger, row.id)
 
 
+async def request_answer(
+    parameters: JsonObject, *, session_id: str = "", request_id: str | None = None
+) -> RunDetails:
+    """Request a run without a job that answers a prompt in a session; return it before it starts.
+
+    ``parameters`` are those of an agent prompt. An empty ``session_id`` starts a new session. A
+    call with the same ``request_id`` returns the same run. Raise `InvalidInput` for parameters that
+    a job could not have, and `PrefectUnreachable`, after which nothing is stored. If Prefect stops
+    answering after that, the run starts later.
+    """
+    request = partial(
+        claims.request_answer,
+        session_id=session_id,
+        request_id=request_id or new_id(),
+        parameters=dict(normal_parameters("agent-prompt", parameters)),
+    )
+    async with open_ledger() as ledger:
+        return await _run(ledger, None, request)
+
+
 async def _run(
     ledger: Ledger,
-    stored: store.StoredJob,
-    request: Callable[[Ledger, store.StoredJob], Awaitable[RunRow]],
-    wait: bool,
-    talk: WaitObserver | None,
+    stored: store.StoredJob | None,
+    request: Callable[[Ledger], Awaitable[RunRow]],
+    wait: bool = False,
+    talk: WaitObserver | None = None,
 ) -> RunDetails:
+    """Request a run, and start it. Without a job, ``stored`` is None."""
     async with prefect.client.answering() as client:
-        row = await request(ledger, stored)
+        row = await request(ledger)
         if row.state is Status.WAITING and row.flow_run_id is None:
-            await _start(ledger, client, stored, row)
+            if stored is None:
+                await prefect.scheduled_runs.ensure_row(ledger, client, row)
+            else:
+                await _start(ledger, client, stored, row)
         if wait:
             if talk is not None:
                 talk.asked()

@@ -48,8 +48,8 @@ class _Secrets(Documents[SecretDetails]):
         return [*users["jobs"], *servers, *tokens]
 
 
-_SECRETS = _Secrets(secret_blocks.STORE, SecretDetails)
-add, list_secrets, remove = _SECRETS.add, _SECRETS.list, _SECRETS.remove
+DOCUMENTS = _Secrets(secret_blocks.STORE, SecretDetails)
+add, list_secrets, remove = DOCUMENTS.add, DOCUMENTS.list, DOCUMENTS.remove
 
 
 async def _jobs() -> dict[str, list[str]]:

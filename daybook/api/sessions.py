@@ -1,4 +1,10 @@
-"""Operations on sessions (conversations): list, show, and send a message to a session."""
+"""Operations on sessions (conversations): list, show, and send a message to a session.
+
+::
+
+    send          the agent answers in the process of the caller, which waits for the answer
+    reply, start  a worker runs the agent; the caller gets the run before it starts
+"""
 
 from __future__ import annotations
 
@@ -11,10 +17,11 @@ from daybook import api, markers, prefect
 from daybook.api import authorization
 from daybook.errors import NotFound
 from daybook.jobs import store
-from daybook.jobs.actions import AgentPrompt
+from daybook.jobs.actions import DEFAULT_AGENT, AgentPrompt
 from daybook.json_text import JsonObject
+from daybook.ledger import triggers
 from daybook.ledger.engine import reading
-from daybook.ledger.states import Usage
+from daybook.ledger.states import LIVE, Usage
 from daybook.ledger.tables import RunRow
 from daybook.ledger.views import UtcTime, columns
 from daybook.policies import policy
@@ -24,6 +31,8 @@ from daybook.runs.sessions import SessionSummary
 if TYPE_CHECKING:
     from daybook.delivery.views import RunDetails
 
+MAX_UNANSWERED = 10
+"""Maximum number of runs without an answer that `show` returns."""
 MAX_SESSIONS_COMPARED = 1_000
 """Maximum number of sessions among which a name similar to an unknown name is searched."""
 
@@ -94,15 +103,52 @@ class Summary(BaseModel, frozen=True):
     at: UtcTime
 
 
+class UnansweredPrompt(BaseModel, frozen=True):
+    """A prompt of a run that has not answered, or not yet: ``status`` is that of the run.
+
+    ``problem`` says why the run has failed, or why it waits; it may be empty. ``is_message`` is
+    True if a person wrote the prompt to the session, and False for a run of a job.
+    """
+
+    run_id: str
+    prompt: str
+    at: UtcTime
+    status: str
+    problem: str
+    is_message: bool
+
+    @property
+    def is_live(self) -> bool:
+        """Return whether an answer may still come."""
+        return self.status in LIVE
+
+    @classmethod
+    def of(cls, row: RunRow) -> Self:
+        return cls(
+            run_id=row.id,
+            prompt=str(row.parameters.get("prompt", "")),
+            at=row.queued_at,
+            status=row.status,
+            problem=row.error or row.reason,
+            is_message=row.started_by is triggers.SESSION,
+        )
+
+
 class SessionDetails(Session, frozen=True):
     """A session with its last messages, oldest first.
 
     A model gets ``summary`` in place of the messages that the summary covers. ``summary`` is None
-    if there is no summary.
+    if there is no summary. ``unanswered`` are the runs of the session that may still answer, and
+    those that have ended without an answer since its last message, oldest first, at most
+    `MAX_UNANSWERED`. ``program_session`` is the id of the program's own conversation that ends with
+    the last message, and that the next run continues if the program still has it; None if there is
+    none.
     """
 
     summary: Summary | None
     history: list[SessionMessage]
+    unanswered: list[UnansweredPrompt]
+    program_session: str | None
 
 
 async def list_sessions(limit: int = 20) -> list[Session]:
@@ -126,10 +172,16 @@ async def show(ref: str, limit: int = 20) -> SessionDetails:
         listed = await _find(session, ref)
         messages = await sessions.history(session, listed.row.id, limit)
         newest = await summaries.latest(session, listed.row.id)
+        last = await session.get(RunRow, messages[-1].run_id) if messages else None
+        found = await sessions.without_answer(
+            session, listed.row.id, messages[-1].at if messages else None, MAX_UNANSWERED
+        )
         return SessionDetails(
             **dict(Session.of(listed)),
             summary=Summary(**columns(Summary, newest)) if newest else None,
             history=[SessionMessage(**columns(SessionMessage, each)) for each in messages],
+            unanswered=[UnansweredPrompt.of(each) for each in found],
+            program_session=last.program_session if last is not None else None,
         )
 
 
@@ -141,12 +193,49 @@ async def send(ref: str, prompt: str) -> RunDetails:
     itself does not run: nothing is sent to its channel, and no other job starts after it. Raise
     `NotFound`, `Ambiguous`, `InvalidInput` (also for an agent), and the errors of `runs.ask`.
     """
+    session_id, parameters = await _continued(ref)
+    with prefect.occurrence.continuing(session_id):
+        return await api.runs.ask_here({**parameters, "prompt": prompt})
+
+
+async def reply(ref: str, prompt: str, *, request_id: str | None = None) -> RunDetails:
+    """Request a run that continues a session with ``prompt``. Return it before it starts.
+
+    A worker runs it. Arguments, parameters and what does not happen are as for `send`. A call with
+    the same ``request_id`` returns the same run. Raise the errors of `runs.request_answer`, and
+    `NotFound`, `Ambiguous`, and `InvalidInput` for an agent.
+    """
+    session_id, parameters = await _continued(ref)
+    return await api.runs.request_answer(
+        {**parameters, "prompt": prompt}, session_id=session_id, request_id=request_id
+    )
+
+
+async def start(
+    prompt: str,
+    *,
+    agent: str = DEFAULT_AGENT,
+    model: str = "",
+    request_id: str | None = None,
+) -> RunDetails:
+    """Request a run that asks an agent ``prompt`` in a new session. Return it before it starts.
+
+    Its ``session_id`` is the session. Otherwise as for `reply`.
+    """
+    authorization.require_operator()
+    given = {"prompt": prompt, "agent": agent, "model": model}
+    return await api.runs.request_answer(given, request_id=request_id)
+
+
+async def _continued(ref: str) -> tuple[str, JsonObject]:
+    """Return the id of a session, and the parameters of a run that continues it.
+
+    The parameters have no prompt.
+    """
     authorization.require_operator()
     async with reading() as session:
         listed = await _find(session, ref)
-        parameters = await _parameters(session, listed)
-    with prefect.occurrence.continuing(listed.row.id):
-        return await api.runs.ask_here({**parameters, "prompt": prompt})
+        return listed.row.id, await _parameters(session, listed)
 
 
 _CONTINUED_FIELDS = markers.marked(AgentPrompt.model_fields, "is_continued")

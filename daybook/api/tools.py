@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import BaseModel, Field
@@ -102,6 +103,19 @@ class ToolServerTest(BaseModel, frozen=True):
     problem: str | None
 
 
+@dataclass(frozen=True)
+class PresetForm:
+    """A preset of a server for a form, with the ``settings`` with which the form starts.
+
+    ``needs`` says what the server needs, and where the user gets it. If it ``is_url``, it needs the
+    secret with the name of the preset, for its host.
+    """
+
+    settings: Mapping[str, Any]
+    needs: str
+    is_url: bool
+
+
 class ToolCallResult(BaseModel, frozen=True):
     """The result of a call to ``tool``.
 
@@ -114,6 +128,18 @@ class ToolCallResult(BaseModel, frozen=True):
     result: Any
     reason: str
     error: str | None
+
+
+def preset_form(name: str) -> PresetForm:
+    """Return a preset for a form. Raise `InvalidInput` for an unknown ``name``."""
+    settings, preset = server_presets.form_settings(name), server_presets.PRESETS[name]
+    needs = [f"Needs {preset.source}."] if preset.source else []
+    if preset.needs_folder:
+        needs.append("Add the absolute path of a folder as the last line of the command.")
+    elif preset.environment:
+        names = ", ".join(preset.environment)
+        needs.append(f"The worker's environment has to have {names}.")
+    return PresetForm(settings, " ".join(needs), preset.url != "")
 
 
 async def list_tools() -> ToolList:
@@ -132,7 +158,7 @@ async def show(name: str) -> ToolDetails | ToolServerDetails:
     async with prefect.connected() as client:
         servers = PrefectServers(client)
         if name in await servers.names():
-            return await _SERVERS.read(client, name)
+            return await SERVERS.read(client, name)
         tool = await catalog.find(name, servers, Guard.from_settings(Rule.OPERATOR))
     jobs = [job for job, called in await _tool_calls() if called == name]
     return ToolDetails(**dict(ListedTool.of(tool)), jobs=jobs)
@@ -220,21 +246,37 @@ class _ToolServers(Documents[ToolServerDetails]):
         ]
 
 
-_SERVERS = _ToolServers(STORE, ToolServerDetails)
-remove = _SERVERS.remove
+SERVERS = _ToolServers(STORE, ToolServerDetails)
+remove = SERVERS.remove
+PRESETS = tuple(server_presets.PRESETS)
+"""Names of the known servers."""
+
+
+async def list_servers() -> list[DocumentInfo]:
+    """Return the saved servers, sorted by name, without a connection to any of them."""
+    async with _servers() as servers:
+        return await servers.every()
 
 
 async def add(
-    name: str, settings: Mapping[str, Any], *, replace: bool = False, preset: str = ""
+    name: str,
+    settings: Mapping[str, Any],
+    *,
+    replace: bool = False,
+    preset: str = "",
+    is_complete: bool = False,
 ) -> SavedToolServer:
     """Store a server and return it. With ``replace``, replace the server with this name.
 
-    ``preset`` is one of `server_presets.PRESETS`; a preset adds its settings to ``settings``. The
-    notes name what the preset needs and what this machine or Prefect does not have. Raise
-    `InvalidInput`; after this error, nothing was changed.
+    ``preset`` is one of `PRESETS`; a preset adds its settings to ``settings``, unless
+    ``is_complete``, because they come from the preset's form. The notes name what the preset needs
+    and what this machine or Prefect does not have. Raise `InvalidInput`; after this error, nothing
+    was changed.
     """
-    fields = server_presets.apply(preset, settings) if preset else settings
-    added, notes = await _SERVERS.add(name, fields, replace=replace), list[str]()
+    fields = server_presets.apply(preset, settings) if preset and not is_complete else settings
+    if preset:
+        server_presets.check_folder(preset, fields)
+    added, notes = await SERVERS.add(name, fields, replace=replace), list[str]()
     if preset:
         async with prefect.connected() as client:
             stored = await secrets.STORE.names(client)

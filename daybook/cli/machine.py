@@ -104,6 +104,10 @@ async def open_(
         bool, Parameter(negative="--no-browser", help="Open the link in a browser.")
     ] = True,
     prefect: Annotated[bool, Parameter(help="Open Prefect's UI instead.", negative=())] = False,
+    phone: Annotated[
+        bool,
+        Parameter(help="Print the link for the public URL, also as a QR code.", negative=()),
+    ] = False,
     share: Annotated[
         str | None,
         Parameter(help="Print a lasting link that only shows the pages, with this name."),
@@ -113,8 +117,8 @@ async def open_(
     """Open Daybook's pages, or Prefect's UI, logged in.
 
     Prints a link that works once, within ten minutes, and opens it if there is a display. The
-    browser stays logged in for a week. If no browser opens, the link is for DAYBOOK_PUBLIC_URL, if
-    that is set.
+    browser stays logged in until it has not been used for 30 days. If no browser opens, the link is
+    for DAYBOOK_PUBLIC_URL, if that is set.
 
     With --share, prints a link for others, such as a wall display. It permits no change, and works
     until `daybook tokens remove NAME`.
@@ -125,10 +129,14 @@ async def open_(
         if prefect:
             raise InvalidInput("share", "is not possible for Prefect's UI", "omit --prefect")
         return await _share(share, as_json)
+    if phone and (prefect or not settings.load().public_url):
+        problem = "needs DAYBOOK_PUBLIC_URL, an address that the phone reaches"
+        problem = "is not possible for Prefect's UI" if prefect else problem
+        raise InvalidInput("phone", problem, "see docs/guides/phone.md")
     prepare_prefect()
 
     is_public = not prefect and bool(settings.load().public_url)
-    is_public &= as_json or not browser or not sees_browser()
+    is_public &= phone or as_json or not browser or not sees_browser()
     link = await (
         operations.browser.prefect_link()
         if prefect
@@ -137,12 +145,30 @@ async def open_(
     if as_json:
         output.print_json(link)
         return 0
+    if phone:
+        output.line(_qr_code(link.url))
     output.line(link.url)
-    if not (browser and open_browser(link.url)) and link.expires_in_seconds:
+    if not (browser and not phone and open_browser(link.url)) and link.expires_in_seconds:
         minutes = link.expires_in_seconds // 60
         where = "" if is_public else " on this machine"
         output.say(f"Open it in a browser{where} within {minutes} minutes. It works once.")
     return 0
+
+
+def _qr_code(text: str) -> str:
+    """Return the QR code of a text as lines, light on the dark background of most terminals.
+
+    Each character is two modules, one above the other. Cameras also read the inverted code.
+    """
+    import segno
+
+    rows = [*segno.make(text, error="l", micro=False).matrix_iter(border=2)]
+    rows += [bytes([0] * len(rows[0]))] * (len(rows) % 2)
+    blocks = {(0, 0): "█", (0, 1): "▀", (1, 0): "▄", (1, 1): " "}
+    return "\n".join(
+        "".join(blocks[bool(above), bool(below)] for above, below in zip(*pair, strict=True))
+        for pair in zip(rows[::2], rows[1::2], strict=True)
+    )
 
 
 async def _share(name: str, as_json: bool) -> int:

@@ -233,13 +233,29 @@ async def add(
     not registered. Without ``replace``, raise it also for a name that is in use.
     """
     checked = STORE.validate({"url": url, "secret": secret or new_secret()} | settings)
-    parts = _url_parts(checked.url)
+    await _check_url(client, name, checked.url)
+    return await _save(client, name, checked, replace=replace)
+
+
+async def change(client: PrefectClient, name: str, changes: Mapping[str, Any]) -> Destination:
+    """Change only the given settings of a destination, and return it.
+
+    Raise `NotFound`, and the errors of `add` for settings.
+    """
+    document = await STORE.get(client, name, include_secrets=True)
+    checked = STORE.validate({**document.data, **changes})
+    await _check_url(client, name, checked.url)
+    return await _save(client, name, checked, replace=True)
+
+
+async def _check_url(client: PrefectClient, name: str, url: str) -> None:
+    """Raise `InvalidInput` if another destination than ``name`` has this URL."""
+    parts = _url_parts(url)
     for each in await STORE.documents(client):
         if each.name != name and _url_parts(str(each.data.get("url", ""))) == parts:
             raise InvalidInput(
                 "url", f'"{each.name}" has the same URL', "change or remove that destination"
             )
-    return await _save(client, name, checked, replace=replace)
 
 
 async def rotate(

@@ -29,6 +29,8 @@ MAX_MESSAGE_LENGTH = 100_000
 """Maximum length of a stored message in characters."""
 
 MAX_SUBJECT_LENGTH = 200
+MAX_WARNING_LENGTH = 200
+MAX_WARNINGS = 5
 
 _STATUS_PHRASES: dict[Status, str] = {
     Status.TIMED_OUT: "timed out",
@@ -98,6 +100,20 @@ def message(
     if event == "completed":
         return shorten(answer_text(row, output), MAX_MESSAGE_LENGTH)
     return failure(row, stored)
+
+
+def warnings(row: RunRow, owner: str) -> str:
+    """Return the lines about the failed tools of a run that succeeded; "" if none failed.
+
+    For a job that an agent owns, they contain only the names of the tools, as in its callbacks.
+    """
+    if row.state is not Status.SUCCEEDED or not row.warnings:
+        return ""
+    names_only = owners.is_agent(owner)
+    shown = [each.partition(":")[0] if names_only else each for each in row.warnings]
+    lines = [one_line(each, MAX_WARNING_LENGTH) for each in shown[:MAX_WARNINGS]]
+    more = [f"{len(shown) - MAX_WARNINGS} more"] if len(shown) > MAX_WARNINGS else []
+    return "\n".join(["Warnings:", *(f"- {each}" for each in (*lines, *more))])
 
 
 def failure(row: RunRow, stored: StoredJob | None) -> str:

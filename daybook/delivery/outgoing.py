@@ -6,7 +6,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
-from daybook.delivery import attachments, backoff, channels, outbox
+from daybook.delivery import attachments, backoff, channels, links, messages, outbox
 from daybook.delivery.attachments import WrittenFile
 from daybook.delivery.callbacks import CallbackSender
 from daybook.delivery.dispatcher import DispatchResult, dispatch
@@ -38,7 +38,8 @@ async def dispatch_outgoing(
     """Send all due callbacks and messages with `dispatcher.dispatch`.
 
     With ``run_id``, send only the callbacks and messages of that run. ``ui`` is the address of
-    Prefect's UI, for the link from a message to its run; None for no link.
+    Prefect's UI, for the link from a cut message to its run, if the settings have no public URL;
+    None for no link.
 
     ``hurried`` is true if the process may be stopped before it records a result. Then send no
     message to a channel that needs Prefect, because the message could arrive twice. Send callbacks
@@ -73,11 +74,11 @@ class ChannelSender:
         Raise `PrefectUnreachable` or Prefect's own error if the channel cannot be read from
         Prefect. After these errors, no attempt was made.
         """
-        url, files = await self._of_run(row)
+        url, files, lines = await self._of_run(row)
         started, final = time.perf_counter(), False
         try:
             async with asyncio.timeout(MESSAGE_TIMEOUT_SECONDS):
-                await channels.send(self._client, row, url, files)
+                await channels.send(self._client, row, url, files, lines)
         except channels.NotDelivered as error:
             problem, final = str(error), not error.temporary
         except TimeoutError:
@@ -89,16 +90,24 @@ class ChannelSender:
             return DeliveryResult(row.id, row.fence, Delivery.DELIVERED, None, seconds)
         return backoff.failed(row, self._ledger.now(), problem, seconds, final=final)
 
-    async def _of_run(self, row: OutboxRow) -> tuple[str | None, list[WrittenFile]]:
-        """Return the URL of the message's run in Prefect's UI, or None, and its files to attach."""
-        if row.run_id is None:
-            return None, []
+    async def _of_run(self, row: OutboxRow) -> tuple[str | None, list[WrittenFile], list[str]]:
+        """Return the URL of the run in Prefect's UI, or None, its files, and the last lines.
+
+        These are the run's warnings and the links. With a public URL, the message needs no URL of
+        Prefect.
+        """
+        page = links.page_of(row)
+        files, lines = list[WrittenFile](), list[str]()
+        run = None
         try:
             async with self._ledger.read() as session:
-                run = await session.get(RunRow, row.run_id)
+                lines = await links.read(session, row)
+                run = await session.get(RunRow, row.run_id) if row.run_id else None
                 files = await attachments.read(session, row, run) if run else []
-        except LedgerUnreachable:  # the message is more important than its link and files
-            return None, []
-        if self._ui is None or run is None or not run.flow_run_id:
-            return None, files
-        return f"{self._ui}/runs/flow-run/{run.flow_run_id}", files
+                if run and row.purpose == outbox.MESSAGE and row.event == "completed":
+                    lines = [*filter(None, [messages.warnings(run, row.owner)]), *lines]
+        except LedgerUnreachable:  # the message is more important than its links and files
+            pass
+        if page or self._ui is None or run is None or not run.flow_run_id:
+            return None, files, [*lines, *filter(None, [page])]
+        return f"{self._ui}/runs/flow-run/{run.flow_run_id}", files, lines

@@ -205,7 +205,10 @@ async def _ask(of_feature: Feature, facts: AttentionFacts) -> list[Finding]:
 
 
 async def _lost(session: AsyncSession, now: datetime, jobs: Sequence[JobSummary]) -> list[Finding]:
-    """Return findings about missed and unknown runs in `PERIOD`, at most two for each job."""
+    """Return findings about missed and unknown runs in `PERIOD`, at most two for each job.
+
+    Missed due times of a job whose last outcome is a success need nobody any more.
+    """
     run = RunRow
     group = (col(run.job_id), col(run.status))
     newest_first = (col(run.finished_at).desc(), col(run.id))
@@ -227,6 +230,8 @@ async def _lost(session: AsyncSession, now: datetime, jobs: Sequence[JobSummary]
         job = by_id.get(job_id)
         if job is None:
             continue  # the job was removed, or the run had none
+        if status == Status.MISSED and job.last_status == Status.SUCCEEDED:
+            continue
         times = "a due time" if count == 1 else f"{count:,} due times"
         title = f"{job.name} missed {times}"
         if status == Status.UNKNOWN:

@@ -61,6 +61,7 @@ LEDGER_CHECKS: tuple[tuple[str, Check], ...] = (
     ("one prefect", ledger_checks.one_prefect),
     ("ledger clock", late.ledger_clock),
     ("outbox", delivery.outbox),
+    ("message links", delivery.message_links),
     ("maintenance", late.maintenance),
 )
 """Checks that need the ledger. The first one decides whether the others run."""

@@ -9,6 +9,8 @@ from datetime import datetime
 from prefect.artifacts import acreate_markdown_artifact
 from slugify import slugify
 
+from daybook import home as homes
+from daybook.delivery import links
 from daybook.delivery.outbox import CALLBACK
 from daybook.duration_text import measured_in_words
 from daybook.errors import InvalidInput
@@ -119,6 +121,7 @@ def render(
         "" if seconds is None else f"took {measured_in_words(seconds)}",
         f"run `{granted.run_id[:8]}`",
         _job_link(job),
+        _page_link(granted.run_id),
     ]
     action = _action(granted)
     heading, sent = action.sent()[-1] if action else ("", "")
@@ -156,6 +159,13 @@ def _job_link(job: StoredJob | None) -> str:
     if job is None or job.row.deployment_id is None or address is None:
         return ""
     return f"[the job's deployment]({address}/deployments/deployment/{job.row.deployment_id})"
+
+
+def _page_link(run_id: str) -> str:
+    """Return a link to the run's page in Daybook; empty if no web server is known."""
+    running = homes.current_home().running() or {}
+    url = links.public_url() or str(running.get("web_url") or "")
+    return f"[the run in Daybook]({url}/runs/{run_id})" if url else ""
 
 
 def log_lines(

@@ -88,12 +88,14 @@ def words() -> dict[str, Feature]:
     return found
 
 
-def first_settings(candidate: AgentCandidate) -> dict[str, Any]:
-    """Return the settings of a candidate; a model that calls tools has the features' `first_tools`.
+def first_tools() -> list[str]:
+    """Return the features' `first_tools`: they only read public sources."""
+    return [word for each in features() for word in each.first_tools]
 
-    These tools only read public sources.
-    """
-    tools = [word for each in features() for word in each.first_tools]
+
+def first_settings(candidate: AgentCandidate) -> dict[str, Any]:
+    """Return the settings of a candidate; a model that calls tools has the `first_tools`."""
+    tools = first_tools()
     return {**candidate.settings, **({"tools": tools} if candidate.calls_tools and tools else {})}
 
 

@@ -42,7 +42,15 @@ from pydantic_core import to_jsonable_python
 
 from daybook import markers
 from daybook.errors import InvalidInput
-from daybook.jobs import action_fields, actions, payloads, prompts, secret_references, upcoming
+from daybook.jobs import (
+    action_fields,
+    actions,
+    combinations,
+    payloads,
+    prompts,
+    secret_references,
+    upcoming,
+)
 from daybook.jobs.actions import ACTIONS, DEFAULT_AGENT, Action, AgentPrompt, Kind
 from daybook.jobs.labels import check_metadata, check_tags
 from daybook.jobs.notify import Notify
@@ -51,8 +59,7 @@ from daybook.markers import Marker
 from daybook.names import default_name, free_name, validate_name, validate_new_name
 from daybook.policies import checks
 from daybook.policies import policy as policies
-from daybook.policies.policy import ANSWER, Policy, matches
-from daybook.policies.repositories import NEED_REPO, Upstream
+from daybook.policies.policy import Policy
 from daybook.schedules import bounds, durations
 from daybook.schedules import schedule as schedules
 from daybook.schedules.due import next_due
@@ -243,7 +250,7 @@ def read_parameters(kind: str, parameters: Mapping[str, object]) -> tuple[Action
     fields = {name: value for name, value in parameters.items() if name not in _OBJECTS}
     action, notify = _action(kind, fields), _notify(parameters.get("notify"), {})
     policy = _policy(kind, parameters.get("policy"), {})
-    _check_fit(action, policy, notify)
+    combinations.check(action, policy, notify)
     return action, policy, notify
 
 
@@ -319,7 +326,7 @@ def new_job(
                 "kind": kind,
             }
         )
-    _check_fit(job.action, job.policy, job.notify)
+    combinations.check(job.action, job.policy, job.notify)
     _check_size(job)
     unchanged = before and (job.schedule, job.policy) == (before.schedule, before.policy)
     if unchanged or (may_have_passed and has_ended(job, now)):
@@ -376,7 +383,7 @@ def edit(
     with raising_invalid_input(FIELDS):
         edited = Job.model_validate({**current, **update, **_plain(given)})
     unchanged = (edited.schedule, edited.policy) == (job.schedule, job.policy)
-    _check_fit(edited.action, edited.policy, edited.notify)
+    combinations.check(edited.action, edited.policy, edited.notify)
     _check_size(edited)
     return edited if unchanged else _bounded(edited, now)
 
@@ -431,75 +438,6 @@ def _check_prompt(action: Action, before: Action | None) -> None:
         old = before.prompt if isinstance(before, AgentPrompt) else None
         if action.prompt != old:
             prompts.check(action.prompt, kept=old or "")
-
-
-def _check_fit(action: Action, policy: Policy, notify: Notify) -> None:
-    """Raise `InvalidInput` if a field does not fit the others.
-
-    So a prompt cannot use a variable that the job does not set, and the session `chat` needs a
-    channel.
-    """
-    if getattr(action, "session", "") == "chat" and not notify.channel:
-        raise InvalidInput("session", "chat needs a channel", "set the channel too")
-    asks, check = action.agents(), policy.check
-    if (call := action.own_call()) is not None:
-        for entry in policy.approve:
-            if entry == ANSWER or not matches(call[0], entry):
-                problem = f'"{entry}" does not name the call of this job'
-                raise InvalidInput("approve", problem, f"use {call[0]}, or leave it out")
-    if policy.only_tools and not asks:
-        problem = "applies only to the tools of an agent, and this job asks none"
-        raise InvalidInput("only_tools", problem, "leave it out")
-    if policy.work_dir and not (asks or check.prompt or check.command or check.watch_command):
-        problem = "applies only to agents and to the commands of checks, and this job has neither"
-        raise InvalidInput("work_dir", problem, "leave it out")
-    _check_repository(action, policy)
-    if policy.sandbox_hosts and policy.sandbox in ("off", "strict"):
-        problem = f"cannot be combined with sandbox {policy.sandbox}"
-        raise InvalidInput("sandbox_hosts", problem, "leave it out, or use sandbox workspace")
-    for field, text in {"prompt": getattr(action, "prompt", ""), "check": check.prompt}.items():
-        if prompts.uses_variable(text, "work_dir") and not policy.work_dir:
-            hint = "set work_dir, or remove the variable"
-            raise InvalidInput(field, "uses {{work_dir}}, but the job has none", hint)
-    if not isinstance(action, AgentPrompt):
-        return
-    if prompts.uses_variable(action.prompt, "change") and not check.is_watch:
-        hint = "set watch_url or watch_command, or remove {{change}}"
-        raise InvalidInput("prompt", "uses {{change}}, but the job watches nothing", hint)
-    if prompts.uses_variable(action.prompt, "check") and not check:
-        hint = "set a check, or remove {{check}}"
-        raise InvalidInput("prompt", "uses {{check}}, but the job has no check", hint)
-
-
-def _check_repository(action: Action, policy: Policy) -> None:
-    """Raise `InvalidInput` if the fields about a repository do not fit the others."""
-    if not policy.repo:
-        usual = Policy()
-        if names := [each for each in NEED_REPO if getattr(policy, each) != getattr(usual, each)]:
-            hint = f"set repo too, or clear {' and '.join(names)}"
-            raise InvalidInput(names[0], "applies only to a job with a repository", hint)
-        return
-    if not isinstance(action, AgentPrompt):
-        raise InvalidInput("repo", "applies only to agent prompts", "leave it out")
-    if policy.work_dir:
-        raise InvalidInput("repo", "cannot be combined with work_dir", "leave one of them out")
-    source = Upstream.parse(policy.repo)
-    is_proposed = policy.land == "pull-request"
-    if policy.repo_secret and source.protocol != "https" and not is_proposed:
-        hint = "leave it out; git uses its own credentials"
-        raise InvalidInput("repo_secret", "is only for a repository at https://…", hint)
-    if is_proposed and not policy.repo_secret:
-        hint = "save a token with `daybook secrets add`, and name it"
-        raise InvalidInput("repo_secret", "is needed for pull requests", hint)
-    for name in ("forge", "one_pull_request"):
-        if getattr(policy, name) and not is_proposed:
-            raise InvalidInput(name, "applies only to land pull-request", "leave it out")
-    if policy.land != "review" and ANSWER in policy.approve:
-        hint = "use land review, whose change a person decides about"
-        raise InvalidInput("land", f"{policy.land} does not wait for the approval of answer", hint)
-    if policy.land == "auto" and not policy.verify:
-        hint = "set verify, such as `make test`, or use land review"
-        raise InvalidInput("land", "auto needs a verification", hint)
 
 
 def _plain(given: Mapping[str, object]) -> dict[str, object]:

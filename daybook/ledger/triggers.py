@@ -53,7 +53,7 @@ BACKFILL = Trigger(name="backfill", is_backfill=True)
 MANUAL = Trigger(name="manual")
 DIRECT = Trigger(name="direct", is_direct=True)
 SESSION = Trigger(name="session")
-"""A person continues a session."""
+"""A person writes to an agent: the message continues a session, or starts one."""
 RETRY = Trigger(name="retry")
 IMPORTED = Trigger(name="imported")
 

@@ -37,7 +37,7 @@ import secrets
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import escape
 from typing import Any, ClassVar
 from urllib.parse import parse_qs
@@ -51,6 +51,8 @@ LINKS_PATH = "/daybook/links"
 LOGIN_PATH = web_address.LOGIN_PATH
 LINK_LIFETIME_SECONDS = 10 * 60
 SESSION_LIFETIME_SECONDS = 7 * 24 * 60 * 60
+DEVICE_LIFETIME_SECONDS = 30 * 24 * 60 * 60
+"""Lifetime of a stored session (`BrowserLogin.remember`) since its last use."""
 VIEWER_LIFETIME_SECONDS = 365 * 24 * 60 * 60
 """Lifetime of the cookie of a shared link.
 
@@ -71,15 +73,20 @@ SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 class LoginSession:
     """The session of a logged-in browser.
 
-    ``viewer`` is the id of a shared link's token, which permits only reading; it is empty for the
-    operator. ``csrf`` is the token by which a form proves that a page of this session contains the
-    form.
+    ``content`` is the cookie without its expiry: the session's id, its place and its ``viewer``, so
+    it stays the same if the cookie is renewed. ``viewer`` is the id of a shared link's token, which
+    permits only reading; it is empty for the operator. ``csrf`` is the token by which a form proves
+    that a page of this session contains the form.
     """
 
     content: str
     expires_at: int
     viewer: str = ""
     csrf: str = field(default="", repr=False)
+
+    @property
+    def id(self) -> str:
+        return self.content.partition(".")[0]
 
 
 class BrowserLogin(ABC):
@@ -144,6 +151,10 @@ class BrowserLogin(ABC):
         Raise `DaybookError` if the token cannot be checked.
         """
         return ""
+
+    async def landing(self) -> str:
+        """Return the path of the page that a browser opens after the login."""
+        return "/"
 
     async def forward_websocket(
         self, scope: Scope, headers: Mapping[bytes, str], receive: Receive, send: Send
@@ -219,13 +230,31 @@ class BrowserLogin(ABC):
         else:
             await self.refuse(send, 403, "Use this page to log in.")
             return
-        lifetime = VIEWER_LIFETIME_SECONDS if viewer else SESSION_LIFETIME_SECONDS
-        place = PUBLIC if is_public else LOCAL
-        expires_at = int(self._clock()) + lifetime
-        content = f"{expires_at}.{secrets.token_hex(8)}.{place}.{viewer}"
-        value = f"{content}.{self._signature(content)}"
-        cookie = self.cookie(headers, value, lifetime)
-        await _html(send, 200, _LOGGED_IN_PAGE.format(site=self.site), [cookie])
+        content = f"{secrets.token_hex(8)}.{PUBLIC if is_public else LOCAL}.{viewer}"
+        try:
+            session = await self.remember(LoginSession(content, 0, viewer), headers)
+        except DaybookError as error:
+            await self.refuse(send, 503, str(error))
+            return
+        cookie = self.session_cookie(headers, session)
+        url = escape("/" if viewer else await self.landing())
+        await _html(send, 200, _LOGGED_IN_PAGE.format(site=self.site, url=url), [cookie])
+
+    async def remember(self, session: LoginSession, headers: Mapping[bytes, str]) -> LoginSession:
+        """Return the session of a browser that logs in, with its expiry. A subclass may store it.
+
+        Raise `DaybookError` if it cannot be stored.
+        """
+        lifetime = VIEWER_LIFETIME_SECONDS if session.viewer else SESSION_LIFETIME_SECONDS
+        return replace(session, expires_at=int(self._clock()) + lifetime)
+
+    def session_cookie(
+        self, headers: Mapping[bytes, str], session: LoginSession
+    ) -> tuple[bytes, bytes]:
+        """Return the header with the signed cookie of a session."""
+        signed = f"{session.expires_at}.{session.content}"
+        value = f"{signed}.{self._signature(signed)}"
+        return self.cookie(headers, value, session.expires_at - int(self._clock()))
 
     def cookie(
         self, headers: Mapping[bytes, str], value: str, lifetime: int
@@ -269,8 +298,9 @@ class BrowserLogin(ABC):
         parts = content.split(".")
         if len(parts) != 4 or parts[2] != (PUBLIC if is_public else LOCAL):
             return None
-        csrf = self._signature(f"csrf {content}")
-        found = LoginSession(content, int(parts[0]), viewer=parts[3], csrf=csrf)
+        lasting = ".".join(parts[1:])
+        csrf = self._signature(f"csrf {lasting}")
+        found = LoginSession(lasting, int(parts[0]), viewer=parts[3], csrf=csrf)
         if not self.is_current(found) or (not is_public and peers.is_another_user(scope)):
             return None
         return found
@@ -335,8 +365,8 @@ _PRIVATE = (
 _LOGGED_IN_PAGE = """\
 <!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Daybook: logged in</title>
-<meta http-equiv="refresh" content="0;url=/"></head>
-<body><p>Logged in. <a href="/">Open {site}</a></p></body></html>
+<meta http-equiv="refresh" content="0;url={url}"></head>
+<body><p>Logged in. <a href="{url}">Open {site}</a></p></body></html>
 """
 
 _PAGE = """\

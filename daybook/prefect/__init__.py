@@ -65,6 +65,7 @@ if TYPE_CHECKING:
         instances as instances,
         links as links,
         occurrence as occurrence,
+        on_demand as on_demand,
         parameter_schema as parameter_schema,
         plan as plan,
         private_names as private_names,

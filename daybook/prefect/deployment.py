@@ -328,17 +328,23 @@ async def create_run(
     *,
     name: str,
     state: State[Any] | None = None,
+    tags: Collection[str] = (),
 ) -> FlowRun | None:
     """Create a run, scheduled for now or in ``state``; return None if the deployment was deleted.
 
-    The same ``key`` returns the same run, in its current state. Raise `PrefectHTTPStatusError` if
-    Prefect refuses the run for another reason.
+    It has the ``tags``, and those of the deployment. The same ``key`` returns the same run, in its
+    current state. Raise `PrefectHTTPStatusError` if Prefect refuses the run for another reason.
     """
     from prefect.exceptions import PrefectHTTPStatusError
 
     try:
         return await client.create_flow_run_from_deployment(
-            UUID(deployment_id), parameters=parameters, idempotency_key=key, state=state, name=name
+            UUID(deployment_id),
+            parameters=parameters,
+            idempotency_key=key,
+            state=state,
+            name=name,
+            tags=tags,
         )
     except PrefectHTTPStatusError as error:
         if error.response.status_code == HTTPStatus.NOT_FOUND:

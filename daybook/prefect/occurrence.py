@@ -103,20 +103,22 @@ async def build_claim_request(
     empty if there is none. ``most`` is the maximum number of concurrent runs; ``started`` is as in
     `ClaimRequest`. Errors of an unreachable ledger or Prefect propagate.
     """
-    flow_run_id = str(run.id)
-    job_id = await _job_of(ledger, run)
-    if job_id is None and f"daybook:{ledger.id}" in run.tags:
+    flow_run_id, prefix, key = str(run.id), f"{ledger.id}:", run.idempotency_key or ""
+    own = key.removeprefix(prefix).rpartition(":")[0] if key.startswith(prefix) else ""
+    is_answer = claim_requests.is_session_request(own)
+    job_id = None if is_answer else await _job_of(ledger, run)
+    if job_id is None and f"daybook:{ledger.id}" in run.tags and not is_answer:
         # This is our deployment, but a crash prevented Daybook from recording its id.
         await reconcile.recognise(str(run.deployment_id))
         job_id = await _job_of(ledger, run)
     if kind is None:
-        kind, parameters, refused = await _read_parameters(ledger, job_id, parameters)
+        kind, parameters, refused = await _read_parameters(
+            ledger, job_id, parameters, kind=claim_requests.SESSION_KIND if is_answer else ""
+        )
     due, session_id = _due(run, ledger.now()), _continued_session(run)
-    prefix = f"{ledger.id}:"
-    key = run.idempotency_key or ""
-    if key.startswith(prefix):
+    if own:
         # A run that we created in Prefect, with the key `<ledger>:<occurrence>:<n>`.
-        occurrence, trigger = key.removeprefix(prefix).rpartition(":")[0], "manual"
+        occurrence, trigger = own, "manual"
     elif run.auto_scheduled and job_id is not None:
         occurrence, trigger = claim_requests.due_key(job_id, due), "schedule"
     else:
@@ -150,17 +152,18 @@ def _waited(run: FlowRun) -> str:
 
 
 async def _read_parameters(
-    ledger: Ledger, job_id: str | None, parameters: JsonObject
+    ledger: Ledger, job_id: str | None, parameters: JsonObject, kind: str
 ) -> tuple[str, JsonObject, str]:
     """Return the job's kind, the parameters in normal form, and the problem with them, or "".
 
-    Parameters with a problem are returned as they are. Without a job, the kind is empty.
+    Parameters with a problem are returned as they are. Without a job, the kind is ``kind``.
     """
-    if job_id is None:
+    if job_id is not None:
+        async with ledger.read() as session:
+            stored = await store.get(session, job_id)
+        kind = stored.row.kind if stored else ""
+    if not kind:
         return "", parameters, ""
-    async with ledger.read() as session:
-        stored = await store.get(session, job_id)
-    kind = stored.row.kind if stored else ""
     try:
         return kind, dict(normal_parameters(kind, parameters)), ""
     except InvalidInput as error:

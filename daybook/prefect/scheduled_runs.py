@@ -48,8 +48,17 @@ from daybook.jobs import store
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Status
 from daybook.ledger.tables import RunRow
-from daybook.prefect import deployment, ended_runs, flow_runs, links, run_names, states
-from daybook.runs import claims, outcomes, prefect_ends, slots, waiting_runs
+from daybook.prefect import (
+    deployment,
+    ended_runs,
+    flow_runs,
+    links,
+    on_demand,
+    projection,
+    run_names,
+    states,
+)
+from daybook.runs import claim_requests, claims, outcomes, prefect_ends, slots, waiting_runs
 from daybook.timing import TIMING
 
 log = logging.getLogger(__name__)
@@ -297,13 +306,21 @@ class _EnsurePass:
             return
         deployment_id, name = target
         state = states.waiting_state(self._when(row), row.reason)
+        # The deployment of a job has this tag.
+        tags = [projection.ledger_tag(self._ledger.id)] if row.job_id is None else []
         for _ in range(MAX_KEYS_PER_PASS):
             if not await self._is_unchanged(row):
                 break
             key = f"{self._ledger.id}:{row.occurrence}:{row.prefect_runs + 1}"
             try:
                 made = await deployment.create_run(
-                    self._client, deployment_id, key, row.parameters, name=name, state=state
+                    self._client,
+                    deployment_id,
+                    key,
+                    row.parameters,
+                    name=name,
+                    state=state,
+                    tags=tags,
                 )
             except PrefectHTTPStatusError as error:
                 if not flow_runs.is_run_error(error):
@@ -328,6 +345,10 @@ class _EnsurePass:
         Return None if there is no deployment. If the job was removed, cancel the run in the ledger.
         """
         if row.job_id is None:
+            if claim_requests.is_session_request(row.occurrence):
+                deployment_id = await on_demand.ensure_deployment(self._client, row.kind)
+                name = run_names.of_call(row.kind, row.due, settings.load().timezone)
+                return deployment_id, name
             has_one = old is not None and old.deployment_id is not None
             return (str(old.deployment_id), old.name) if old is not None and has_one else None
         async with self._ledger.read() as session:

@@ -343,6 +343,11 @@ def _settle(
     row.decided_by, row.reason = by, reason
 
 
+def message_key(run_id: str, number: int) -> str:
+    """Return the key of the outbox row with the message that asks for an approval."""
+    return f"approval:{run_id}:{number}"
+
+
 async def _send(
     session: AsyncSession, run: RunRow, stored: StoredJob | None, asked: ApprovalRow, now: datetime
 ) -> None:
@@ -360,7 +365,7 @@ async def _send(
     subject, body = messages.approval(run, stored, asked)
     await outbox.enqueue_message(
         session,
-        key=f"approval:{run.id}:{asked.number}",
+        key=message_key(run.id, asked.number),
         purpose=outbox.MESSAGE if is_own else outbox.ALERT,
         event=EVENT,
         channel=notify.channel if is_own else outbox.operator_channel(),

@@ -4,6 +4,7 @@ The key of an occurrence is one of these::
 
     due:<job>:<instant>
     request:<job>:<id>
+    request:session:<id>      a message to a session, from a run without a job
     after:<job>:<run>         `daybook.runs.chains`
     import:<job>:<run>        `daybook.features.imports.writer`
     flow:<flow-run id>
@@ -50,6 +51,20 @@ def parse_due_key(occurrence: str) -> tuple[str, datetime] | None:
 def request_key(job_id: str, request_id: str) -> str:
     """Return the key of a requested run; two requests with the same id share one run."""
     return f"request:{job_id}:{request_id}"
+
+
+SESSION_KIND = "agent-prompt"
+"""Kind of the runs that answer a message of a session."""
+
+
+def session_request_key(request_id: str) -> str:
+    """Return the key of a requested run that has no job and answers a message of a session."""
+    return request_key("session", request_id)
+
+
+def is_session_request(occurrence: str) -> bool:
+    """Return whether the key is one of `session_request_key`."""
+    return occurrence.startswith(request_key("session", ""))
 
 
 def flow_key(flow_run_id: str) -> str:

@@ -34,7 +34,7 @@ from daybook.errors import FenceRefused, IllegalTransition, InvalidInput
 from daybook.jobs import store
 from daybook.jobs.store import StoredJob
 from daybook.json_text import JsonObject
-from daybook.ledger import states, waits
+from daybook.ledger import states, triggers, waits
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import TERMINAL, Outcome, Status, Usage
 from daybook.ledger.tables import AttemptRow, RunRow
@@ -332,14 +332,10 @@ async def request(
     run repeats, with the same payload. Raise `InvalidInput` for a request id that is too long for a
     key.
     """
-    if len(request_id) > MAX_REQUEST_ID_LENGTH:
-        hint = f"use at most {MAX_REQUEST_ID_LENGTH}"
-        raise InvalidInput("request-id", f"has {len(request_id):,} characters", hint)
+    _check_request_id(request_id)
     key = claim_requests.request_key(stored.id, request_id)
     async with ledger.write() as session:
-        query = select(RunRow).where(col(RunRow.occurrence) == key)
-        existing: RunRow | None = (await session.execute(query)).scalar_one_or_none()
-        if existing is not None:
+        if (existing := await rows.find(session, None, key)) is not None:
             return existing
         now = ledger.now()
         row = new_requested_row(stored, key, trigger, now, now)
@@ -351,6 +347,39 @@ async def request(
             row.agent = claim_requests.agent_of(parameters)
         session.add(row)
         return row
+
+
+async def request_answer(
+    ledger: Ledger, session_id: str, request_id: str, parameters: JsonObject
+) -> RunRow:
+    """Request a run without a job that answers the prompt in ``parameters``, in a session.
+
+    An empty ``session_id`` starts a new session. The session is stored with the run, so that it can
+    be shown before its first answer. A repeated request with the same id returns the same run.
+    ``parameters`` are those of an agent prompt, in their normal form. Raise `InvalidInput` for a
+    request id that is too long for a key.
+    """
+    _check_request_id(request_id)
+    key = claim_requests.session_request_key(request_id)
+    async with ledger.write() as session:
+        if (existing := await rows.find(session, None, key)) is not None:
+            return existing
+        now = ledger.now()
+        row = rows.without_job(
+            claim_requests.SESSION_KIND, key, triggers.SESSION.name, parameters, now
+        )
+        row.session_id = session_id or sessions.session_id_of(
+            parameters, job_id=None, run_id=row.id
+        )
+        await sessions.ensure(session, row, str(parameters["prompt"]), now)
+        session.add(rows.wait(row, now, "requested"))
+        return row
+
+
+def _check_request_id(request_id: str) -> None:
+    if len(request_id) > MAX_REQUEST_ID_LENGTH:
+        hint = f"use at most {MAX_REQUEST_ID_LENGTH}"
+        raise InvalidInput("request-id", f"has {len(request_id):,} characters", hint)
 
 
 def new_requested_row(

@@ -110,6 +110,24 @@ def of_job(
     )
 
 
+def without_job(
+    kind: str, occurrence: str, trigger: str, parameters: JsonObject, now: datetime
+) -> RunRow:
+    """Return a new row of a run without a job, requested now; it is not stored, and has no status.
+
+    ``parameters`` are in the normal form of `Job.parameters`.
+    """
+    return _new(
+        None,
+        occurrence=occurrence,
+        trigger=trigger,
+        due=now,
+        queued_at=now,
+        kind=kind,
+        parameters=parameters,
+    )
+
+
 def of_unreadable_job(stored: StoredJob, occurrence: str, trigger: str, due: datetime) -> RunRow:
     """Return a new row of a job that cannot be read; it has no parameters, so it cannot run."""
     return _new(

@@ -36,7 +36,7 @@ from daybook.jobs.store import StoredJob
 from daybook.json_text import JsonObject
 from daybook.ledger import job_kinds, references, triggers
 from daybook.ledger.references import Match
-from daybook.ledger.states import HELD, Status
+from daybook.ledger.states import HELD, LIVE, Status
 from daybook.ledger.tables import JobRow, MessageRow, RunRow, SessionRow
 from daybook.names import Id
 from daybook.owners import USER
@@ -153,6 +153,28 @@ async def prompt_of(session: AsyncSession, row: RunRow) -> str | None:
     return prompt
 
 
+async def without_answer(
+    session: AsyncSession, session_id: str, since: datetime | None, limit: int
+) -> list[RunRow]:
+    """Return the runs of a session that may still answer, or have ended without an answer.
+
+    Of the ended ones, return those requested after ``since``. Return up to ``limit``, the newest,
+    oldest first.
+    """
+    is_later = true() if since is None else col(RunRow.queued_at) > since
+    ended = (Status.FAILED, Status.TIMED_OUT, Status.CANCELLED, Status.UNKNOWN)
+    query = (
+        select(RunRow)
+        .where(
+            col(RunRow.session_id) == session_id,
+            col(RunRow.status).in_(LIVE) | (col(RunRow.status).in_(ended) & is_later),
+        )
+        .order_by(col(RunRow.queued_at).desc(), col(RunRow.id))
+        .limit(limit)
+    )
+    return list(reversed((await session.execute(query)).scalars().all()))
+
+
 async def append(
     session: AsyncSession, row: RunRow, prompt: str, answer: str, now: datetime
 ) -> None:
@@ -164,20 +186,7 @@ async def append(
     if row.session_id is None:
         return
     source = await _source(session, row)
-    stored_session = await session.get(SessionRow, row.session_id)
-    if stored_session is None:
-        shared = bool(row.parameters.get("session_key")) or row.parameters.get("session") == "chat"
-        stored_session = SessionRow(
-            id=row.session_id,
-            agent=agent_name(row.parameters),
-            title=title_of(prompt),
-            job_id=None if shared else row.job_id,
-            created_at=now,
-            updated_at=now,
-        )
-    stored_session.updated_at = now
-    session.add(stored_session)
-    await session.flush()  # the messages refer to it
+    stored_session = await ensure(session, row, prompt, now)
     last = select(func.max(MessageRow.number)).where(
         col(MessageRow.session_id) == stored_session.id
     )
@@ -194,6 +203,26 @@ async def append(
                 at=now,
             )
         )
+
+
+async def ensure(session: AsyncSession, row: RunRow, prompt: str, now: datetime) -> SessionRow:
+    """Return the stored session of ``row``, used now; create it, with the title of ``prompt``."""
+    assert row.session_id is not None
+    stored = await session.get(SessionRow, row.session_id)
+    if stored is None:
+        shared = bool(row.parameters.get("session_key")) or row.parameters.get("session") == "chat"
+        stored = SessionRow(
+            id=row.session_id,
+            agent=agent_name(row.parameters),
+            title=title_of(prompt),
+            job_id=None if shared else row.job_id,
+            created_at=now,
+            updated_at=now,
+        )
+    stored.updated_at = now
+    session.add(stored)
+    await session.flush()  # its messages refer to it
+    return stored
 
 
 def title_of(text: str) -> str:

@@ -139,9 +139,7 @@ def apply(name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
     The ``command`` in ``fields`` is a list of arguments to append to the preset's command. Raise
     `InvalidInput` for an unknown ``name`` of a preset, and if the path of its folder is missing.
     """
-    preset, arguments = PRESETS.get(name), fields.get("command", ())
-    if preset is None:
-        raise InvalidInput("preset", f'unknown "{name}"', f"use one of: {', '.join(PRESETS)}")
+    preset, arguments = _preset(name), fields.get("command", ())
     read_only = list(dict.fromkeys([*preset.read_only, *fields.get("read_only", ())]))
     merged = {**fields, "read_only": read_only}
     if preset.url:
@@ -150,14 +148,40 @@ def apply(name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
         secret = {"Authorization": f"{preset.scheme} {{{{secret:{name}}}}}"}
         return {"url": preset.url, **merged, "headers": {**secret, **fields.get("headers", {})}}
     if preset.needs_folder and not (arguments and arguments[0].startswith("/")):
-        problem = f"{name} needs the absolute path of a folder"
-        raise InvalidInput("arguments", problem, "append it, such as -- ~/project")
+        raise _no_folder(name, "arguments", "append it, such as -- ~/project")
     names = fields.get("environment", DEFAULT_NAMES)
     return {
         **merged,
         "command": [*preset.command, *arguments],
         "environment": list(dict.fromkeys([*names, *preset.environment])),
     }
+
+
+def form_settings(name: str) -> dict[str, Any]:
+    """Return the settings with which a form of the preset starts, without the path of its folder.
+
+    Raise `InvalidInput` for an unknown ``name``.
+    """
+    preset = _preset(name)
+    settings = apply(name, {"command": ["/"]} if preset.needs_folder else {})
+    return settings | {"command": list(preset.command)}
+
+
+def check_folder(name: str, settings: Mapping[str, Any]) -> None:
+    """Raise `InvalidInput` if the path of the preset's folder is missing in the command."""
+    preset, command = _preset(name), tuple(settings.get("command", ()))
+    if preset.needs_folder and command == preset.command:
+        raise _no_folder(name, "command", "append it in a line of its own")
+
+
+def _preset(name: str) -> ServerPreset:
+    if name not in PRESETS:
+        raise InvalidInput("preset", f'unknown "{name}"', f"use one of: {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def _no_folder(name: str, field: str, hint: str) -> InvalidInput:
+    return InvalidInput(field, f"{name} needs the absolute path of a folder", hint)
 
 
 def missing(

@@ -15,6 +15,7 @@ from markupsafe import Markup, escape
 from daybook.api.job_pages import DayStrip
 from daybook.api.timeline import Mark, Row, Timeline
 from daybook.ledger.states import FAILURES, LIVE, Status
+from daybook.ledger.views import Step
 from daybook.web import formatting
 
 _ORDER = (
@@ -53,9 +54,22 @@ def symbol(status: str) -> Markup:
     )
 
 
+def bar(step: Step, start: datetime, end: datetime) -> Markup:
+    """Return the bar of a step in the time from ``start`` to ``end``; a step that runs has no end.
+
+    The cells beside it have the times in words, so it has no name.
+    """
+    first = place(step.started_at, start, end)
+    last = place(step.finished_at or end, start, end)
+    return Markup(
+        '<svg class="bar s-{}" viewBox="0 0 1000 8" preserveAspectRatio="none" aria-hidden="true">'
+        '<rect x="{}" width="{}" height="8" fill="currentColor"/></svg>'
+    ).format(step.status, min(first, 990), max(last - first, 10))
+
+
 def place(instant: datetime, start: datetime, end: datetime) -> int:
     """Return the position of ``instant`` on the timeline in thousandths, from 0 to 1,000."""
-    share = (instant - start) / (end - start)
+    share = (instant - start) / (end - start) if end > start else 0
     return min(1_000, max(0, round(share * 1_000)))
 
 

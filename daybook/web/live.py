@@ -146,31 +146,31 @@ class LiveUpdates:
         await send({"type": "http.response.body", "body": b""})
 
     async def _poll(self) -> None:
-        viewers: frozenset[str] | None = None
+        valid: frozenset[str] | None = None
         try:
             while self._streams or time.monotonic() - self._last_left < LINGER_SECONDS:
                 try:
                     changes = await self._read()
-                    self._last_text, viewers = changes.text, changes.viewers
+                    self._last_text, valid = changes.text, changes.valid
                 except DaybookError as error:
                     # A page shows the error when it is requested again, within a minute.
                     log.debug("cannot read what changed: %s", error)
                 except Exception:
                     log.warning("cannot read what changed", exc_info=True)
-                self._publish(viewers)
+                self._publish(valid)
                 await asyncio.sleep(POLL_INTERVAL_SECONDS)
         finally:
             self._poller, self.version = None, ""
             self.shared.clear()
 
-    def _publish(self, viewers: frozenset[str] | None) -> None:
+    def _publish(self, valid: frozenset[str] | None) -> None:
         minute = int(self._clock() // 60)
         content = f"{minute} {self._last_text}"
         version = hashlib.sha256(content.encode()).hexdigest()[:16]
         is_new, self.version = version != self.version, version
         for each in list(self._streams):
-            of_link = each.viewer.session.viewer
-            is_revoked = of_link and viewers is not None and of_link not in viewers
+            revocable = each.viewer.revocable
+            is_revoked = revocable and valid is not None and revocable not in valid
             if is_revoked or not each.viewer.is_current():
                 each.close()
             elif is_new:

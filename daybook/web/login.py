@@ -4,6 +4,7 @@
 
     a login                               ─► `BrowserLogin`
     static files                          ─► the file: it is the same in every installation
+    a page below `SIGNED_PATH`            ─► the page: its address is the proof, which it checks
     a page, with a session                ─► the page; 401 if the token of its link was removed,
                                              503 if the ledger cannot be read
     a page, from a link of another site   ─► a page that loads the address again with the cookie
@@ -11,21 +12,24 @@
     a write, from a page of this server,
       with a session and its CSRF token   ─► the write; 403 for the session of a shared link,
                                              413 if it is larger than `MAX_FORM_BYTES`
+    a write below `SIGNED_PATH`, the same
+      without a session                   ─► the write; the CSRF token belongs to the address
     everything else                       ─► 403
 
 A request belongs to the public URL (`DAYBOOK_PUBLIC_URL`) if its `Host` is the host of that URL. If
 such a request has an `Origin`, it has to be exactly the public URL. The server refuses a request
 that a proxy forwarded to another host name, because the cookie of that name is not bound to TLS.
 
-For each page, the server reads the token of a shared link from the ledger, so the removal of a
-token takes effect at once. `daybook.web.live` ends the streams of sessions whose token was removed,
-and of sessions that have logged out or expired.
+For each page, the server reads the token of a shared link, or the device of the operator, from the
+ledger, so its removal takes effect at once. `daybook.web.live` ends the streams of sessions whose
+token or device was removed, and of sessions that have logged out or expired. The cookie of a device
+is renewed when it is used.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from html import escape
 from typing import Any, Protocol
 from urllib.parse import parse_qs, quote, urlsplit
@@ -37,6 +41,7 @@ from daybook import settings
 from daybook.errors import DaybookError, InvalidInput
 from daybook.operations.host_names import Application, Receive, Scope, Send
 from daybook.operations.login import (
+    DEVICE_LIFETIME_SECONDS,
     LINKS_PATH,
     LOGIN_PATH,
     SAFE_METHODS,
@@ -49,6 +54,12 @@ from daybook.operations.login import (
 ENDPOINTS = ("/health", "/metrics")
 STATIC_PATH = "/static/"
 LOGOUT_PATH = "/daybook/logout"
+SIGNED_PATH = "/decide/"
+"""Path of pages that need no login, because any user of the signed address may use them.
+
+The referrer policy of `HEADERS` keeps the address from other sites. With `no-referrer`, a browser
+would send no origin with the page's form, and the origin would not be checked.
+"""
 CSRF_FIELD = "csrf"
 """Name of the form field with the token of `csrf_token`."""
 CSRF_HEADER = "x-csrf-token"
@@ -57,6 +68,8 @@ MAX_FORM_BYTES = 2 * 1024 * 1024
 
 A job may have half a million bytes, and a browser may send three characters for each byte.
 """
+RENEWAL_SECONDS = 24 * 60 * 60
+"""Age from which the cookie of a device is renewed when it is used."""
 MAX_LOGGED_OUT = 1_000
 """Maximum number of logged-out sessions that a server stores, to refuse their cookies."""
 _FORWARDED = frozenset(
@@ -106,8 +119,29 @@ def accepts_writes(path: str) -> bool:
     return path not in ENDPOINTS
 
 
+class Devices(Protocol):
+    """The stored sessions of the operator's browsers, by the ids of their cookies.
+
+    Each function raises `DaybookError` if the ledger cannot be used.
+    """
+
+    async def add(self, device_id: str, place: str, user_agent: str) -> None:
+        """Store a device that logs in now."""
+        ...
+
+    async def use(self, device_id: str) -> bool:
+        """Return whether the device was not revoked and has not expired, and record its use."""
+        ...
+
+    async def remove(self, device_id: str) -> None:
+        """Revoke a device."""
+        ...
+
+
 class Viewers(Protocol):
-    """The tokens of shared links."""
+    """The tokens of shared links, the devices, and the first page after a login. The devices are None if they are not stored."""
+
+    devices: Devices | None
 
     async def viewer_of(self, token: str) -> str:
         """Return the id of a token; "" if it does not exist.
@@ -121,6 +155,10 @@ class Viewers(Protocol):
 
         Raise `DaybookError` if the ledger cannot be read.
         """
+        ...
+
+    async def landing(self) -> str:
+        """Return the path of the first page after a login."""
         ...
 
 
@@ -169,6 +207,24 @@ class PageLogin(BrowserLogin):
     async def viewer_of(self, token: str) -> str:
         return "" if self.viewers is None else await self.viewers.viewer_of(token)
 
+    @property
+    def _devices(self) -> Devices | None:
+        return self.viewers.devices if self.viewers is not None else None
+
+    async def remember(self, session: LoginSession, headers: Mapping[bytes, str]) -> LoginSession:
+        devices = self._devices
+        if session.viewer or devices is None:
+            return await super().remember(session, headers)
+        place = session.content.split(".")[1]
+        await devices.add(session.id, place, headers.get(b"user-agent", ""))
+        return self._renewed(session)
+
+    def _renewed(self, session: LoginSession) -> LoginSession:
+        return replace(session, expires_at=int(self._clock()) + DEVICE_LIFETIME_SECONDS)
+
+    async def landing(self) -> str:
+        return "/" if self.viewers is None else await self.viewers.landing()
+
     def is_current(self, session: LoginSession) -> bool:
         return super().is_current(session) and session.content not in self._logged_out
 
@@ -182,33 +238,38 @@ class PageLogin(BrowserLogin):
         return origin.lower() == self.public_url
 
     async def _is_admitted(self, session: LoginSession, send: Send) -> bool:
-        """Return True if the session has no shared link, or if the token of its link exists.
+        """Return True if the token of the session's link, or the session's device, exists.
 
         Otherwise send a page with the error, and return False.
         """
-        if not session.viewer:
-            return True
+        devices = self._devices
         try:
-            if self.viewers is not None and await self.viewers.is_viewer(session.viewer):
+            if session.viewer:
+                if self.viewers is not None and await self.viewers.is_viewer(session.viewer):
+                    return True
+            elif devices is None or await devices.use(session.id):
                 return True
         except DaybookError as error:
             await self.refuse(send, 503, str(error))
         else:
-            await self.refuse(send, 401, "This link was revoked.")
+            ended = "link was revoked" if session.viewer else "browser was logged out"
+            await self.refuse(send, 401, f"This {ended}.")
         return False
 
     async def forward(
         self, scope: Scope, headers: Mapping[bytes, str], receive: Receive, send: Send
     ) -> None:
-        send = _with_headers(send, is_static=scope["path"].startswith(STATIC_PATH))
+        send = _with_defaults(send, is_static=scope["path"].startswith(STATIC_PATH))
         if scope["method"] in SAFE_METHODS:
             await self._show(scope, headers, receive, send)
             return
-        session = self.session(scope, headers)
+        session = self._session_of(scope, headers)
         if session is None or not self._is_from_own_page(headers, safe=False):
             await self.refuse(send, 403, _NOT_OWN)
         elif session.viewer:
             await self.refuse(send, 403, _ONLY_SHOWN)
+        elif not self._is_signed(scope) and not await self._is_admitted(session, send):
+            return
         elif headers.get(b"transfer-encoding") or not _is_short(headers):
             await self.refuse(send, 413, "The form is too large.")
         elif scope["path"] == LOGOUT_PATH:
@@ -221,6 +282,9 @@ class PageLogin(BrowserLogin):
     ) -> None:
         if scope["path"].startswith(STATIC_PATH):
             await self.application(scope, receive, send)
+            return
+        if self._is_signed(scope):
+            await self._forward(self._signed_session(scope), scope, receive, send)
             return
         session = self.session(scope, headers)
         if headers.get(b"sec-fetch-site") in ("cross-site", "same-site"):
@@ -235,21 +299,55 @@ class PageLogin(BrowserLogin):
         elif session is None or not self._is_from_own_page(headers, safe=True):
             await self.refuse(send)
         elif await self._is_admitted(session, send):
-            await self._forward(session, scope, receive, send)
+            await self._forward(session, scope, receive, self._renewing(session, headers, send))
+
+    def _renewing(self, session: LoginSession, headers: Mapping[bytes, str], send: Send) -> Send:
+        """Return ``send``, wrapped to renew the cookie of a device that is older than a day."""
+        renewed = self._renewed(session)
+        is_new = renewed.expires_at - session.expires_at < RENEWAL_SECONDS
+        if session.viewer or self._devices is None or is_new:
+            return send
+        return _with_headers(send, [self.session_cookie(headers, renewed)])
+
+    @staticmethod
+    def _is_signed(scope: Scope) -> bool:
+        path: str = scope["path"]
+        return path.startswith(SIGNED_PATH)
+
+    def _session_of(self, scope: Scope, headers: Mapping[bytes, str]) -> LoginSession | None:
+        return (
+            self._signed_session(scope) if self._is_signed(scope) else self.session(scope, headers)
+        )
+
+    def _signed_session(self, scope: Scope) -> LoginSession:
+        """Return the session of the bearer of a signed address. Its CSRF token is of the address.
+
+        It is valid for this request only.
+        """
+        content = f"signed {scope['path']}"
+        return LoginSession(content, 0, csrf=self._signature(f"csrf {content}"))
 
     async def _forward(
         self, session: LoginSession, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        scope["daybook"] = Admitted(session, lambda: self.is_current(session))
+        is_stored = self._devices is not None
+        scope["daybook"] = Admitted(session, lambda: self.is_current(session), is_stored)
         await self.application(scope, receive, send)
 
     async def _log_out(
         self, session: LoginSession, headers: Mapping[bytes, str], send: Send
     ) -> None:
-        """End the session in this browser, and refuse its cookie until this server ends.
+        """End the session in this browser. Revoke its device; else refuse its cookie.
 
-        After `MAX_LOGGED_OUT` later logouts, it is no longer refused.
+        Without a device, this server refuses the cookie until it ends, or until `MAX_LOGGED_OUT`
+        later logouts.
         """
+        if self._devices is not None:
+            try:
+                await self._devices.remove(session.id)
+            except DaybookError as error:
+                await self.refuse(send, 503, str(error))
+                return
         self._logged_out[session.content] = None
         if len(self._logged_out) > MAX_LOGGED_OUT:
             del self._logged_out[next(iter(self._logged_out))]
@@ -258,10 +356,19 @@ class PageLogin(BrowserLogin):
 
 @dataclass(frozen=True)
 class Admitted:
-    """The session of a request to the pages. ``is_current`` returns whether it is still valid."""
+    """The session of a request to the pages. ``is_current`` returns whether it has not expired.
+
+    ``is_stored`` says whether the sessions of browsers are stored as devices.
+    """
 
     session: LoginSession
     is_current: Callable[[], bool]
+    is_stored: bool = False
+
+    @property
+    def revocable(self) -> str:
+        """Return the id of the token or device without which the session ends; "" if none."""
+        return self.session.viewer or (self.session.id if self.is_stored else "")
 
 
 def admitted(request: Request) -> Admitted:
@@ -295,7 +402,19 @@ def _is_short(headers: Mapping[bytes, str]) -> bool:
     return length.isdecimal() and int(length) <= MAX_FORM_BYTES
 
 
-def _with_headers(send: Send, *, is_static: bool) -> Send:
+def _with_headers(send: Send, headers: Sequence[tuple[bytes, bytes]]) -> Send:
+    """Return ``send``, wrapped to add the ``headers``."""
+
+    async def changed(message: Mapping[str, object]) -> None:
+        if message["type"] == "http.response.start":
+            given = list(message.get("headers") or [])  # type: ignore[call-overload]
+            message = {**message, "headers": [*given, *headers]}
+        await send(dict(message))
+
+    return changed
+
+
+def _with_defaults(send: Send, *, is_static: bool) -> Send:
     """Return ``send``, wrapped to add each of `HEADERS` that the response does not set itself.
 
     A static file gets no `cache-control`.

@@ -87,7 +87,7 @@ def test_a_new_user_adds_a_job_sees_it_run_breaks_it_finds_out_why_and_fixes_it(
         page = watched.page
         page.set_default_timeout(60_000)
         page.goto(link)
-        page.wait_for_url(f"{url}/")
+        page.wait_for_url(lambda found: LOGIN_PATH not in found)
 
         add_agent(watched, program)
         watched.open("/jobs/new")
@@ -145,7 +145,7 @@ def test_an_agent_that_the_machine_has_is_added_and_asked_by_keyboard(
         page, keyboard = watched.page, watched.page.keyboard
         page.set_default_timeout(60_000)
         page.goto(link)
-        page.wait_for_url(f"{url}/")
+        page.wait_for_url(lambda found: LOGIN_PATH not in found)
 
         watched.open("/agents/found")
         shown = page.locator("select[name=agent]")
@@ -166,9 +166,66 @@ def test_an_agent_that_the_machine_has_is_added_and_asked_by_keyboard(
         keyboard.press("Tab")
         keyboard.press("Enter")
         answer = page.get_by_role("status")
-        answer.get_by_text("The agent answered:").wait_for()
+        answer.get_by_text("The test succeeded:").wait_for()
         assert "Say <b>hello</b>." in answer.inner_text()
         assert fits(watched)
+        assert not watched.problems
+
+
+@pytest.mark.parametrize("width", [1280, 375])
+def test_an_agent_is_asked_answered_and_stopped_by_keyboard(
+    up: Up, chromium: Browser, width: int
+) -> None:
+    slow = f"slow-{width}"
+    up.daybook_json("agents", "add", slow, "--", "/bin/sleep", "60")
+    link = up.daybook_json("open", "--no-browser")["url"]
+    url = link.partition(LOGIN_PATH)[0]
+    with chromium.new_context(viewport={"width": width, "height": 900}) as context:
+        watched = Watched(context, url)
+        page, keyboard = watched.page, watched.page.keyboard
+        page.set_default_timeout(60_000)
+        page.goto(link)
+        page.wait_for_url(f"{url}/")
+
+        keyboard.press("/")  # search, the list of keys, and the menu
+        page.wait_for_url(f"{url}/search")
+        keyboard.type("first-l")
+        keyboard.press("Enter")
+        page.get_by_role("link", name="first-light", exact=True).wait_for()
+        watched.open("/runs")
+        keyboard.press("?")
+        page.get_by_role("dialog").get_by_text("Next and previous row").wait_for()
+        keyboard.press("Escape")
+        keyboard.press("j")
+        assert page.locator("tbody tr:first-child a:focus").count()
+        keyboard.press("g")
+        keyboard.press("s")
+        page.wait_for_url(f"{url}/sessions")
+        tab_to(watched, "#ask textarea")
+        keyboard.type("Which <b>one</b>?")
+        tab_to(watched, "#ask button")
+        keyboard.press("Enter")
+        page.wait_for_url(f"{url}/sessions/default*")
+        answers = page.locator(".answer-turn .prose")
+        answers.get_by_text("Which <b>one</b>?").wait_for()  # without a reload
+        tab_to(watched, "#reply textarea")
+        keyboard.type("And why?")
+        keyboard.press("Tab")
+        keyboard.press("Enter")
+        page.locator("#message-4 .prose").get_by_text("And why?").wait_for()
+        summary = page.locator("#message-4 summary")
+        summary.press("Enter")
+        page.locator("#work-of-4").get_by_text("default").wait_for()
+        assert fits(watched)
+
+        watched.open("/sessions")
+        page.locator("select[name=agent]").select_option(slow)
+        page.locator("#ask textarea").fill("Take your time.")
+        page.locator("#ask button").press("Enter")
+        page.locator(".answer-turn .status.s-running").wait_for()
+        page.get_by_role("button", name="Stop").press("Enter")
+        page.wait_for_url(f"{url}/runs/*")
+        assert ended(watched) == "cancelled"
         assert not watched.problems
 
 
@@ -192,14 +249,14 @@ def tab_to(watched: Watched, selector: str) -> None:
 def add_agent(watched: Watched, program: Path) -> None:
     """Add the agent `counter`, which runs ``program``."""
     page = watched.page
-    watched.open("/agents/new?kind=command")
+    watched.open("/agents/new?variant=command")
     page.get_by_label("Name", exact=True).fill("counter")
     page.get_by_label("Command").fill(f"/usr/bin/env\npython3\n{program}")
     page.get_by_text("More settings").click()
     # The earlier prompts are not its input.
     page.locator("select[name=history]").select_option("none")
     page.get_by_role("button", name="Add the agent").click()
-    assert "The agent was added." in page.get_by_role("status").inner_text()
+    assert "It was added." in page.get_by_role("status").inner_text()
 
 
 def edit_agent_in_use(watched: Watched, folder: Path) -> None:
@@ -213,7 +270,7 @@ def edit_agent_in_use(watched: Watched, folder: Path) -> None:
     page.get_by_label("Work directory").press_sequentially(str(folder))
     page.keyboard.press("Enter")
     page.wait_for_url(f"{watched.url}/agents?**")
-    assert "The agent was changed." in page.get_by_role("status").inner_text()
+    assert "It was changed." in page.get_by_role("status").inner_text()
 
 
 def ended(watched: Watched) -> str:

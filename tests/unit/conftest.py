@@ -76,11 +76,11 @@ def runs_are_requested_only(monkeypatch: pytest.MonkeyPatch) -> None:
 
     async def request_only(
         ledger: Ledger,
-        stored: StoredJob,
-        request: Callable[[Ledger, StoredJob], Awaitable[RunRow]],
+        stored: StoredJob | None,
+        request: Callable[[Ledger], Awaitable[RunRow]],
         *_: Any,
     ) -> RunDetails:
-        return await runs._view(ledger, (await request(ledger, stored)).id)
+        return await runs._view(ledger, (await request(ledger)).id)
 
     monkeypatch.setattr(runs, "_run", request_only)
 

@@ -174,15 +174,17 @@ class AppriseChannel:
         if client is None:
             problem = f'apprise does not understand the URL with the chat id "{message.chat_id}"'
             raise NotDelivered(f"{self._what}: {problem}")
-        subject, body = apprise_plugins.prepare(client).render(message)
+        sent = apprise_plugins.prepare(client).render(message)
         notify_type = _NOTIFY_TYPES.get(message.event, "info")
         try:
-            arrived = client.notify(
-                body=body,
-                title=subject,
-                notify_type=notify_type,
-                attach=apprise_plugins.attach(message.attachments),
-            )
+            with apprise_plugins.plain_part(sent):
+                arrived = client.notify(
+                    body=sent.body,
+                    title=sent.subject,
+                    notify_type=notify_type,
+                    attach=apprise_plugins.attach(message.attachments),
+                    body_format=sent.format,
+                )
         except Exception as error:
             logged.append(f"{type(error).__name__}: {error}")
             arrived = False

@@ -9,6 +9,9 @@ HTML          the escaped text, so that a model cannot write tags
 several       text, which apprise itself escapes for HTML plugins
 ============  =====================================================================
 
+An answer in Markdown is rendered for mail, Telegram and Slack (`markup`). A mail also has the text
+unchanged, as its plain part.
+
 This module disables some features of apprise: splitting and truncation (`text` truncates, with a
 mark), retries (the outbox retries), and `optional`, which reports a failure as a success.
 """
@@ -17,13 +20,16 @@ from __future__ import annotations
 
 import html
 import logging
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from email.header import Header
 from typing import Any
 
+from daybook import markdown
 from daybook.delivery.attachments import Attachment
-from daybook.delivery.channels import text
+from daybook.delivery.channels import markup, text
 from daybook.delivery.channels.base import Message
 
 log = logging.getLogger(__name__)
@@ -45,19 +51,24 @@ class MessageFormat:
 
     ``limit`` is the maximum length of the body or, if ``shared`` is true, of subject and body
     together. ``title`` is the maximum length of the subject; 0 means that the subject is a part of
-    the body. ``lines`` is the maximum number of lines; 0 means no limit. ``carries_files`` is as in
-    `base.Channel`.
+    the body. ``lines`` is the maximum number of lines; 0 means no limit. ``service`` is the name of
+    a service with a markup of its own (`_MARKUPS`), if all plugins belong to it. ``carries_files``
+    is as in `base.Channel`.
     """
 
     format: str = "text"
+    service: str = ""
     limit: int = DEFAULT_MAX_LENGTH
     title: int = 0
     shared: bool = True
     lines: int = 0
     carries_files: bool = False
 
-    def render(self, message: Message) -> tuple[str, str]:
+    def render(self, message: Message) -> Rendered:
         """Return the subject and the body in this format, truncated to its limits."""
+        is_rich = message.is_markdown and self.service in _MARKUPS
+        if self.service == _MAIL:
+            message = replace(message, subject=mail_subject(message))
         if self.format != "html":
             subject, body = text.mute_mentions(message.subject), text.mute_mentions(message.body)
             note = text.mute_mentions(message.note)
@@ -68,13 +79,47 @@ class MessageFormat:
         limit = self.limit
         if self.shared or not self.title:
             limit -= text.length(subject) + _SEPARATOR_LENGTH
-        body = text.truncate(message, limit, self.lines)
-        if not body.strip():
-            subject, body = "", subject or message.event
-        if self.format == "html":
+        if is_rich:
+            limit -= message.body.count("\n\n")  # `markup.telegram` writes a space in these lines
+        plain = text.truncate(message, limit, self.lines)
+        if not plain.strip():
+            subject, plain, is_rich = "", subject or message.event, False
+        form, body = self.format, plain
+        note = message.note if message.note and plain.endswith(message.note) else ""
+        head = plain[: len(plain) - len(note)].rstrip()
+        if self.service == _MAIL:
+            body = markup.mail(head, note, is_rich=is_rich)
+        elif is_rich:
+            form, body = "html", _MARKUPS[self.service](head)
+            body += f"<br/><br/>{text.as_html(note)}" if note else ""
+        elif form == "html":
+            body = text.as_html(plain)
+        if form == "html":
             subject = subject if self.title else html.escape(subject, quote=False)
-            body = text.as_html(body)
-        return subject, body
+        return Rendered(subject, body, form, plain)
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A message for apprise: the format of its ``body``, and the same text without markup."""
+
+    subject: str
+    body: str
+    format: str
+    plain: str
+
+
+_MARKUPS = {"mailto": markup.slack, "tgram": markup.telegram, "slack": markup.slack}
+"""Renderers of Markdown, by the protocol of apprise's plugin. `markup.mail` writes a mail."""
+
+
+def mail_subject(message: Message) -> str:
+    """Return the subject of a mail: for an answer, its headline or date in place of its status."""
+    job, is_answer, rest = message.subject.rpartition(": succeeded")
+    if message.event != "completed" or not is_answer:
+        return message.subject
+    headline = markdown.headline(message.body) if message.is_markdown else ""
+    return f"{job}: {headline or f'{message.at:%Y-%m-%d}'}{rest}"
 
 
 def prepare(client: Any) -> MessageFormat:
@@ -99,12 +144,49 @@ def _common_format(found: Sequence[Any]) -> MessageFormat:
             shared=any(bool(each.overflow_amalgamate_title) for each in found),
             lines=min((n for each in found if (n := int(each.body_max_line_count)) > 0), default=0),
             carries_files=all(each.protocol == _MAIL for each in found),
+            service=_service_of(found),
         )
     except (AttributeError, TypeError, ValueError) as error:
         log.warning(
             "Using default limits for a channel whose own are unknown: %s", type(error).__name__
         )
         return MessageFormat()
+
+
+def _service_of(found: Sequence[Any]) -> str:
+    """Return the name of the service in `_MARKUPS` to which all plugins belong; "" if none."""
+    names = {str(each.protocol or each.secure_protocol) for each in found}
+    return names.pop() if len(names) == 1 and names <= _MARKUPS.keys() else ""
+
+
+_sending = threading.local()
+
+
+@contextmanager
+def plain_part(sent: Rendered) -> Iterator[None]:
+    """Let apprise's mail plugin use the text without markup as the plain part of mails of a thread.
+
+    Otherwise it derives the part from the HTML, and loses links, tables and indentation.
+    """
+    from apprise.plugins.email import base
+
+    _sending.rendered = sent
+    convert = getattr(base, "convert_between", None)
+    if convert is not None and convert is not _convert_for_mail:
+        base.convert_between = _convert_for_mail
+    try:
+        yield
+    finally:
+        del _sending.rendered
+
+
+def _convert_for_mail(source: Any, target: Any, content: str, *given: Any, **named: Any) -> Any:
+    sent = getattr(_sending, "rendered", None)
+    if sent is not None and content.startswith(sent.body):  # apprise may append images
+        return sent.plain
+    from apprise.conversion import convert_between
+
+    return convert_between(source, target, content, *given, **named)
 
 
 def attach(attachments: Sequence[Attachment]) -> Any | None:

@@ -34,7 +34,8 @@ class Message:
     """One message. ``body`` is the full text, which each channel truncates to its limit.
 
     With ``run_id`` and ``run_url``, the recipient can find the full text. ``id`` is the same in
-    every attempt. ``note`` is on a line of its own after the body, and is not truncated.
+    every attempt. ``note`` is on lines of its own after the body, and is not truncated.
+    ``is_markdown`` says whether a channel may show the body as Markdown.
     """
 
     id: str
@@ -47,6 +48,7 @@ class Message:
     run_url: str | None = None
     attachments: tuple[Attachment, ...] = ()
     note: str = ""
+    is_markdown: bool = False
 
 
 class Channel(Protocol):

@@ -12,6 +12,7 @@ import inspect
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
 
@@ -111,7 +112,8 @@ class PrefectBlock:
 
     async def send(self, message: Message) -> None:
         if self._form:
-            subject, body = self._form.render(message)
+            sent = self._form.render(replace(message, is_markdown=False))
+            subject, body = sent.subject, sent.body
         else:
             subject = " ".join(message.subject.split())
             body = text.truncate(message, UNBOUNDED) or message.subject

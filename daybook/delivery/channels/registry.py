@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from daybook.delivery import attachments
 from daybook.delivery.attachments import ATTEMPTS_WITH_FILES, WrittenFile
-from daybook.delivery.channels import apprise, builtin
+from daybook.delivery.channels import apprise, builtin, markup
 from daybook.delivery.channels.base import Channel, Message, NotDelivered
 from daybook.delivery.outbox import ALERT, CONSOLE, FILE, INBOX
 from daybook.errors import Ambiguous, InvalidInput, PrefectUnreachable, UnknownName
@@ -96,13 +96,14 @@ async def send(
     row: OutboxRow,
     run_url: str | None = None,
     files: Sequence[WrittenFile] = (),
+    links: Sequence[str] = (),
 ) -> None:
     """Send an outbox row that is a message or an alert. Raise `NotDelivered` if that fails.
 
     ``run_url`` is the URL of the run in Prefect's UI. The message carries ``files`` if the channel
-    can; otherwise, a note names them. The blocks are stored in Prefect. If Prefect
-    is unreachable or responds with an error, raise `PrefectUnreachable` or the error of Prefect's
-    client; after these errors, no attempt was made.
+    can; otherwise, a note names them. It ends with the lines ``links``. The blocks are stored in
+    Prefect. If Prefect is unreachable or responds with an error, raise `PrefectUnreachable` or the
+    error of Prefect's client; after these errors, no attempt was made.
     """
     message = Message(
         id=row.id,
@@ -113,6 +114,11 @@ async def send(
         at=row.created_at,
         run_id=row.run_id,
         run_url=run_url,
+        note="\n\n".join(links),
+        # After some attempts, send plain text: the service may refuse the markup of this text.
+        is_markdown=row.event == "completed"
+        and row.attempts < ATTEMPTS_WITH_FILES
+        and markup.is_markdown(row.body),
     )
     if row.purpose != ALERT:  # for every owner, the operator has chosen the channel of alerts
         try:
@@ -136,6 +142,7 @@ async def send(
         if not refused and row.attempts >= ATTEMPTS_WITH_FILES:
             refused = f"{row.attempts} attempts with the files have failed"
         attached, note = attachments.choose(files, row.run_id, refused=refused)
+        note = "\n\n".join(filter(None, (note, message.note)))
         message = replace(message, attachments=attached, note=note)
     await channel.send(message)
 

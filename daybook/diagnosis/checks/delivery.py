@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from daybook import settings
 from daybook.clock import SYSTEM_CLOCK
 from daybook.delivery.channels import check as check_channel
+from daybook.delivery.outbox import BUILTIN_CHANNELS
 from daybook.diagnosis import outbox_status
 from daybook.diagnosis.checks import ledger as ledger_checks
 from daybook.errors import InvalidInput
@@ -55,6 +56,21 @@ async def channels(client: PrefectClient) -> list[Finding]:
         message = f"alerts cannot reach the operator: {error}"
         problems.append(problem("channels", message, "export DAYBOOK_ALERT_CHANNEL=inbox"))
     return problems
+
+
+async def message_links() -> list[Finding]:
+    """Warn if messages to people have no link to their run, because there is no public URL."""
+    configured = settings.load()
+    used = {configured.alert_channel}
+    used |= {each.job.notify.channel for each in await ledger_checks.stored_jobs()}
+    if configured.public_url or not used - {"", *BUILTIN_CHANNELS}:
+        return []
+    text = "messages have no link to their run, because DAYBOOK_PUBLIC_URL is not set"
+    return [
+        warning(
+            "message links", text, "export DAYBOOK_PUBLIC_URL=https://…, see docs/guides/phone.md"
+        )
+    ]
 
 
 async def destinations(client: PrefectClient) -> list[Finding]:

@@ -11,4 +11,6 @@ FEATURE = Feature(
     commands=(Commands("More", "commands", ("approve", "reject")),),
     operator_tools="tools:TOOLS",
     pages="page",
+    message_links="links:lines",
+    settings="settings:ApprovalSettings",
 )

@@ -9,12 +9,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Self
 
 from pydantic import Field
+from sqlmodel import col, select
 
 from daybook.api import authorization, runs
 from daybook.delivery.views import RunWithSteps
-from daybook.errors import Ambiguous
+from daybook.errors import Ambiguous, InvalidInput
+from daybook.features.approvals import settings
+from daybook.features.approvals.settings import ApprovalLinks
 from daybook.ledger import references
 from daybook.ledger.engine import open_ledger
+from daybook.ledger.tables import OutboxRow
 from daybook.ledger.views import Approval
 from daybook.names import Id
 from daybook.runs import approvals, claims, history
@@ -81,6 +85,24 @@ async def decide(ref: str, *, approve: bool, reason: str = "", by: str = "") -> 
             ledger, run_id, number, approve=approve, by=person, reason=reason
         )
     return await runs.show(Id(run_id))
+
+
+async def decide_by_link(run_id: str, number: int, *, approve: bool, reason: str = "") -> None:
+    """Approve or reject an approval for the bearer of its signed link, who has no name.
+
+    The decision names the link and the channel that got it. Raise `NotFound`, and the errors of
+    `decide`; also if the setting `approval_links` requires a login.
+    """
+    authorization.require_operator()
+    if settings.load().approval_links is not ApprovalLinks.SIGNED:
+        raise InvalidInput("link", "needs a login", "decide on the page of the run")
+    async with open_ledger() as ledger:
+        async with ledger.read() as session:
+            key = approvals.message_key(run_id, number)
+            query = select(OutboxRow.address).where(col(OutboxRow.key) == key)
+            channel = (await session.execute(query)).scalar_one_or_none()
+        by = f"link in {channel}" if channel else "link"
+        await claims.decide_approval(ledger, run_id, number, approve=approve, by=by, reason=reason)
 
 
 async def _find(session: AsyncSession, ref: str) -> tuple[str, int | None]:

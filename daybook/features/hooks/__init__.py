@@ -31,5 +31,6 @@ FEATURE = Feature(
     documents=("documents:STORE",),
     blocks=("block:HookBlock",),
     settings="operator_settings:HookSizes",
+    pages="page",
     endpoint="receiver:HookReceiver.of",
 )

@@ -176,9 +176,17 @@ class _HookDocuments(Documents[HookDetails]):
         jobs = await _job_names([each.data.get("job") for each in documents])
         return lambda name, data: _unstored(name, data, jobs.get(str(data.get("job"))))
 
+    async def edit(self, name: str, changes: Mapping[str, Any]) -> HookDetails:
+        """Change only the given settings; ``job`` is a name or an id."""
+        if "job" in changes:
+            async with reading() as session:
+                job = await authorization.find_job(session, str(changes["job"]))
+            changes = {**changes, "job": job.id}
+        return await super().edit(name, changes)
 
-_HOOKS = _HookDocuments(STORE, HookDetails)
-list_hooks, show, remove = _HOOKS.list, _HOOKS.show, _HOOKS.remove
+
+DOCUMENTS = _HookDocuments(STORE, HookDetails)
+list_hooks, show, remove = DOCUMENTS.list, DOCUMENTS.show, DOCUMENTS.remove
 
 
 async def rotate(

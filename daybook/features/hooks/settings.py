@@ -26,7 +26,9 @@ class HookSettings(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    job: str = Field(min_length=1, description="Id of the job that a request starts.")
+    job: Annotated[str, Marker(names="job")] = Field(
+        min_length=1, description="Id of the job that a request starts."
+    )
     scheme: SchemeName = Field(
         default="standard",
         description="How requests are signed: standard (Standard Webhooks), github or stripe.",

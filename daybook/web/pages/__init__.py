@@ -10,6 +10,9 @@
 A feature adds a module with `ROUTES`, `ACTIONS` and `MESSAGES`, its links, and templates
 (`daybook.feature`).
 
+A kind of settings documents has the pages of a `documents.DocumentPages` in `DOCUMENTS` of its
+module. `settings` lists these kinds, and the `SETTINGS` of all modules.
+
 To add a page: write ``async def name(site: Site, request: Request) -> Response`` in the module of
 its noun, add it to that module's `ROUTES`, and write its template. To add a noun, add its module to
 `MODULES`, and its link to `site.NAVIGATION`.
@@ -48,17 +51,34 @@ from daybook.web.pages import (
     agents,
     assets,
     callbacks,
+    connections,
     inbox,
     job_form,
     jobs,
     runs,
+    search,
     sessions,
+    settings,
+    start,
     today,
 )
 from daybook.web.pages.actions import perform
 from daybook.web.pages.site import Site
 
-MODULES = (today, job_form, jobs, runs, inbox, callbacks, sessions, agents)
+MODULES = (
+    today,
+    job_form,
+    jobs,
+    runs,
+    inbox,
+    callbacks,
+    sessions,
+    agents,
+    search,
+    settings,
+    start,
+    connections,
+)
 
 
 def application(
@@ -71,16 +91,17 @@ def application(
     """
     site = Site(health, ledger)
     modules = (*MODULES, *feature.loaded("pages"))
+    site.kinds = [kind for module in modules for kind in getattr(module, "DOCUMENTS", ())]
+    site.settings = [link for module in modules for link in getattr(module, "SETTINGS", ())]
+    pages = [each for module in modules for each in module.ROUTES]
+    pages += [each for kind in site.kinds for each in kind.routes]
+    actions = [each for module in modules for each in getattr(module, "ACTIONS", ())]
+    actions += [each for kind in site.kinds for each in kind.actions]
     routes = [
         Route(each.path, site.handle(each.handler, live=each.live), methods=["GET"])
-        for module in modules
-        for each in module.ROUTES
+        for each in pages
     ]
-    routes += [
-        Route(each.path, perform(site, each), methods=["POST"])
-        for module in modules
-        for each in getattr(module, "ACTIONS", ())
-    ]
+    routes += [Route(each.path, perform(site, each), methods=["POST"]) for each in actions]
     routes += [
         Route(live.PATH, site.live, methods=["GET"]),
         Route(LOGOUT_PATH, site.handle(_log_out), methods=["GET"]),

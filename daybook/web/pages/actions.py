@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from urllib.parse import urlencode
 
@@ -30,7 +30,8 @@ from daybook import home as homes
 from daybook import owners
 from daybook.errors import DaybookError, InvalidInput, NotFound, Unreachable
 from daybook.jobs.views import FieldChange
-from daybook.web.login import read_form
+from daybook.redaction import HIDDEN, redact, spellings
+from daybook.web.login import csrf_token, read_form
 from daybook.web.pages.forms import Form, FormError
 from daybook.web.pages.site import Handler, Site
 
@@ -39,15 +40,18 @@ ACTOR = owners.Actor(via="web")
 
 @dataclass(frozen=True)
 class Done:
-    """The address of the next page, and the key of its message in `MESSAGES`.
+    """The address of the next page, and the key of its message in `MESSAGES`; "" for no message.
 
-    The page also shows the ``changes`` and ``notes``.
+    The page also shows the ``changes`` and ``notes``, from the element with the id ``fragment`` on,
+    and ``secret``, a value that Daybook has made and shows only this once.
     """
 
     address: str
     message: str
     changes: Sequence[FieldChange] = ()
     notes: Sequence[str] = ()
+    fragment: str = ""
+    secret: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,8 @@ class PageAction:
     and the path of ``page`` have the same parameters.
     If ``do`` returns None, because the form changes nothing, the server shows ``page`` with the
     typed texts. If ``uses_prefect`` is true, a thread imports Prefect's client before ``do`` is
-    called, because the import takes seconds.
+    called, because the import takes seconds. No page shows a field of ``secrets`` again. If
+    ``once`` is true, ``do`` is called only once for a form that is sent twice (`request_id`).
     """
 
     path: str
@@ -68,6 +73,8 @@ class PageAction:
     fields: tuple[str, ...] | None = ()
     aliases: Mapping[str, str] = field(default_factory=dict)
     uses_prefect: bool = False
+    secrets: tuple[str, ...] = ()
+    once: bool = False
 
 
 def perform(site: Site, action: PageAction) -> Callable[[Request], Awaitable[Response]]:
@@ -82,21 +89,31 @@ def perform(site: Site, action: PageAction) -> Callable[[Request], Awaitable[Res
             if action.uses_prefect:
                 await load_prefect()
             with owners.acting_as(ACTOR):
-                done = await action.do(request.path_params.get("ref", ""), form)
+                ref = request.path_params.get("ref", "")
+                if action.once and form.get("request_id"):
+                    key = f"{csrf_token(request)} {request.url.path} {form.digest()}"
+                    done = await site.once(key, lambda: action.do(ref, form))
+                else:
+                    done = await action.do(ref, form)
         except DaybookError as error:
             fields = form.names if action.fields is None else action.fields
-            request.state.mistake = FormError.of(error, fields, action.aliases)
-            request.state.typed = form
+            mistake = FormError.of(error, fields, action.aliases)
+            given = {each: HIDDEN for name in action.secrets for each in spellings(form.get(name))}
+            request.state.mistake = replace(mistake, text=redact(mistake.text, given))
+            request.state.typed = form.without(action.secrets)
             response = await action.page(site, request)
             response.status_code = status_of(error)
             return response
         if done is None:
-            request.state.typed = form
+            request.state.typed = form.without(action.secrets)
             return await action.page(site, request)
-        query = {"done": done.message, "at": str(int(site.now().timestamp()))}
-        if done.changes or done.notes:
-            query["kept"] = site.keep(done.changes, done.notes)
-        return RedirectResponse(f"{done.address}?{urlencode(query)}", 303)
+        query = dict[str, str]()
+        if done.message:
+            query = {"done": done.message, "at": str(int(site.now().timestamp()))}
+        if done.changes or done.notes or done.secret:
+            query["kept"] = site.keep(done.changes, done.notes, done.secret)
+        address = f"{done.address}?{urlencode(query)}" if query else done.address
+        return RedirectResponse(address + (f"#{done.fragment}" if done.fragment else ""), 303)
 
     return site.handle(handler)
 

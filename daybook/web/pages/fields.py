@@ -2,10 +2,10 @@
 
 In a form, each value is one text: a list has one line for each item, and true is `true`. An item
 that is no line of its own (it is empty or blank, has line breaks, or starts with a quotation mark)
-is written as a JSON string. `text_of`
-makes this text from a model's JSON value, and `Field.read` from a submitted form. `Field.value`
-turns the text into a value that the model validates. If no control can show a field (an object, a
-secret), the form omits the field.
+is written as a JSON string. `text_of` makes this text from a model's JSON value, and `Field.read`
+from a submitted form. `Field.value` turns the text into a value that the model validates. If no
+control can show a field, the form omits it: `secrets_of` has the secrets, whose values no form
+shows, and `pairs_of` the objects of texts.
 """
 
 from __future__ import annotations
@@ -17,25 +17,35 @@ from datetime import timedelta
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
+from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
 from daybook import markers
+from daybook.errors import InvalidInput
 from daybook.web.pages.forms import Form
 
-Control = Literal["line", "text", "number", "switch", "choice", "choices", "list"]
+Control = Literal[
+    "line", "text", "number", "switch", "choice", "choices", "list", "pairs", "secret"
+]
 
 _NUMBERS = (int, float)
 
 
 @dataclass(frozen=True)
 class Field:
-    """A field of a form with its control."""
+    """A field of a form with its control.
+
+    ``names`` is the kind of objects whose names the form offers. A secret that ``can_be_empty`` can
+    be deleted.
+    """
 
     name: str
     label: str
     help: str
     control: Control
     choices: tuple[str, ...] = ()
+    names: str = ""
+    can_be_empty: bool = False
 
     def read(self, form: Form) -> str:
         """Return the submitted text, with ordered choices, and without blank lines in a list."""
@@ -45,22 +55,36 @@ class Field:
                 return "true" if "true" in given else "false"
             case "choices":
                 return "\n".join(each for each in self.choices if each in given)
-            case "list":
+            case "list" | "pairs":
                 return "\n".join(filter(str.strip, "\n".join(given).split("\n")))
         return form.get(self.name)
 
     def show(self, value: Any) -> str:
         """Return the text of a value. `read` returns the same text, unless a user changes it."""
+        if self.control == "pairs":
+            pairs = value.items() if isinstance(value, Mapping) else ()
+            return "\n".join(f"{name}: {text_of(each)}" for name, each in pairs)
         text = text_of(value)
         if self.control == "choices":
             return "\n".join(each for each in self.choices if each in text.split("\n"))
         return text
 
     def value(self, text: str) -> object:
-        """Return the value that the model validates: a list of texts, or the text itself."""
+        """Return the value that the model validates: a list of texts, an object, or the text.
+
+        Raise `InvalidInput` for a line that is no pair.
+        """
+        if self.control == "pairs":
+            return dict(self._pair(each) for each in text.split("\n") if each)
         if self.control in ("list", "choices"):
             return [_item(each) for each in text.split("\n") if each]
         return text
+
+    def _pair(self, line: str) -> tuple[str, str]:
+        name, colon, value = line.partition(":")
+        if not colon:
+            raise InvalidInput(self.name, "has a line without a colon", "write Name: value")
+        return name.strip(), value.strip()
 
 
 def text_of(value: Any) -> str:
@@ -101,10 +125,31 @@ def fields_of(model: Mapping[str, FieldInfo], names: Iterable[str] | None = None
     for name in model if names is None else names:
         is_long = markers.of(model[name]).is_long
         if (control := _control(model[name].annotation, is_long=is_long)) is not None:
-            kind, choices = control
-            label = model[name].title or name.replace("_", " ").capitalize()
-            found.append(Field(name, label, model[name].description or "", kind, choices))
+            found.append(_field(name, model[name], *control))
     return found
+
+
+def pairs_of(model: Mapping[str, FieldInfo]) -> list[Field]:
+    """Return the fields of a model that are objects of texts: a line has the form `Name: value`."""
+    return [
+        _field(name, each, "pairs")
+        for name, each in model.items()
+        if each.annotation == dict[str, str]
+    ]
+
+
+def secrets_of(model: Mapping[str, FieldInfo]) -> list[Field]:
+    """Return the secret fields of a model."""
+    return [
+        _field(name, each, "secret") for name, each in model.items() if each.annotation is SecretStr
+    ]
+
+
+def _field(name: str, field: FieldInfo, control: Control, choices: tuple[str, ...] = ()) -> Field:
+    label = field.title or name.replace("_", " ").capitalize()
+    marker = markers.of(field)
+    can_be_empty = control == "secret" and not field.is_required()
+    return Field(name, label, field.description or "", control, choices, marker.names, can_be_empty)
 
 
 def _control(annotation: Any, *, is_long: bool = False) -> tuple[Control, tuple[str, ...]] | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -18,13 +20,18 @@ MESSAGES = {
     "unskipped": "No coming due time is skipped any more.",
     "snoozed": "The job is snoozed.",
     "unsnoozed": "The snooze has ended.",
+    "selected-paused": "These jobs are paused:",
+    "selected-resumed": "These jobs are enabled:",
+    "muted": "Today leaves out the answers of this job.",
+    "unmuted": "Today shows the answers of this job again.",
+    "seen": "The answers are marked as read.",
     "removed": "The job was removed. Its history is kept.",
     "resolved": "The conflict is resolved.",
     "added": "The job was added.",
-    "agent-added": "The agent was added. Jobs can name it now.",
-    "agent-answered": "The agent answered:",
-    "agent-edited": "The agent was changed. Runs use it from now on.",
-    "agent-removed": "The agent was removed.",
+    "document-added": "It was added. Jobs can use it from now on.",
+    "document-edited": "It was changed. Runs use it from now on.",
+    "document-removed": "It was removed.",
+    "document-tested": "The test succeeded:",
     "edited": "The job was changed.",
     "unchanged": "Nothing was changed.",
     "synced": "The jobs and their deployments in Prefect agree.",
@@ -42,11 +49,24 @@ The address contains no text to show, because any page can link to any address.
 class Form:
     """The fields of a submitted form. A field may occur more than once."""
 
+    withheld: frozenset[str] = frozenset()
+    """Names of the fields that `without` has removed and that were not empty."""
+
     def __init__(self, fields: dict[str, list[str]]) -> None:
         # Browsers send each line break of a text as CR LF.
         self._fields = {
             name: [each.replace("\r\n", "\n") for each in values] for name, values in fields.items()
         }
+
+    def without(self, names: Collection[str]) -> Form:
+        """Return the form without these fields, which must not be shown again: secrets."""
+        form = Form({each: self._fields[each] for each in self._fields if each not in names})
+        form.withheld = frozenset(each for each in names if self.get(each))
+        return form
+
+    def digest(self) -> str:
+        """Return a digest of all fields."""
+        return hashlib.sha256(json.dumps(self._fields).encode()).hexdigest()
 
     @property
     def names(self) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import date
 from typing import Any
 
@@ -10,8 +10,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from daybook import api
-from daybook.api.job_pages import STATES, Choice, DayStrip
+from daybook.api.job_pages import ORDERS, STATES, Choice, DayStrip
+from daybook.errors import InvalidInput
 from daybook.jobs.views import ListedJob
+from daybook.names import Id
 from daybook.runs import daily
 from daybook.web import formatting
 from daybook.web.pages.actions import Done, PageAction
@@ -44,7 +46,8 @@ def page_number(request: Request) -> int:
 async def index(site: Site, request: Request) -> Response:
     """List the jobs, with filters."""
     choice = choice_of(request)
-    page = await api.job_pages.list_page(choice, page_number(request))
+    order = request.query_params.get("sort", "name")
+    page = await api.job_pages.list_page(choice, page_number(request), order)
     days = daily.days(site.now(), site.tz)
     strips = api.job_pages.strips(await site.totals(), days)
     empty = [DayStrip(day) for day in days]
@@ -54,6 +57,8 @@ async def index(site: Site, request: Request) -> Response:
         page=page,
         choice=choice,
         states=STATES,
+        orders=list(ORDERS),
+        order=order,
         strips={each.id: strips.get(each.id, empty) for each in page.jobs},
         cost_per_day=_cost_per_day,
     )
@@ -115,6 +120,14 @@ async def run(ref: str, form: Form) -> Done:
     return Done(f"/runs/{asked.id}", "requested")
 
 
+async def run_prompt(ref: str, form: Form) -> Done:
+    """Run a job now with another prompt, which only this run gets."""
+    asked = await api.runs.run(
+        ref, request_id=form.get("request_id") or None, prompt=form.get("prompt")
+    )
+    return Done(f"/runs/{asked.id}", "requested")
+
+
 async def pause(ref: str, form: Form) -> Done:
     """Pause a job, with a note."""
     return _done(await api.jobs.pause(ref, form.get("note")), "paused")
@@ -123,6 +136,25 @@ async def pause(ref: str, form: Form) -> Done:
 async def resume(ref: str, form: Form) -> Done:
     """Enable a job and end its snooze."""
     return _done(await api.jobs.resume(ref), "resumed")
+
+
+async def pause_selected(ref: str, form: Form) -> Done:
+    """Pause the selected jobs."""
+    return Done("/jobs", "selected-paused", notes=await _change_selected(form, api.jobs.pause))
+
+
+async def resume_selected(ref: str, form: Form) -> Done:
+    """Enable the selected jobs, and end their snoozes."""
+    return Done("/jobs", "selected-resumed", notes=await _change_selected(form, api.jobs.resume))
+
+
+async def _change_selected(
+    form: Form, change: Callable[[str], Awaitable[ListedJob]]
+) -> Sequence[str]:
+    """Change the jobs one after the other; return their names in a line."""
+    if not (ids := form.all("job")):
+        raise InvalidInput("job", "none is selected", "select a job in the list")
+    return [", ".join([(await change(Id(each))).name for each in ids])]
 
 
 async def skip(ref: str, form: Form) -> Done:
@@ -145,6 +177,18 @@ async def unsnooze(ref: str, form: Form) -> Done:
     return _done(await api.skips.snooze(ref, None), "unsnoozed")
 
 
+async def mute(ref: str, form: Form) -> Done:
+    """Leave the answers of a job out of Today."""
+    await api.answers.mute(ref)
+    return Done("/", "muted")
+
+
+async def unmute(ref: str, form: Form) -> Done:
+    """Show the answers of a job on Today again."""
+    await api.answers.mute(ref, undo=True)
+    return Done("/", "unmuted")
+
+
 async def remove(ref: str, form: Form) -> Done:
     """Remove a job. Its history stays."""
     await api.jobs.remove(ref)
@@ -165,6 +209,11 @@ def _done(job: ListedJob, message: str) -> Done:
 ROUTES = (Page("/jobs", index, live=True), Page("/jobs/{ref}", show, live=True))
 ACTIONS = (
     PageAction("/jobs/{ref}/run", run, show, uses_prefect=True),
+    PageAction("/jobs/{ref}/run-prompt", run_prompt, show, fields=("prompt",), uses_prefect=True),
+    PageAction("/jobs/pause", pause_selected, index, uses_prefect=True),
+    PageAction("/jobs/resume", resume_selected, index, uses_prefect=True),
+    PageAction("/jobs/{ref}/mute", mute, show),
+    PageAction("/jobs/{ref}/unmute", unmute, show),
     PageAction("/jobs/{ref}/pause", pause, show, fields=("note",), uses_prefect=True),
     PageAction("/jobs/{ref}/resume", resume, show, uses_prefect=True),
     PageAction("/jobs/{ref}/skip", skip, show),

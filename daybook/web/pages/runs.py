@@ -50,6 +50,12 @@ async def show(site: Site, request: Request) -> Response:
     )
 
 
+async def work(site: Site, request: Request) -> Response:
+    """Show, as a part of another page, how a run has answered: tools, sources and cost."""
+    life = await api.run_life.show(request.path_params["ref"])
+    return site.render(request, "run_work.html", life=life, run=life.run, usage=life.run.usage)
+
+
 async def log(site: Site, request: Request) -> Response:
     """Show the log of one run, which Prefect stores."""
     ref = request.path_params["ref"]
@@ -133,6 +139,7 @@ def _prefect_link(site: Site, flow_run_id: str | None) -> str:
 ROUTES = (
     Page("/runs", index, live=True),
     Page("/runs/{ref}", show, live=True),
+    Page("/runs/{ref}/work", work),
     Page("/runs/{ref}/log", log),
     Page("/runs/{ref}/transcript.md", transcript_markdown),
     Page("/runs/{ref}/transcript.json", transcript_json),

@@ -24,21 +24,21 @@ from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
-from daybook import api, feature, settings
+from daybook import api, feature, markdown, settings
 from daybook import home as homes
 from daybook.api.changes import Changes
 from daybook.clock import SYSTEM_CLOCK
 from daybook.diagnosis.health import HealthReport
 from daybook.errors import DaybookError, InvalidInput, LedgerUnreachable, NotFound, Unreachable
-from daybook.feature import failures, features
+from daybook.feature import features
 from daybook.jobs.views import FieldChange
 from daybook.ledger.engine import Ledger, sharing
 from daybook.names import Id
 from daybook.runs.daily import DailyTotals, Total
 from daybook.schedules.zones import zone
-from daybook.web import charts, formatting, markdown, step_texts
+from daybook.web import charts, formatting, step_texts
 from daybook.web.live import HEADER, LiveUpdates
-from daybook.web.login import CSRF_FIELD, LOGOUT_PATH, admitted, csrf_token
+from daybook.web.login import CSRF_FIELD, LOGOUT_PATH, SIGNED_PATH, Devices, admitted, csrf_token
 from daybook.web.pages import assets
 from daybook.web.pages.forms import MESSAGES, typed
 
@@ -57,10 +57,13 @@ NAVIGATION = (
     ("/jobs", "Jobs"),
     ("/runs", "Runs"),
     ("/inbox", "Inbox"),
-    ("/callbacks", "Callbacks"),
     ("/sessions", "Sessions"),
     ("/agents", "Agents"),
+    ("/callbacks", "Callbacks"),
+    ("/settings", "Settings"),
 )
+FOR_OPERATOR = ("/settings",)
+"""Pages that a shared link does not show."""
 
 Handler = Callable[["Site", Request], Awaitable[Response]]
 
@@ -90,6 +93,19 @@ class Page:
     live: bool = False
 
 
+@dataclass(frozen=True)
+class SettingsLink:
+    """A page of Settings that is no list of documents.
+
+    ``state`` is a coroutine function that returns what is set there in a few words, perhaps "".
+    """
+
+    path: str
+    title: str
+    about: str
+    state: Callable[[], Awaitable[str]] | None = None
+
+
 class Site:
     """The pages of one ledger. If ``ledger`` is None, the settings name the ledger.
 
@@ -107,6 +123,11 @@ class Site:
         self._asking: asyncio.Task[None] | None = None
         self._warming: asyncio.Task[None] | None = None
         self._kept: dict[str, tuple[Sequence[FieldChange], Sequence[str]]] = {}
+        self._secrets: dict[str, str] = {}
+        self._once: dict[str, asyncio.Task[Any]] = {}
+        self.kinds: Sequence[Any] = ()
+        """The kinds of settings documents, each a `documents.DocumentPages`."""
+        self.settings: Sequence[SettingsLink] = ()
         self.tz = zone(settings.load().timezone)
         self.live = LiveUpdates(self._read_changes)
 
@@ -189,6 +210,12 @@ class Site:
         with sharing(await self.ledger()):
             return await api.changes.read()
 
+    @cached_property
+    def devices(self) -> Devices | None:
+        """The stored sessions of the operator's browsers; None without the feature for them."""
+        module = next(feature.loaded("devices"), None)
+        return _SharedDevices(self, module) if module is not None else None
+
     async def viewer_of(self, token: str) -> str:
         """Return the id of a shared link's token. Return "" if ``token`` is not such a token."""
         if not token.startswith(api.tokens.VIEWER_PREFIX):
@@ -201,13 +228,43 @@ class Site:
         with sharing(await self.ledger()):
             return await api.tokens.is_viewer(token_id)
 
-    def keep(self, changes: Sequence[FieldChange], notes: Sequence[str]) -> str:
-        """Store the result of an action for the next page. Return the key for its address."""
+    async def landing(self) -> str:
+        """Return the path of the first page after a login: the first steps in a new home."""
+        try:
+            with sharing(await self.ledger()):
+                return "/start" if await api.job_pages.is_new() else "/"
+        except DaybookError:
+            return "/"  # this page shows the error
+
+    def keep(self, changes: Sequence[FieldChange], notes: Sequence[str], secret: str = "") -> str:
+        """Store the result of an action for the next page. Return the key for its address.
+
+        Only the next page shows ``secret``; a reload of it does not.
+        """
         key = secrets.token_hex(16)
         self._kept[key] = changes, notes
+        self._secrets[key] = secret
         if len(self._kept) > MAX_KEPT:
-            del self._kept[next(iter(self._kept))]
+            oldest = next(iter(self._kept))
+            del self._kept[oldest]
+            self._secrets.pop(oldest, None)
         return key
+
+    async def once(self, key: str, do: Callable[[], Awaitable[Any]]) -> Any:
+        """Return the result of ``do``; for the same ``key``, that of the first call.
+
+        After an error, the next call tries it again.
+        """
+        task = self._once.get(key)
+        if task is None:
+            task = self._once[key] = asyncio.ensure_future(do())
+            if len(self._once) > MAX_KEPT:
+                del self._once[next(iter(self._once))]
+        try:
+            return await asyncio.shield(task)
+        except Exception:
+            self._once.pop(key, None)
+            raise
 
     def _notice(self, request: Request) -> str:
         """Return the message of the action before this page; "" if none in `NOTICE_SECONDS`."""
@@ -240,6 +297,7 @@ class Site:
             csrf_field=lambda: _csrf_field(request),
             query=lambda **changes: _query(request, changes),
             new_id=lambda: _NEW_ID if _is_shared(request) else secrets.token_hex(16),
+            bare=request.url.path.startswith(SIGNED_PATH),
             read_only=bool(admitted(request).session.viewer),
             live=request.method == "GET" and getattr(request.state, "live", False),
             version=self.live.version,
@@ -248,6 +306,7 @@ class Site:
             mistake=getattr(request.state, "mistake", None),
             typed=typed(request),
             kept=self._kept.get(request.query_params.get("kept", ""), ((), ())),
+            secret=self._secrets.pop(request.query_params.get("kept", ""), ""),
             change=formatting.change,
             **context,
         )
@@ -300,14 +359,18 @@ class Site:
         return {each.name: each.links[0][0] for each in features() if each.pages and each.links}
 
     @cached_property
+    def navigation(self) -> list[tuple[str, str]]:
+        """The paths and names of the pages in the menu."""
+        of_features = (link for each in features() if each.pages for link in each.links)
+        return [*NAVIGATION, *of_features]
+
+    @cached_property
     def _templates(self) -> Environment:
         with_pages = [each for each in features() if each.pages]
         loaders = [PackageLoader("daybook.web")]
         for each in with_pages:
-            try:
+            if (each.folder / "templates").is_dir():
                 loaders.append(PackageLoader(each.package))
-            except ValueError as error:  # its package has no templates
-                failures[f"pages of {each.name}"] = str(error)
         environment = Environment(
             loader=ChoiceLoader(loaders),
             autoescape=True,
@@ -320,13 +383,45 @@ class Site:
         environment.filters["markdown"] = markdown.render
         environment.filters["summary"] = api.answers.summary
         environment.globals |= {
-            "navigation": [*NAVIGATION, *(link for each in with_pages for link in each.links)],
+            "navigation": self.navigation,
+            "go_keys": _go_keys(self.navigation),
+            "for_operator": FOR_OPERATOR,
             "new_job_links": [link for each in with_pages for link in each.new_job_links],
             "asset": assets.url,
             "charts": charts,
+            "now": self.now,
             "zone_name": self.tz.key,
         }
         return environment
+
+
+def _go_keys(links: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Return the key for each page, by path: the first letter of its name that is still free."""
+    keys = dict[str, str]()
+    for path, name in links:
+        free = (each for each in name.lower() if each.isalpha() and each not in keys.values())
+        keys[path] = next(free, "")
+    return keys
+
+
+class _SharedDevices:
+    """`Devices` of a feature's ``module`` that use the shared ledger of a site."""
+
+    def __init__(self, site: Site, module: Any) -> None:
+        self._site, self._module = site, module
+
+    async def add(self, device_id: str, place: str, user_agent: str) -> None:
+        with sharing(await self._site.ledger()):
+            await self._module.add(device_id, place, user_agent)
+
+    async def use(self, device_id: str) -> bool:
+        with sharing(await self._site.ledger()):
+            is_valid: bool = await self._module.use(device_id)
+            return is_valid
+
+    async def remove(self, device_id: str) -> None:
+        with sharing(await self._site.ledger()):
+            await self._module.remove(device_id)
 
 
 def _is_shared(request: Request) -> bool:

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from daybook import api, finding
 from daybook.diagnosis import attention, incidents
 from daybook.diagnosis.incidents import Incident
+from daybook.errors import InvalidInput
 from daybook.finding import Finding, Severity
 from daybook.web import formatting
 from daybook.web.pages.actions import Done, PageAction
@@ -144,6 +145,7 @@ async def show(site: Site, request: Request) -> Response:
         recovered=[each.first for each in needs if each.first.kind == incidents.RECOVERED],
         choice=choice_of(request),
         text=text,
+        is_new=await api.job_pages.is_new(),
         order=ORDER,
         legend=LEGEND,
     )
@@ -155,5 +157,18 @@ async def sync(ref: str, form: Form) -> Done:
     return Done("/", "synced")
 
 
+async def read(ref: str, form: Form) -> Done:
+    """Mark the answers that the page has shown as read, but not answers that arrived later."""
+    try:
+        await api.answers.mark_read(datetime.fromisoformat(form.get("until")))
+    except (ValueError, TypeError):  # a time without a zone cannot be compared
+        hint = "reload the page and try again"
+        raise InvalidInput("until", "is no time with a zone", hint) from None
+    return Done("/", "seen")
+
+
 ROUTES = (Page("/", show, live=True),)
-ACTIONS = (PageAction("/sync", sync, show, uses_prefect=True),)
+ACTIONS = (
+    PageAction("/sync", sync, show, uses_prefect=True),
+    PageAction("/answers/read", read, show),
+)

@@ -10,6 +10,7 @@ import pytest
 
 from daybook.api.job_pages import DayStrip
 from daybook.api.timeline import Mark, Row, Timeline
+from daybook.ledger.views import Step
 from daybook.runs import daily
 from daybook.web import charts, formatting
 
@@ -86,6 +87,30 @@ def test_a_mark_is_where_its_due_time_is_and_links_to_its_run() -> None:
     for part in ("took 12 s", "$0.25", "delivery delivered", "&lt;b&gt;", "due Thu 26 Nov, 01:00"):
         assert part in found
     assert '<i class="due p750" title="due Fri 27 Nov, 01:00">' in found
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "bar"),
+    [
+        (0, 10, ("0", "1000")),
+        (2, 4, ("200", "200")),
+        (10, 10, ("990", "10")),
+        (5, None, ("500", "500")),
+    ],
+)
+def test_a_step_has_a_bar_where_it_happened(
+    begin: int, end: int | None, bar: tuple[str, str]
+) -> None:
+    def at(seconds: int) -> datetime:
+        return NOW + timedelta(seconds=seconds)
+
+    step = Step.model_construct(
+        started_at=at(begin), finished_at=None if end is None else at(end), status="running"
+    )
+    drawn = str(charts.bar(step, at(0), at(10)))
+    assert re.findall(r' x="(\d+)" width="(\d+)"', drawn) == [bar]
+    assert "s-running" in drawn
+    assert ' x="0"' in str(charts.bar(step, at(begin), at(begin)))  # no time has passed
 
 
 def test_many_marks_become_one_an_hour_that_shows_the_worst() -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
 
+from daybook import owners
 from daybook.api import answers
 from daybook.api.answers import MAX_ANSWERS, MAX_CHARACTERS
+from daybook.errors import InvalidInput
 from daybook.ledger.states import Status
 from tests.world import World
 
@@ -53,3 +57,43 @@ async def test_a_long_answer_with_white_space_at_its_end_is_not_silent(world: Wo
     found = await answers.latest()
     assert [each.job for each in found.answers] == ["cut", "spaced"]
     assert [name for _, name in found.quiet] == ["marked"]
+
+
+async def test_answers_are_read_until_a_time_and_later_ones_are_not(world: World) -> None:
+    await answer(world, "first", "one")
+    seen = (await answers.latest()).answers[0].at
+    world.passes(minutes=1)
+    await answer(world, "second", "two")
+    await answers.mark_read(seen)
+    found = await answers.latest()
+    assert [(each.job, each.is_read) for each in found.answers] == [
+        ("second", False),
+        ("first", True),
+    ]
+    assert [each.job for each in found.unread] == ["second"]
+    await answers.mark_read(seen - timedelta(hours=1))  # an old page
+    assert [each.job for each in (await answers.latest()).unread] == ["second"]
+    await answers.mark_read(datetime.max.replace(tzinfo=UTC))
+    world.passes(minutes=1)
+    await answer(world, "third", "three")
+    assert [each.job for each in (await answers.latest()).unread] == ["third"]
+
+
+async def test_a_muted_job_is_left_out_until_the_mute_is_undone(world: World) -> None:
+    await answer(world, "loud", "one")
+    await answer(world, "calm", "two")
+    await answers.mute("loud")
+    await answers.mute("loud")
+    found = await answers.latest()
+    assert ([each.job for each in found.answers], [name for _, name in found.muted]) == (
+        ["calm"],
+        ["loud"],
+    )
+    await answers.mute("loud", undo=True)
+    found = await answers.latest()
+    assert ([each.job for each in found.answers], found.muted) == (["calm", "loud"], [])
+    with owners.acting_as(owners.Actor("agent:eva")):
+        with pytest.raises(InvalidInput):
+            await answers.mute("loud")
+        with pytest.raises(InvalidInput):
+            await answers.mark_read(world.ledger.now())

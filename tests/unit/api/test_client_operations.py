@@ -21,13 +21,15 @@ async def test_the_clients_of_the_operator_have_the_operations_of_sessions(
 ) -> None:
     client = daybook.Client()
     assert await client.sessions.list() == []
-    for call in (client.sessions.get("ops"), client.sessions.send("ops", "News?")):
+    sessions = client.sessions
+    for call in (sessions.get("ops"), sessions.send("ops", "News?"), sessions.reply("ops", "?")):
         with pytest.raises(NotFound, match='session "ops" not found'):
             await call
     with pytest.raises(InvalidInput, match="use a client without an agent"):
         await daybook.Client(agent="eva").sessions.list()
     operations = set(public(client_operations.Sessions))
-    assert operations == {"list", "get", "send"} == set(public(client_operations.SyncSessions))
+    assert operations == {"list", "get", "send", "reply", "start"}
+    assert operations == set(public(client_operations.SyncSessions))
 
 
 def test_the_synchronous_client_has_the_operations_of_sessions(daybook_home: Home) -> None:

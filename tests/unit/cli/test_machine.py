@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import segno
 
 from daybook import finding
 from daybook.api import runs as service_runs
@@ -545,3 +546,28 @@ def test_logs_follow_polls_a_few_more_times_after_the_run_has_ended(
     assert [line.split(" ", 2)[2] for line in result.out.splitlines()] == [
         f"ERROR   line {n}" for n in range(5)
     ]
+
+
+def test_open_for_a_phone_prints_a_qr_code_or_what_it_needs(
+    daybook: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = "https://daybook.example.org/daybook/login?token=x"
+
+    async def link(*, is_public: bool) -> LoginLink:
+        assert is_public
+        return LoginLink(url=url, expires_in_seconds=600)
+
+    monkeypatch.setattr(browsers, "link", link)
+    monkeypatch.setattr(webbrowser, "open", pytest.fail)
+    refused = daybook("open", "--phone")
+    assert refused.code == 2
+    assert "DAYBOOK_PUBLIC_URL" in refused.err and "phone.md" in refused.err
+    monkeypatch.setenv("DAYBOOK_PUBLIC_URL", "https://daybook.example.org")
+    printed = daybook("open", "--phone")
+    *code, last = printed.out.splitlines()
+    assert (printed.code, last) == (0, url)
+    modules = segno.make(url, error="l", micro=False).symbol_size(border=2)[0]
+    assert {len(each) for each in code} == {modules} and len(code) == -(-modules // 2)
+    assert code[0] == "█" * modules  # the margin is light
+    assert code[1].startswith("██ ▄▄▄▄▄ █")  # the first corner's mark
+    assert daybook("open", "--phone", "--prefect").code == 2

@@ -133,7 +133,7 @@ async def test_a_message_is_sent_without_its_link_if_the_ledger_is_unreachable(
 
     urls: list[str | None] = []
 
-    async def send(client: object, row: OutboxRow, url: str | None, files: object) -> None:
+    async def send(client: object, row: OutboxRow, url: str | None, *others: object) -> None:
         urls.append(url)
 
     monkeypatch.setattr(channels, "send", send)

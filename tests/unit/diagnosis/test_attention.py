@@ -107,6 +107,19 @@ async def test_of_several_missed_due_times_the_newest_is_shown(world: World) -> 
     assert need.run_id == newest
 
 
+async def test_a_due_time_that_was_missed_before_a_success_needs_nobody(world: World) -> None:
+    late = await world.jobs.add("late", prompt="x", cron="0 * * * *")
+    lost = await world.jobs.add("lost", prompt="x", cron="0 * * * *")
+    for job, status in ((late, "missed"), (lost, "unknown")):
+        row = await world.runs.request(job)
+        await world.runs.set_row(row, status=status, finished_at=world.ledger.now(), until=None)
+    assert {kind for kind, _ in await needs(world)} == {"missed", "unknown"}
+    world.passes(minutes=1)
+    for job in (late, lost):
+        await world.runs.finished(job, Status.SUCCEEDED, output="done")
+    assert [kind for kind, _ in await needs(world)] == ["unknown"]  # it may have had an effect
+
+
 async def test_conflicts_pending_changes_and_broken_chains_are_listed(world: World) -> None:
     disputed = await world.jobs.add("disputed")
     await world.jobs.add("second", prompt="x", after="disputed")

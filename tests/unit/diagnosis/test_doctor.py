@@ -76,6 +76,7 @@ async def test_doctor_lists_every_check_and_a_passed_one_has_no_fix(nowhere: Hom
         "one prefect",
         "ledger clock",
         "outbox",
+        "message links",
         "maintenance",
         "backups",
         "git",

@@ -15,11 +15,11 @@ from jinja2 import BytecodeCache, Environment
 from jinja2.bccache import Bucket
 
 from daybook import feature
-from daybook.agents import kinds
 from daybook.clock import Clock
 from daybook.diagnosis.health import HealthMonitor, HealthReport
 from daybook.errors import DaybookError
 from daybook.home import Home
+from daybook.keeper.blocks import BLOCK_TYPES
 from daybook.operations import peers, web
 from daybook.prefect import client as connection
 from daybook.prefect import reconcile, work_pool
@@ -150,8 +150,8 @@ async def browser(server: PageLogin) -> AsyncIterator[httpx.AsyncClient]:
 
 @pytest.fixture
 def nothing_to_sync(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let Prefect answer, agree with the ledger in everything, and have no agent."""
-    fake = FakePrefect(tuple(kinds.KINDS.values()), Steps())
+    """Let Prefect answer, agree with the ledger in everything, and have no document."""
+    fake = FakePrefect(BLOCK_TYPES, Steps())
     fake.register()
 
     async def report(*_: Any) -> ReconcileReport:

@@ -325,3 +325,45 @@ async def test_a_form_that_is_no_text_is_refused(browser: httpx.AsyncClient) -> 
     body = f"{CSRF_FIELD}=\xff".encode("latin-1")
     answer = await browser.post("/jobs/new", content=body, headers={"origin": OWN})
     assert answer.status_code == 403
+
+
+async def test_selected_jobs_are_paused_and_resumed(
+    world: World, browser: httpx.AsyncClient
+) -> None:
+    jobs = [await world.jobs.add(name) for name in ("a", "b", "c")]
+    (form,) = Forms((await browser.get("/jobs")).text).forms
+    assert form.buttons == ["/jobs/pause", "/jobs/resume"]
+    chosen = [*form.fields, ("job", jobs[0].id), ("job", jobs[2].id)]
+    for path, enabled in (("/jobs/pause", [False, True, False]), ("/jobs/resume", [True] * 3)):
+        answer = await post(browser, path, chosen)
+        assert "a, c" in (await browser.get(answer.headers["location"])).text
+        async with world.ledger.read() as session:
+            rows = [await session.get_one(JobRow, each.id) for each in jobs]
+            now = [row.disabled_reason == "" for row in rows]
+        assert now == enabled, path
+    answer = await post(browser, "/jobs/pause", form.fields)
+    assert (answer.status_code, "select a job in the list" in answer.text) == (400, True)
+
+
+async def test_answers_are_marked_as_read_and_muted_on_today(
+    world: World, browser: httpx.AsyncClient
+) -> None:
+    for name in ("loud", "calm"):
+        job = await world.jobs.add(name, prompt="x", cron="0 * * * *")
+        world.passes(minutes=1)
+        await world.runs.finished(job, Status.SUCCEEDED, output=f"# Of {name}\n\nwords of {name}")
+    page = (await browser.get("/")).text
+    assert "2 unread" in page
+    _, after = await submit(browser, "/", "/answers/read")
+    assert after.status == MESSAGES["seen"]
+    page = (await browser.get("/")).text
+    assert ("words of calm" in page, "Of calm" in page, "unread" in page) == (False, True, False)
+    await submit(browser, "/", f"/jobs/{job.id}/mute")
+    page = (await browser.get("/")).text
+    assert ("Of calm" in page, "1 muted job answered" in page) == (False, True)
+    await submit(browser, "/", f"/jobs/{job.id}/unmute")
+    assert "Of calm" in (await browser.get("/")).text
+    for wrong in ("", "yesterday", "2026-11-29"):
+        form = Forms((await browser.get("/")).text).forms[0]
+        fields = [(CSRF_FIELD, dict(form.fields)[CSRF_FIELD]), ("until", wrong)]
+        assert (await post(browser, "/answers/read", fields)).status_code == 400

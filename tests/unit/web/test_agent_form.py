@@ -15,10 +15,10 @@ async def test_the_form_has_the_settings_of_its_kind_and_no_secret(
     browser: httpx.AsyncClient,
 ) -> None:
     (model,) = Forms((await browser.get("/agents/new")).text).forms
-    (command,) = Forms((await browser.get("/agents/new?kind=command")).text).forms
+    (command,) = Forms((await browser.get("/agents/new?variant=command")).text).forms
     names = {name for name, _ in model.fields}
     assert {"model", "base_url", "system_prompt", "request_limit"} <= names
-    assert "api_key" not in names
+    assert "api_key" in names
     assert {"command", "work_dir", "environment"} <= {name for name, _ in command.fields}
 
 
@@ -37,12 +37,12 @@ async def test_a_mistake_is_shown_at_its_field_and_nothing_is_stored(
 ) -> None:
     before = await everything(world)
     valid = {"model": {"model": "openai:x"}, "command": {"command": "/bin/cat"}}[kind]
-    page = f"/agents/new?kind={kind}"
+    page = f"/agents/new?variant={kind}"
     given = {"name": "new", **valid, **typed}
     answer, after = await submit(browser, page, "/agents/new", **given)
     assert (answer.status_code, after.invalid) == (400, [invalid])
     assert ("name", "new") in after.forms[0].fields
-    assert ("kind", kind) in after.forms[0].fields
+    assert ("variant", kind) in after.forms[0].fields
     assert await everything(world) == before
 
 
@@ -51,7 +51,7 @@ async def test_no_agent_is_added_while_prefect_is_away(
 ) -> None:
     before = await everything(world)
     typed = {"name": "new", "command": "/bin/cat"}
-    answer, after = await submit(browser, "/agents/new?kind=command", "/agents/new", **typed)
+    answer, after = await submit(browser, "/agents/new?variant=command", "/agents/new", **typed)
     assert answer.status_code == 503
     assert "127.0.0.1:9" in after.problems[""]
     assert await everything(world) == before

@@ -70,10 +70,10 @@ async def test_a_chosen_program_replaces_the_offline_default_and_can_be_asked(
     assert (slug, name) == (COMMAND, "default")
     assert prefect.holds()[COMMAND, "default"]["command"][0] == str(programs / "gemini")
 
-    page, ask = f"/agents/{COMMAND}/default/edit", f"/agents/{COMMAND}/default/ask"
+    page, ask = f"/agents/{COMMAND}/default/edit", f"/agents/{COMMAND}/default/test"
     answer, after = await submit(browser, page, ask, prompt="Say <b>hello</b>.\nTwice.")
     assert answer.status_code == 303
-    assert "The agent answered:" in after.status
+    assert "The test succeeded:" in after.status
     text = (await browser.get(answer.headers["location"])).text
     assert "Say &lt;b&gt;hello&lt;/b&gt;." in text and "Twice." in text
 
@@ -114,7 +114,7 @@ async def test_the_error_of_an_agent_is_shown_and_the_prompt_is_kept(
     prefect: FakePrefect, browser: httpx.AsyncClient
 ) -> None:
     prefect.ui(COMMAND, "broken", command=["/bin/sh", "-c", "echo no luck >&2; exit 3"])
-    page, ask = f"/agents/{COMMAND}/broken/edit", f"/agents/{COMMAND}/broken/ask"
+    page, ask = f"/agents/{COMMAND}/broken/edit", f"/agents/{COMMAND}/broken/test"
     answer, after = await submit(browser, page, ask, prompt="Why?")
     assert answer.status_code == 500
     assert "no luck" in after.problems[""]

@@ -34,7 +34,10 @@ pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("prefect_is_away")]
 
 SAFE = {"GET", "HEAD"}
 ENDPOINTS = {"/health", "/metrics", "/hooks/{name}"}
-"""Routes that are not behind the login of the pages; they have tests of their own."""
+"""Routes that are not behind the login of the pages; they have tests of their own.
+
+So have the routes below `login.SIGNED_PATH` (`test_signed_links`).
+"""
 
 
 def routes_of(routes: list[BaseRoute]) -> list[Route]:
@@ -58,7 +61,11 @@ class Target:
     def __init__(self, server: PageLogin, guarded: Any, routes: list[Route]) -> None:
         self.server, self.guarded = server, guarded
         self.refs = dict[str, str]()
-        own = [each for each in routes if each.path not in ENDPOINTS]
+        own = [
+            each
+            for each in routes
+            if each.path not in ENDPOINTS and not each.path.startswith(login.SIGNED_PATH)
+        ]
         self.writes = [each.path for each in own if not (each.methods or SAFE) <= SAFE]
         self.pages = [
             each.path
@@ -97,6 +104,7 @@ async def target(world: World, of_this_user: None) -> AsyncIterator[Target]:
         "changes": await change(world),
         "sessions": "none",
         "agents": "nobody",
+        "settings": "nothing",
     }
     yield found
     await application.state.site.close()

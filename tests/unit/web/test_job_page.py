@@ -21,7 +21,8 @@ async def test_the_last_answer_comes_first_and_due_times_are_in_the_zone_of_the_
     world.passes(minutes=1)
     await world.runs.finished(job, Status.FAILED, error="refused")
     page = (await browser.get(f"/jobs/{job.id}")).text
-    places = [page.index(each) for each in ("<strong>up</strong>", "Say &lt;it&gt;.", "History")]
+    shown = ("<strong>up</strong>", '<pre tabindex="0" class="text">Say &lt;it&gt;.', "History")
+    places = [page.index(each) for each in shown]
     assert places == sorted(places)
     assert "<span>Markets</span>" in page
     assert re.search(r", 08:00</time> <span[^>]*>Asia/Tokyo, (\w+ \d+ \w+, )?23:00 Etc/UTC<", page)

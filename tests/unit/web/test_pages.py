@@ -76,7 +76,7 @@ def kind_of(path: str) -> str:
 
 
 async def test_every_page_answers_and_shows_what_is_stored_as_text(
-    world: World, browser: httpx.AsyncClient
+    world: World, browser: httpx.AsyncClient, nothing_to_sync: None
 ) -> None:
     await morning.fill(world.ledger, days=1)
     seen, waiting, kinds = set[str](), ["/"], Counter[str]()
@@ -84,7 +84,7 @@ async def test_every_page_answers_and_shows_what_is_stored_as_text(
     while waiting:
         path = waiting.pop(0)
         kind = kind_of(urlsplit(path).path)
-        if path == "/agents/found":  # it asks Prefect, which is not there
+        if path == "/agents/found":  # it asks the programs of this machine
             continue
         if path in seen or kinds[kind] >= MAX_PAGES_OF_A_KIND:
             continue

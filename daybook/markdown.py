@@ -1,4 +1,4 @@
-"""Rendering of a model's Markdown as HTML that runs no program and loads nothing.
+"""Rendering of a model's Markdown as HTML that runs no program and loads nothing, and its headline.
 
 The renderer shows HTML in the text as text, images as links, and links other than
 `markdown_limits.LINK_SCHEMES` as text.
@@ -6,6 +6,7 @@ The renderer shows HTML in the text as text, images as links, and links other th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -17,6 +18,23 @@ from markdown_it.utils import OptionsDict
 from markupsafe import Markup
 
 from daybook import markdown_limits
+from daybook.short_text import clip
+
+MAX_HEADLINE = 160
+_BEGINNING = re.compile(r"^\s*(?:#{1,6}\s+|>\s*|[-*+]\s+|\d{1,3}[.)]\s+)+")
+_LINK = re.compile(r"!?\[([^\]]*)\]\([^)]*\)")
+_MARKS = re.compile(r"\*\*|__|~~|`+|(?<![\w*])\*(?=\S)|(?<=\S)\*(?![\w*])")
+_RULE = re.compile(r"[\s\-=*_#>|:`~]*")
+
+
+def headline(text: str | None) -> str:
+    """Return the first line of words in a Markdown text, without its marks, clipped."""
+    for each in (text or "").splitlines():
+        line = each[: 4 * MAX_HEADLINE]
+        if not _RULE.fullmatch(line):
+            bare = _LINK.sub(r"\1", _BEGINNING.sub("", line))
+            return clip(" ".join(_MARKS.sub("", bare).split()), MAX_HEADLINE)
+    return ""
 
 
 def render(text: str | None) -> Markup:

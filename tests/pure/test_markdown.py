@@ -6,8 +6,8 @@ import re
 
 import pytest
 
+from daybook import markdown
 from daybook.markdown_limits import MAX_PARSED_CHARACTERS, MAX_TABLE_CELLS
-from daybook.web import markdown
 
 HREF = re.compile('href="([^"]*)"')
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from daybook.api import answers
+from daybook import markdown
 from tests import rows
 
 
@@ -19,4 +19,4 @@ def test_a_headline_is_the_first_line_of_words() -> None:
     )
     for (text, headline), trying in rows.each(table):
         with trying:
-            assert answers.headline(text) == headline
+            assert markdown.headline(text) == headline

@@ -1,0 +1,142 @@
+"""An answer's Markdown in the own form of a service: a mail's HTML, Telegram's few tags, Slack.
+
+============  =====================================================================
+mail          a page with the HTML of `daybook.markdown`, as on Daybook's pages
+telegram      the tags that Telegram knows; lists and tables as lines of text
+slack         the same HTML as a mail's, which apprise turns into Slack's `mrkdwn`
+============  =====================================================================
+
+Discord, Teams, Mattermost and others read Markdown themselves, so they get the text unchanged.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from html.parser import HTMLParser
+from typing import ClassVar
+
+from daybook import markdown
+from daybook.delivery.channels.text import as_html
+
+_URL = re.compile(r"https?://[^\s<>\"']+[^\s<>\"'.,:;!?)]")
+
+_MAIL = """\
+<!doctype html>
+<html><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<meta name="color-scheme" content="light dark"><style>
+body{{font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,Arial,sans-serif;max-width:44em}}
+pre{{overflow:auto;padding:8px 12px;background:#8882;border-radius:6px}}
+code{{font-family:ui-monospace,Menlo,Consolas,monospace;font-size:14px}}
+table{{border-collapse:collapse}} th,td{{border:1px solid #8886;padding:4px 10px;text-align:left}}
+blockquote{{margin-left:0;padding-left:12px;border-left:3px solid #8886}}
+.note{{color:#777;font-size:14px;border-top:1px solid #8884;padding-top:12px}}
+</style></head><body>
+{body}
+{note}</body></html>
+"""
+
+
+def is_markdown(body: str) -> bool:
+    """Return whether the body of an answer is Markdown, and not JSON."""
+    if body.lstrip()[:1] not in ("{", "["):
+        return True
+    try:
+        json.loads(body)
+    except (ValueError, RecursionError):
+        return True
+    return False
+
+
+def mail(body: str, note: str, *, is_rich: bool) -> str:
+    """Return the HTML of a mail: ``body`` as Markdown or text, and the ``note`` with its links."""
+    shown = markdown.render(body) if is_rich else f"<p>{as_html(body)}</p>"
+    lines = _URL.sub(lambda found: f'<a href="{found[0]}">{found[0]}</a>', as_html(note))
+    return _MAIL.format(body=shown, note=f'<p class="note">{lines}</p>\n' if note else "").strip()
+
+
+def telegram(body: str) -> str:
+    """Return the Markdown ``body`` with only the tags that Telegram knows."""
+    parser = _Telegram()
+    parser.feed(str(markdown.render(body)))
+    return parser.text()
+
+
+def slack(body: str) -> str:
+    """Return the HTML that apprise turns into Slack's own markup."""
+    return str(markdown.render(body))
+
+
+class _Telegram(HTMLParser):
+    """Reads the HTML of `daybook.markdown`, and writes text with Telegram's tags."""
+
+    _HEADINGS = tuple(f"h{level}" for level in range(1, 7))
+    _TAGS: ClassVar[dict[str, str]] = {
+        **dict.fromkeys(_HEADINGS, "b"),
+        **{"strong": "b", "em": "i", "code": "code", "pre": "pre", "blockquote": "blockquote"},
+        **{"th": "b", "a": "a"},
+    }
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self._parts: list[str] = []
+        self._lists: list[int | None] = []
+        self._in_pre, self._quotes = False, 0
+
+    def text(self) -> str:
+        joined = re.sub(r"\n{3,}", "\n\n", "".join(self._parts)).strip()
+        # Apprise removes blank lines, and spaces at the beginning of a line.
+        return joined.replace("\n\n", "\n&nbsp;\n").replace("\n", "<br/>")
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag in ("ul", "ol"):
+            self._lists.append(1 if tag == "ol" else None)
+        elif tag == "li":
+            number = self._lists[-1]
+            mark = "• " if number is None else f"{number}. "
+            if number is not None:
+                self._lists[-1] = number + 1
+            self._parts.append("\n" + "&nbsp;" * 3 * (len(self._lists) - 1) + mark)
+        elif tag == "hr":
+            self._parts.append("\n—\n")
+        elif tag == "br":
+            self._parts.append("\n")
+        elif tag in ("td", "th"):
+            self._parts.append("" if self._parts[-1:] == ["\n"] else " · ")
+        elif tag == "tr":
+            self._parts.append("\n")
+        elif tag == "pre":
+            self._in_pre = True
+        if tag == "blockquote":
+            self._quotes += 1
+        if self._is_written(tag):
+            link = html.escape(dict(attrs).get("href") or "")
+            self._parts.append(f'<a href="{link}">' if tag == "a" else f"<{self._TAGS[tag]}>")
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("blockquote", "pre"):
+            while self._parts and not self._parts[-1].strip("\n"):
+                self._parts.pop()
+        if self._is_written(tag):
+            self._parts.append(f"</{self._TAGS[tag]}>")
+        if tag == "pre":
+            self._in_pre = False
+        elif tag == "blockquote":
+            self._quotes -= 1
+        if tag in ("ul", "ol"):
+            self._lists.pop()
+        if tag in ("p", "pre", "table", "blockquote", "ul", "ol") or tag in self._HEADINGS:
+            self._parts.append("\n" if self._lists else "\n\n")
+
+    def _is_written(self, tag: str) -> bool:
+        """Return whether Telegram accepts the tag here: no code in pre, no quote in a quote."""
+        if (tag == "code" and self._in_pre) or (tag == "blockquote" and self._quotes > 1):
+            return False
+        return tag in self._TAGS
+
+    def handle_data(self, data: str) -> None:
+        if self._in_pre:
+            self._parts.append(html.escape(data, quote=False).replace(" ", "&nbsp;"))
+        elif data.strip() or self._parts[-1:] not in (["\n"], ["\n\n"]):
+            self._parts.append(html.escape(data.strip("\n") or "", quote=False))

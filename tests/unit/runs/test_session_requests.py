@@ -1,0 +1,80 @@
+"""Requests to answer a message in a session: stored once, with the session, before any process."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from daybook.errors import InvalidInput
+from daybook.jobs.model import normal_parameters
+from daybook.ledger.states import Status
+from daybook.ledger.tables import RunRow, SessionRow
+from daybook.runs import claims, sessions
+from daybook.runs.claim_requests import ClaimRequest, Granted
+from tests.world import World
+
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("shared_ledger")]
+
+
+async def ask(world: World, prompt: str, request_id: str, session_id: str = "") -> RunRow:
+    parameters = normal_parameters("agent-prompt", {"prompt": prompt, "agent": "model/helper"})
+    return await claims.request_answer(world.ledger, session_id, request_id, dict(parameters))
+
+
+async def test_a_new_session_is_stored_with_its_first_request(world: World) -> None:
+    row = await ask(world, "Which is urgent?\nAnd why?", "a")
+
+    assert (row.job_id, row.trigger, row.state) == (None, "session", Status.WAITING)
+    async with world.ledger.read() as session:
+        stored = await session.get(SessionRow, row.session_id)
+    assert stored is not None
+    assert (stored.id, stored.agent) == (f"helper:run:{row.id}", "helper")
+    assert stored.title == "Which is urgent?"
+
+
+async def test_a_repeated_request_is_the_same_run_and_changes_nothing(world: World) -> None:
+    first = await ask(world, "One?", "a")
+    again = await ask(world, "Another?", "a", "helper:else")
+    other = await ask(world, "Two?", "b", str(first.session_id))
+
+    assert (again.id, again.parameters["prompt"]) == (first.id, "One?")
+    assert (other.id != first.id, other.session_id) == (True, first.session_id)
+    async with world.ledger.read() as session:
+        assert await session.get(SessionRow, "helper:else") is None
+
+
+async def test_an_id_that_is_too_long_for_a_key_stores_nothing(world: World) -> None:
+    with pytest.raises(InvalidInput, match="has 201 characters"):
+        await ask(world, "One?", "a" * 201)
+    assert await world.runs.rows() == []
+
+
+async def test_the_claim_keeps_the_session_and_the_turns(world: World) -> None:
+    first = await ask(world, "One?", "a")
+    world.clock.move(timedelta(seconds=1))
+    second = await ask(world, "Two?", "b", str(first.session_id))
+
+    def request(row: RunRow) -> ClaimRequest:
+        return ClaimRequest(row.occurrence, row.kind, "manual", row.due, "here:1", row.parameters)
+
+    granted = await claims.claim(world.ledger, request(first))
+    waits = await claims.claim(world.ledger, request(second))
+    assert isinstance(granted, Granted)
+    assert granted.session_id == first.session_id
+    assert getattr(waits, "why", "").endswith("holds it")
+
+
+async def test_a_prompt_without_an_answer_is_shown_until_a_later_message(world: World) -> None:
+    row = await ask(world, "One?", "a")
+    await claims.cancel(world.ledger, row.id)
+    world.clock.move(timedelta(seconds=1))
+    live = await ask(world, "Two?", "b", str(row.session_id))
+
+    async with world.ledger.read() as session:
+        found = await sessions.without_answer(session, str(row.session_id), None, 10)
+        later = await sessions.without_answer(session, str(row.session_id), live.queued_at, 10)
+        newest = await sessions.without_answer(session, str(row.session_id), None, 1)
+    assert [each.id for each in found] == [row.id, live.id]
+    assert [each.id for each in later] == [live.id]
+    assert [each.id for each in newest] == [live.id]

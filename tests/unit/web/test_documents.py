@@ -1,0 +1,306 @@
+"""The generated forms of settings documents: secrets are only written, for every kind."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import pytest
+import sqlalchemy
+
+from daybook.api import agents, channels
+from daybook.features.hooks.documents import STORE as HOOKS
+from daybook.keeper.blocks import BLOCK_TYPES
+from daybook.ledger.tables import OutboxRow
+from daybook.prefect import client as connection
+from daybook.web.login import PageLogin
+from daybook.web.pages.documents import DELETE, DocumentPages, Variant
+from daybook.web.pages.forms import MESSAGES
+from tests.unit.resources.prefect_blocks import FakePrefect, Steps
+from tests.unit.web.conftest import site_of
+from tests.unit.web.submitting import Forms, post, submit
+from tests.world import World
+
+pytestmark = pytest.mark.anyio
+
+KEYS = {name: f"whsec_{name * 8}" for name in ("AAAA", "BBBB", "CCCC")}
+"""Signing secrets in base64."""
+
+
+@dataclass
+class Example:
+    """Valid fields of a new document, and a field with a value that is not valid."""
+
+    fields: dict[str, str]
+    wrong: tuple[str, str] = ("name", "No Name")
+    secrets: tuple[str, str] = ("canary-one", "canary-two")
+    edit: tuple[str, str] = ("", "")
+    stores: Sequence[str] = field(default=("api_key", "url", "secret", "value"))
+
+
+EXAMPLES = {
+    "/agents": Example({"model": "openai:small", "command": "/bin/cat"}, edit=("tools", "a b")),
+    "/settings/servers": Example(
+        {"command": "/bin/cat\n/tmp", "url": "http://127.0.0.1:9/mcp"}, edit=("read_only", '" "')
+    ),
+    "/settings/channels": Example(
+        {}, secrets=("ntfys://canary-one", "ntfys://canary-two"), edit=("url", "canary")
+    ),
+    "/settings/destinations": Example(
+        {"url": "http://127.0.0.1:9/callbacks"},
+        secrets=(KEYS["AAAA"], KEYS["BBBB"]),
+        edit=("timeout", "0"),
+    ),
+    "/settings/secrets": Example({"hosts": "api.example.org"}, edit=("hosts", "https://x")),
+    "/settings/hooks": Example(
+        {"job": "brief"}, secrets=(KEYS["AAAA"], KEYS["BBBB"]), edit=("rate", "0")
+    ),
+}
+"""An example for each kind; the test of all kinds fails for a kind that is missing here."""
+
+
+@pytest.fixture
+def prefect(monkeypatch: pytest.MonkeyPatch) -> FakePrefect:
+    """Return a Prefect without documents."""
+    fake = FakePrefect(BLOCK_TYPES, Steps())
+    fake.register()
+
+    class Connected:
+        async def __aenter__(self) -> FakePrefect:
+            return fake
+
+        async def __aexit__(self, *_: object) -> None:
+            pass
+
+    async def nothing(*_: Any) -> None:
+        pass
+
+    monkeypatch.setattr(connection, "connected", lambda *_: Connected())
+    monkeypatch.setattr(connection, "check_connection", nothing)
+    return fake
+
+
+def kinds_of(server: PageLogin) -> list[DocumentPages]:
+    return list(site_of(server).kinds)
+
+
+def canaries(example: Example) -> tuple[str, ...]:
+    return tuple(each.removeprefix("ntfys://") for each in example.secrets)
+
+
+async def test_no_secret_of_any_kind_comes_back_to_the_browser(
+    world: World,
+    server: PageLogin,
+    browser: httpx.AsyncClient,
+    prefect: FakePrefect,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    await world.jobs.add("brief", on_demand=True)
+    kinds = kinds_of(server)
+    assert {kind.path for kind in kinds} == EXAMPLES.keys()
+    written = 0
+    for kind in kinds:
+        for number, variant in enumerate(kind.variants()):
+            if variant.secrets:
+                name = f"new-{number}"
+                await _write(browser, prefect, kind, variant, name)
+                written += len(variant.secrets)
+    assert written >= 7
+    for example in EXAMPLES.values():
+        for canary in canaries(example):
+            assert canary not in caplog.text
+
+
+async def _write(
+    browser: httpx.AsyncClient,
+    prefect: FakePrefect,
+    kind: DocumentPages,
+    variant: Variant,
+    name: str,
+) -> None:
+    """Add and edit a document with secrets, each with a mistake first; no answer has a secret."""
+    example = EXAMPLES[kind.path]
+    first, second = example.secrets
+    texts = list[str]()
+    prefect.documents.clear()
+
+    async def send(page: str, action: str, **typed: str) -> Forms:
+        answer, after = await submit(browser, page, action, **typed)
+        texts.append(answer.text)
+        if answer.status_code == 303:
+            texts.append((await browser.get(answer.headers["location"])).text)
+        for form in after.forms:
+            for secret in variant.secrets:
+                assert dict(form.fields).get(secret.name, "") == ""
+        return after
+
+    new = f"{kind.path}/new?variant={variant.word}"
+    names = {each.name for each in variant.fields}
+    fields = {each: text for each, text in example.fields.items() if each in names}
+    given = fields | {each.name: first for each in variant.secrets} | {"name": name}
+    after = await send(new, f"{kind.path}/new", **{**given, example.wrong[0]: example.wrong[1]})
+    assert after.invalid == [example.wrong[0]], (kind.path, after.problems)
+    assert "Type it again" in texts[-1]
+    assert not any(first in str(each) for each in prefect.holds().values())
+
+    after = await send(new, f"{kind.path}/new", **given)
+    assert MESSAGES["document-added"] in after.status, (kind.path, texts[0])
+    assert any(first in str(each) for each in prefect.holds().values())
+    if own := [each for each in variant.secrets if each not in variant.more_secrets]:
+        (ref,) = {
+            form.action.removeprefix(f"{kind.path}/").removesuffix("/edit")
+            for form in after.forms
+            if form.action.endswith("/edit")
+        }
+        page = kind.address(ref)
+        field, wrong = example.edit
+        again = {each.name: second for each in own}
+        after = await send(page, page, **{**again, field: wrong})
+        assert after.invalid == [field], (kind.path, after.problems)
+        assert not any(second in str(each) for each in prefect.holds().values())
+        await send(page, page, **again)
+        assert any(second in str(each) for each in prefect.holds().values())
+        await send(page, page)  # empty fields keep what is stored
+        assert any(second in str(each) for each in prefect.holds().values())
+        deleted = {f"{DELETE}{each.name}": "true" for each in own if each.can_be_empty}
+        if deleted:
+            form = next(
+                each for each in Forms((await browser.get(page)).text).forms if each.action == page
+            )
+            assert (await post(browser, page, [*form.fields, *deleted.items()])).status_code == 303
+            assert not any(second in str(each) for each in prefect.holds().values())
+        texts.append((await browser.get(page)).text)
+    for path in (kind.path, "/settings", "/start"):
+        texts.append((await browser.get(path)).text)
+    for canary in canaries(example):
+        for text in texts:
+            assert canary not in text, (kind.path, variant.word)
+
+
+async def test_a_form_that_is_sent_twice_adds_one_document_and_shows_its_new_secret_once(
+    world: World, browser: httpx.AsyncClient, prefect: FakePrefect
+) -> None:
+    await world.jobs.add("brief", on_demand=True)
+    page = "/settings/hooks/new"
+    (form,) = Forms((await browser.get(page)).text).forms
+    typed = {"name": "pulls", "job": "brief"}
+    fields = [(name, typed.get(name, value)) for name, value in form.fields]
+    answers = [await post(browser, page, fields) for _ in range(2)]
+    assert [each.status_code for each in answers] == [303, 303]
+    (data,) = prefect.holds().values()
+    secret = data["secret"]
+    assert secret.startswith("whsec_")
+    after = answers[1].headers["location"]
+    assert after.startswith("/settings/hooks/pulls/edit?")
+    assert secret in (await browser.get(after)).text
+    assert secret not in (await browser.get(after)).text
+    other = [(name, {"rate": "7"}.get(name, value)) for name, value in fields]
+    assert (await post(browser, page, other)).status_code == 400  # this is another form
+    assert prefect.holds() == {(HOOKS.slug, "pulls"): data}
+
+
+async def test_another_users_edit_is_shown_and_not_overwritten(
+    browser: httpx.AsyncClient, prefect: FakePrefect
+) -> None:
+    page, slug = "/settings/destinations/ops/edit", "daybook-destination"
+    data = {"url": "http://127.0.0.1:9/a", "secret": KEYS["AAAA"], "tries": 3}
+    prefect.ui(slug, "ops", **data)
+    form = next(each for each in Forms((await browser.get(page)).text).forms if each.action == page)
+    prefect.ui(slug, "ops", **{**data, "tries": 5})
+    typed = {"timeout": "9", "secret": KEYS["BBBB"]}
+    fields = [(name, typed.get(name, value)) for name, value in form.fields]
+    answer = await post(browser, page, fields)
+    assert answer.status_code == 400
+    assert "ops was changed meanwhile" in answer.text
+    assert "<del>3</del><ins>5</ins>" in answer.text
+    assert KEYS["BBBB"] not in answer.text
+    assert prefect.holds()[slug, "ops"]["secret"] == KEYS["AAAA"]
+
+
+async def test_a_known_server_stores_its_token_for_its_host_only(
+    browser: httpx.AsyncClient, prefect: FakePrefect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page, new = "/settings/servers/new?variant=github", "/settings/servers/new"
+    given = {"name": "github", "preset_token": "canary-token", "url": "http://127.0.0.1:9/mcp"}
+    _, after = await submit(browser, page, new, **given)
+    assert MESSAGES["document-added"] in after.status
+    assert prefect.holds()["daybook-secret", "github"] == {
+        "value": "canary-token",
+        "hosts": ["127.0.0.1:9"],
+    }
+    server = prefect.holds()["daybook-tool-server", "github"]
+    assert server["headers"] == {"Authorization": "Bearer {{secret:github}}"}
+    assert "canary" not in str(server)
+    answer, after = await submit(browser, page, new, **{**given, "name": "other"})
+    assert (answer.status_code, after.invalid) == (400, ["preset_token"])
+    assert ("daybook-tool-server", "other") not in prefect.holds()
+
+
+async def test_a_known_server_needs_its_folder(
+    browser: httpx.AsyncClient, prefect: FakePrefect
+) -> None:
+    page = "/settings/servers/new?variant=filesystem"
+    answer, after = await submit(browser, page, "/settings/servers/new", name="files")
+    assert (answer.status_code, after.invalid) == (400, ["command"])
+    assert not prefect.holds()
+
+
+async def test_a_channel_is_tested_and_a_failure_is_shown(
+    world: World, browser: httpx.AsyncClient, prefect: FakePrefect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = "/settings/channels/inbox/edit"
+    answer, after = await submit(browser, page, "/settings/channels/inbox/test")
+    assert "The test succeeded" in after.status
+    async with world.ledger.read() as session:
+        (sent,) = (await session.execute(sqlalchemy.select(OutboxRow))).scalars()
+    assert sent.body == channels.TEST_TEXT
+    prefect.ui("daybook-channel", "phone", url="json://127.0.0.1:9/canary-path")
+    page = "/settings/channels/phone"
+    answer, after = await submit(browser, f"{page}/edit", f"{page}/test")
+    assert answer.status_code == 500
+    assert "canary-path" not in answer.text
+    assert after.problems[""]
+
+
+async def test_the_page_settings_counts_the_documents_and_says_what_is_wrong(
+    browser: httpx.AsyncClient, prefect: FakePrefect
+) -> None:
+    prefect.ui("daybook-secret", "fine", value="x", hosts=["a.example.org"])
+    prefect.ui("daybook-secret", "broken", value="x", hosts=[])
+    text = (await browser.get("/settings")).text
+    assert "does not work: broken" in text
+    assert '<p class="fix">2</p>' in text
+
+
+async def test_the_first_steps_add_the_default_agent_and_return(
+    browser: httpx.AsyncClient, prefect: FakePrefect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def nothing(*_: Any) -> None:
+        pass
+
+    monkeypatch.setattr(agents, "_check_tools", nothing)
+    prefect.ui("daybook-offline-agent", "default")
+    given = {"model": "openai:small", "api_key": "canary-key"}
+    answer, _ = await submit(browser, "/start", "/agents/new", **given)
+    assert answer.headers["location"].startswith("/start?")
+    stored = prefect.holds()
+    assert stored.keys() == {("daybook-model-agent", "default")}
+    agent = stored["daybook-model-agent", "default"]
+    assert agent["api_key"] == "canary-key"
+    assert agent["tools"] == agents.first_tools() != []
+    text = (await browser.get("/start")).text
+    assert "canary-key" not in text
+    assert "/agents/daybook-model-agent/default/edit" in text
+    assert not [each for each in Forms(text).forms if each.action == "/agents/new"]
+
+
+async def test_the_login_leads_to_the_first_steps_until_there_is_a_job(
+    world: World, server: PageLogin, browser: httpx.AsyncClient
+) -> None:
+    assert 'url=/start"' in (await browser.get(server.new_link())).text
+    await world.jobs.add("brief")
+    assert 'url=/"' in (await browser.get(server.new_link())).text
