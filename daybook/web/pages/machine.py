@@ -200,6 +200,14 @@ async def check(ref: str, form: Form) -> Done:
     return Done("/settings/health", "checked")
 
 
+async def _state() -> str:
+    """Return the number of findings of the last check that need a person, in words."""
+    if _health.found is None:
+        return "not checked"
+    wrong = sum(each.severity in _ORDER[:2] for each in _health.found[1])
+    return f"{wrong} to look at" if wrong else "fine"
+
+
 # --- configuration
 
 
@@ -277,7 +285,9 @@ async def apply(ref: str, form: Form) -> Done:
 
 DOCUMENTS = (WindowPages(), TokenPages())
 SETTINGS = (
-    SettingsLink("/settings/health", "Health", "All checks of this Daybook, as `daybook doctor`."),
+    SettingsLink(
+        "/settings/health", "Health", "All checks of this Daybook, as `daybook doctor`.", _state
+    ),
     SettingsLink(
         "/settings/apply", "Jobs files", "Add and change jobs as a file says, after a preview."
     ),
