@@ -171,7 +171,9 @@ class _Health:
     async def check(self) -> None:
         started = SYSTEM_CLOCK.now()
         async with self._lock:
-            if self.found is None or self.found[0] < started:  # nobody else has checked meanwhile
+            if (
+                self.found is None or self.found[0] < started
+            ):  # no other request has checked meanwhile
                 self.found = SYSTEM_CLOCK.now(), await doctor.doctor()
 
 
