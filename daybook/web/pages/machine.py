@@ -171,7 +171,9 @@ class _Health:
     async def check(self) -> None:
         started = SYSTEM_CLOCK.now()
         async with self._lock:
-            if self.found is None or self.found[0] < started:  # nobody else has checked meanwhile
+            if (
+                self.found is None or self.found[0] < started
+            ):  # no other request has checked meanwhile
                 self.found = SYSTEM_CLOCK.now(), await doctor.doctor()
 
 
@@ -198,6 +200,14 @@ async def check(ref: str, form: Form) -> Done:
     """Run the checks of `daybook doctor`."""
     await _health.check()
     return Done("/settings/health", "checked")
+
+
+async def _state() -> str:
+    """Return the number of findings of the last check that need a person, in words."""
+    if _health.found is None:
+        return "not checked"
+    wrong = sum(each.severity in _ORDER[:2] for each in _health.found[1])
+    return f"{wrong} to look at" if wrong else "fine"
 
 
 # --- configuration
@@ -277,7 +287,9 @@ async def apply(ref: str, form: Form) -> Done:
 
 DOCUMENTS = (WindowPages(), TokenPages())
 SETTINGS = (
-    SettingsLink("/settings/health", "Health", "All checks of this Daybook, as `daybook doctor`."),
+    SettingsLink(
+        "/settings/health", "Health", "All checks of this Daybook, as `daybook doctor`.", _state
+    ),
     SettingsLink(
         "/settings/apply", "Jobs files", "Add and change jobs as a file says, after a preview."
     ),
