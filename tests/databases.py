@@ -36,7 +36,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.util import LRUCache
 
 from daybook.clock import Clock
-from daybook.ledger import postgresql, schema, sqlite
+from daybook.ledger import feature_tables, postgresql, schema, sqlite
 from daybook.ledger.engine import Ledger
 from daybook.ledger.feature_tables import all_tables
 from daybook.ledger.tables import new_id
@@ -81,8 +81,8 @@ sqlite._prepare = _prepare_without_sync
 migrate = schema.upgrade
 """The product's migration, for tests about it.
 
-All others give a new SQLite ledger the tables that a migration made once in this process: Alembic
-needs a seventh of a second.
+All others give a new SQLite ledger the tables, also those of features, that migrations made once in
+this process: Alembic needs a seventh of a second for the ledger's, and again for the features'.
 """
 
 
@@ -373,6 +373,9 @@ def _template() -> Path:
     engine = create_engine(f"sqlite:///{path}")
     with engine.begin() as connection:
         migrate(connection)
+        for each, line in feature_tables._lines():
+            if each.is_own:
+                line.migrate(connection, line.head())
     engine.dispose()
     with closing(sqlite3.connect(path)) as file:
         file.execute("PRAGMA journal_mode = WAL")

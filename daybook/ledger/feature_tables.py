@@ -52,9 +52,11 @@ def all_tables() -> list[Table]:
 
 def are_current(connection: Connection) -> bool:
     """Return whether the tables of all features that are in use have their newest version."""
-    for each, line in _lines():
+    lines = _lines()
+    own = schema.versions(connection, [line.version_table for each, line in lines if each.is_own])
+    for each, line in lines:
         with _leaving_out(each, connection):
-            version = line.current(connection)
+            version = own.get(line.version_table) if each.is_own else line.current(connection)
             if version != line.head():
                 _check_known(line, version)
                 return False

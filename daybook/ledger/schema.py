@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -89,6 +89,14 @@ class Line:
             config.set_main_option(option, str(folder).replace("%", "%%"))
         config.set_main_option("path_separator", "newline")
         return config
+
+
+def versions(connection: Connection, tables: Iterable[str]) -> dict[str, str]:
+    """Return the versions that those of the version ``tables`` have that exist, in two queries."""
+    found = set(inspect(connection).get_table_names())
+    queries = [f"SELECT '{name}', version_num FROM {name}" for name in tables if name in found]
+    rows = connection.execute(text(" UNION ALL ".join(queries))) if queries else ()
+    return {str(name): str(version) for name, version in rows}
 
 
 @cache

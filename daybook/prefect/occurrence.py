@@ -112,7 +112,9 @@ async def build_claim_request(
         await reconcile.recognise(str(run.deployment_id))
         job_id = await _job_of(ledger, run)
     if kind is None:
-        kind, parameters, refused = await _read_parameters(ledger, job_id, parameters)
+        kind, parameters, refused = await _read_parameters(
+            ledger, job_id, parameters, kind=claim_requests.SESSION_KIND if is_answer else ""
+        )
     due, session_id = _due(run, ledger.now()), _continued_session(run)
     if own:
         # A run that we created in Prefect, with the key `<ledger>:<occurrence>:<n>`.
@@ -150,17 +152,18 @@ def _waited(run: FlowRun) -> str:
 
 
 async def _read_parameters(
-    ledger: Ledger, job_id: str | None, parameters: JsonObject
+    ledger: Ledger, job_id: str | None, parameters: JsonObject, kind: str
 ) -> tuple[str, JsonObject, str]:
     """Return the job's kind, the parameters in normal form, and the problem with them, or "".
 
-    Parameters with a problem are returned as they are. Without a job, the kind is empty.
+    Parameters with a problem are returned as they are. Without a job, the kind is ``kind``.
     """
-    if job_id is None:
+    if job_id is not None:
+        async with ledger.read() as session:
+            stored = await store.get(session, job_id)
+        kind = stored.row.kind if stored else ""
+    if not kind:
         return "", parameters, ""
-    async with ledger.read() as session:
-        stored = await store.get(session, job_id)
-    kind = stored.row.kind if stored else ""
     try:
         return kind, dict(normal_parameters(kind, parameters)), ""
     except InvalidInput as error:

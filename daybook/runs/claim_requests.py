@@ -53,6 +53,10 @@ def request_key(job_id: str, request_id: str) -> str:
     return f"request:{job_id}:{request_id}"
 
 
+SESSION_KIND = "agent-prompt"
+"""Kind of the runs that answer a message of a session."""
+
+
 def session_request_key(request_id: str) -> str:
     """Return the key of a requested run that has no job and answers a message of a session."""
     return request_key("session", request_id)

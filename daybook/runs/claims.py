@@ -365,7 +365,9 @@ async def request_answer(
         if (existing := await rows.find(session, None, key)) is not None:
             return existing
         now = ledger.now()
-        row = rows.without_job("agent-prompt", key, triggers.SESSION.name, parameters, now)
+        row = rows.without_job(
+            claim_requests.SESSION_KIND, key, triggers.SESSION.name, parameters, now
+        )
         row.session_id = session_id or sessions.session_id_of(
             parameters, job_id=None, run_id=row.id
         )

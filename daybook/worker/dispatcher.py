@@ -69,7 +69,7 @@ from daybook.prefect import (
     states,
     unmirrored,
 )
-from daybook.runs import claims
+from daybook.runs import claim_requests, claims
 from daybook.runs.claim_requests import ClaimRequest, Finished, Granted, Waiting
 from daybook.timing import TIMING
 from daybook.worker.launcher import Launcher
@@ -185,7 +185,7 @@ class Dispatcher:
                 started=False,
             )
             job_id = request.job_id
-            if job_id is None:
+            if job_id is None and not claim_requests.is_session_request(request.occurrence):
                 return False
             effects = await self._claim(run, request)
         if ReadRetries() in effects and (retries := await occurrence.read_retry_starts(run)):
@@ -220,9 +220,9 @@ class Dispatcher:
         fence, run = self._waiting.get(str(row.flow_run_id), (None, None))
         return run if fence == row.fence else None
 
-    async def _name_run(self, run: FlowRun, job_id: str) -> None:
-        """Name a run that the keeper has not named yet; log an error instead of raising it."""
-        if run_names.is_own_name(run.name):
+    async def _name_run(self, run: FlowRun, job_id: str | None) -> None:
+        """Name a run of a job that the keeper has not named yet; log an error, do not raise it."""
+        if job_id is None or run_names.is_own_name(run.name):
             return
         try:
             async with self._ledger.read() as session:
@@ -368,17 +368,16 @@ class Dispatcher:
             row = await session.get(RunRow, answer.run_id)
         return row is not None and (row.state, row.until) == (Status.WAITING, answer.until)
 
-    async def _set_back(self, run: FlowRun, answer: Waiting, job_id: str = "") -> None:
+    async def _set_back(self, run: FlowRun, answer: Waiting, job_id: str | None = None) -> None:
         """Reschedule a run that has to wait, and name it if its job is known.
 
         Do not wait for `_ending`: behind the ends of many runs, it could miss its turn.
         """
         async with self._setting_back:
             await self._reschedule(run, answer)
-            if job_id:
-                await self._name_run(run, job_id)
+            await self._name_run(run, job_id)
 
-    async def _end(self, run: FlowRun, end: Finished, job_id: str) -> None:
+    async def _end(self, run: FlowRun, end: Finished, job_id: str | None) -> None:
         """Set the Prefect run to the state of ``end``, and name it."""
         async with self._ending:
             await self._in_time(run, self._end_in_prefect(run, end))

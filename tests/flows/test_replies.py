@@ -11,7 +11,7 @@ from prefect.client.schemas.objects import FlowRun
 from daybook import api
 from daybook.errors import InvalidInput
 from daybook.ledger.states import Status
-from daybook.prefect import on_demand, scheduled_runs
+from daybook.prefect import occurrence, on_demand, scheduled_runs
 from daybook.prefect.occurrence import belongs_to_other_ledger
 from daybook.runs import claims
 from tests.world.agents import Agent
@@ -43,6 +43,10 @@ async def test_a_reply_continues_the_session_and_concerns_nobody_else(world: Pre
     asked = await api.sessions.reply(stored.job.name, "Which is urgent?", request_id="one")
     again = await api.sessions.reply(stored.job.name, "Which is urgent?", request_id="one")
     run = await flow_run(world, asked.flow_run_id)
+    request = await occurrence.build_claim_request(
+        world.ledger, run, dict(run.parameters), holder="here:1", starts=1
+    )
+    assert (request.kind, request.job_id, request.refused) == ("agent-prompt", None, "")
     await world.executions.complete_here(run)
 
     assert (again.id, asked.status) == (asked.id, Status.WAITING)

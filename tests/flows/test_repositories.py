@@ -19,7 +19,7 @@ from tests.at_prefect import add_document
 from tests.calling import ModelAgent, calls
 from tests.git_servers import serving_git
 from tests.providers import Answer, Status
-from tests.unit.features.repositories.projects import at, commit
+from tests.unit.features.repositories.projects import at, commit, user_repository
 from tests.world.prefect_world import PrefectWorld
 from tests.world.workers import PREFECT_LEAVES_A_SOCKET
 
@@ -28,13 +28,10 @@ pytestmark = [pytest.mark.anyio, pytest.mark.e2e, *PREFECT_LEAVES_A_SOCKET]
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    folder = tmp_path / "project"
-    folder.mkdir()
-    at(folder, "init", "-q", "-b", "main")
-    commit(folder, AGENTS="-", a="one\n")
+    folder = user_repository(tmp_path / "project", a="one\n")
     (folder / "AGENTS.md").write_text("Use spaces.")
     commit(folder)
-    at(folder, "switch", "-qc", "mine")
+    at(folder, "branch", "-qf", "main", "mine")
     return folder
 
 

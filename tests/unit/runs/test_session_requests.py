@@ -52,6 +52,7 @@ async def test_an_id_that_is_too_long_for_a_key_stores_nothing(world: World) -> 
 
 async def test_the_claim_keeps_the_session_and_the_turns(world: World) -> None:
     first = await ask(world, "One?", "a")
+    world.clock.move(timedelta(seconds=1))
     second = await ask(world, "Two?", "b", str(first.session_id))
 
     def request(row: RunRow) -> ClaimRequest:

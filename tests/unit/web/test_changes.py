@@ -18,7 +18,7 @@ from daybook.runs.claim_requests import Granted
 from daybook.web.login import PageLogin
 from tests import morning
 from tests.unit.features.attempts import Started
-from tests.unit.features.repositories.projects import at, changed, commit
+from tests.unit.features.repositories.projects import at, changed, commit, user_repository
 from tests.unit.web.conftest import client
 from tests.unit.web.submitting import Forms, submit
 from tests.world import World
@@ -33,13 +33,7 @@ HOSTILE = "<script>alert(1)</script>\u202e\x1b[31m\n"
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """Return a user's repository, in which another branch than main is checked out."""
-    folder = tmp_path / "project"
-    folder.mkdir()
-    at(folder, "init", "-q", "-b", "main")
-    commit(folder, a="one\n")
-    at(folder, "switch", "-qc", "mine")
-    return folder
+    return user_repository(tmp_path / "project")
 
 
 async def waiting(world: World, project: Path, **files: str) -> Granted:

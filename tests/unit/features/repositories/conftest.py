@@ -15,7 +15,7 @@ from daybook.tools.pool import PreloadedSecrets
 from tests import certificates
 from tests.git_servers import GitServer, serving_git
 from tests.unit.features.repositories.forge_servers import TOKEN
-from tests.unit.features.repositories.projects import SECRET, at, commit
+from tests.unit.features.repositories.projects import SECRET, at, commit, user_repository
 
 
 @pytest.fixture(scope="module")
@@ -60,10 +60,4 @@ def secrets(monkeypatch: pytest.MonkeyPatch) -> dict[str, Secret]:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """Return a user's repository, in which another branch than main is checked out."""
-    folder = tmp_path / "project"
-    folder.mkdir()
-    at(folder, "init", "-q", "-b", "main")
-    commit(folder, a="one\n", b="two\n")
-    at(folder, "switch", "-qc", "mine")
-    return folder
+    return user_repository(tmp_path / "project")

@@ -48,6 +48,18 @@ def commit(folder: Path, **files: str) -> str:
     return at(folder, "rev-parse", "HEAD")
 
 
+def user_repository(folder: Path, **files: str) -> Path:
+    """Create a user's repository, in which another branch than main is checked out.
+
+    ``files`` are those of `commit`; the default is `a.txt` and `b.txt`.
+    """
+    folder.mkdir()
+    at(folder, "init", "-q", "-b", "main")
+    commit(folder, **(files or {"a": "one\n", "b": "two\n"}))
+    at(folder, "switch", "-qc", "mine")
+    return folder
+
+
 async def worktree(project: Path, run_id: str = "run-1") -> Worktree:
     """Create the worktree of a run."""
     store = Store(Upstream.parse(str(project)))

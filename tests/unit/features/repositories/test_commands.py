@@ -21,17 +21,6 @@ TOOL = {each.name: each for each in TOOLS}
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Path:
-    """Return a user's repository, in which another branch than main is checked out."""
-    folder = tmp_path / "project"
-    folder.mkdir()
-    at(folder, "init", "-q", "-b", "main")
-    commit(folder, a="one\n")
-    at(folder, "switch", "-qc", "mine")
-    return folder
-
-
-@pytest.fixture
 async def granted(world: World, running: Started, project: Path) -> Granted:
     """Return a run whose change waits."""
     found = await running("Nightly fix", repo=str(project), ref="main")

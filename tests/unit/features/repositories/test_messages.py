@@ -11,19 +11,17 @@ from daybook.features.repositories import messages, operations
 from daybook.features.repositories.tables import ChangeStatus
 from daybook.ledger.tables import OutboxRow
 from tests.unit.features.attempts import Started
-from tests.unit.features.repositories.projects import at, changed, commit
+from tests.unit.features.repositories.projects import at, changed
 from tests.world import World
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("daybook_home")]
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Path:
-    folder = tmp_path / "project"
-    folder.mkdir()
-    at(folder, "init", "-q", "-b", "main")
-    commit(folder, a="one\n")
-    return folder
+def project(project: Path) -> Path:
+    """Return the user's repository, in which main is checked out."""
+    at(project, "switch", "-q", "main")
+    return project
 
 
 async def bodies(world: World) -> list[str]:
@@ -50,7 +48,7 @@ async def test_a_change_that_cannot_land_is_reported_once(
 async def test_a_change_that_lands_is_not_reported(
     world: World, running: Started, project: Path
 ) -> None:
-    at(project, "switch", "-qc", "mine")
+    at(project, "switch", "-q", "mine")
     granted = await running(repo=str(project), ref="main", land="auto", verify=("true",))
     await changed(world, granted, a="two\n")
     assert (await operations.show(granted.run_id)).status == ChangeStatus.LANDED
