@@ -142,7 +142,8 @@ class Devices(Protocol):
 class Viewers(Protocol):
     """Shared links, devices (None if they are not stored), and the first page after a login."""
 
-    devices: Devices | None
+    @property
+    def devices(self) -> Devices | None: ...
 
     async def viewer_of(self, token: str) -> str:
         """Return the id of a token; "" if it does not exist.

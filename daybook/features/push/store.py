@@ -62,7 +62,14 @@ async def subscribe(session_id: str, endpoint: str, public_key: str, auth: str) 
             if (await session.execute(count)).scalar_one() >= MAX_SUBSCRIPTIONS:
                 hint = "remove one that is no longer used"
                 raise InvalidInput("push", f"has {MAX_SUBSCRIPTIONS} browsers already", hint)
-            row = SubscriptionRow(id=id_, endpoint=endpoint, created_at=ledger.now())
+            row = SubscriptionRow(
+                id=id_,
+                session_id=session_id,
+                endpoint=endpoint,
+                public_key=public_key,
+                auth=auth,
+                created_at=ledger.now(),
+            )
         row.session_id, row.public_key, row.auth, row.error = session_id, public_key, auth, ""
         session.add(row)
 

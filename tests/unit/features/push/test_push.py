@@ -23,6 +23,7 @@ from daybook.features.push import encryption, store
 from daybook.features.push.loops import content, push
 from daybook.home import Home
 from daybook.ledger.engine import sharing
+from daybook.ledger.tables import OutboxRow
 from tests import rows
 from tests.receiver import Receiver, answer, serving
 from tests.world import World
@@ -104,7 +105,7 @@ async def test_each_phone_reads_one_signed_message_about_what_needs_a_person(
     monkeypatch.setenv("DAYBOOK_PUBLIC_URL", "https://daybook.example.org")
     first, second = Phone(service, "first"), Phone(service, "second")
     with sharing(world.ledger):
-        await alert(world, "before")  # nobody had subscribed
+        await alert(world, "before")  # no browser had subscribed
         world.clock.move(timedelta(minutes=1))
         await first.subscribe()
         await second.subscribe()
@@ -184,7 +185,7 @@ async def test_an_alert_that_waits_or_was_withdrawn_is_not_pushed(
         await Phone(service, "phone").subscribe()
         id_ = await alert(world)
         async with world.ledger.write() as session:
-            row = await session.get(outbox.OutboxRow, id_)
+            row = await session.get(OutboxRow, id_)
             assert row is not None
             row.next_at = world.clock.now() + timedelta(minutes=30)
             session.add(row)
@@ -250,9 +251,7 @@ def test_a_message_is_encrypted_as_in_the_example_of_the_rfc() -> None:
 
 
 def test_the_content_fits_into_one_record() -> None:
-    row = outbox.OutboxRow(
-        id="m", event="failed", subject="😀" * 200, body="😀" * 9_000, run_id="r", queue="", key="k"
-    )
+    row = OutboxRow.model_construct(id="m", subject="😀" * 200, body="😀" * 9_000, run_id="r" * 32)
     assert len(content(row)) <= encryption.MAX_MESSAGE_BYTES
 
 
