@@ -139,7 +139,10 @@ class Devices(Protocol):
 
 
 class Viewers(Protocol):
-    """The tokens of shared links, the devices, and the first page after a login. The devices are None if they are not stored."""
+    """The tokens of shared links, the devices, and the first page after a login.
+
+    The devices are None if they are not stored.
+    """
 
     devices: Devices | None
 
