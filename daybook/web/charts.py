@@ -163,10 +163,12 @@ def axis(within: Timeline, text: TimeText, hours: int = 6) -> Markup:
                 label = text(at, "day")
             where = place(at, within.start, within.end)
             if 20 < where < 960 and abs(where - 500) > (80 if " " in label else 45):
-                # On a narrow screen, a date near an end would leave the timeline.
+                # On a narrow screen, a date near an end would leave the timeline, and one label
+                # near its middle would touch that of now.
                 is_date = " " in label
                 end = " early" if is_date and where < 120 else ""
                 end = " late" if is_date and where > 880 else end
+                end = " near" if abs(where - 500) < 120 else end
                 parts.append(f'<span class="p{where}{end}">{escape(label)}</span>')
         at += timedelta(minutes=15)  # in some zones, an hour begins at a quarter of an hour of UTC
     return Markup("".join(parts))
