@@ -9,6 +9,7 @@ import random
 import shutil
 import sys
 import time
+from asyncio import Task
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
@@ -66,7 +67,7 @@ async def _run(home: Home, options: argparse.Namespace, seed: int, address: str)
     # These modules import Prefect, which must not read its environment before now.
     from prefect.client.orchestration import get_client
 
-    from chaos import callbacks, cluster, edits, effects, restarts, verdict, workload
+    from chaos import callbacks, cluster, edits, effects, messages, restarts, verdict, workload
     from daybook import repository
     from daybook.ledger.engine import Ledger
     from daybook.prefect import work_pool
@@ -84,18 +85,28 @@ async def _run(home: Home, options: argparse.Namespace, seed: int, address: str)
         members = cluster.Cluster(home, _port(), ledger_url)
         try:
             await members.start(options.workers, options.keepers, concurrency=options.concurrency)
-            async with Ledger(ledger_url) as ledger, get_client() as client:
+            async with (
+                Ledger(ledger_url) as ledger,
+                get_client() as client,
+                asyncio.TaskGroup() as group,
+            ):
                 await repository.load_entry_point("blocks/__init__.py").register(client)
                 await work_pool.ensure(client)
 
+                sent, sending = messages.Messages(random.Random(seed + 4)), list[Task[None]]()
+
                 async def add_jobs(plan: Plan) -> Workload:
-                    return await workload.add(client, counted, receiver, home.path, plan)
+                    added = await workload.add(client, counted, receiver, home.path, plan)
+                    added.messages = sent.keys
+                    sending.append(group.create_task(sent.send(ledger, plan.end)))
+                    return added
 
                 inject = _kill_everything if options.restart_after else _inject_faults
                 injected = await inject(options, seed, members, walk, add_jobs)
                 jobs, faults, restart, healthy_at = injected
                 await SYSTEM_CLOCK.wait_until(jobs.end)
                 receiver.accept_all()
+                await asyncio.gather(*sending)
                 _progress("the faults are over")
                 seconds, standstill = await verdict.wait_until_finished(
                     ledger, jobs, options.concurrency
@@ -106,6 +117,7 @@ async def _run(home: Home, options: argparse.Namespace, seed: int, address: str)
                     found.broken += await verdict.wrong_catch_ups(ledger, jobs, restart, healthy_at)
                 found.broken += await verdict.wrong_callbacks(ledger, receiver)
                 found.broken += await verdict.wrong_steps(ledger, counted.steps)
+                found.broken += await verdict.wrong_messages(ledger)
                 found.broken += [standstill] if standstill else []
                 found.broken += await edits.differences(ledger, client)
                 print(
@@ -118,6 +130,7 @@ async def _run(home: Home, options: argparse.Namespace, seed: int, address: str)
                         receiver=receiver,
                         counted=counted.steps,
                         cluster=members,
+                        messages=len(sent.keys),
                     )
                 )
         finally:
@@ -184,6 +197,7 @@ def _table(
     receiver: Receiver,
     counted: CountedSteps,
     cluster: Cluster,
+    messages: int,
 ) -> str:
     hits = [each for each in faults if each.target]
     kinds = Counter(each.fault.kind for each in hits)
@@ -198,6 +212,7 @@ def _table(
         row("faults that hit a live target", f"{len(hits)} of {len(faults)}"),
         *(row(f"… {kind}", str(count)) for kind, count in sorted(kinds.items())),
         row("starts of each process", starts),
+        row("messages to sessions", str(messages)),
         row("edits", str(sum(steps.values()))),
         *(row(f"… {kind}", str(count)) for kind, count in sorted(steps.items())),
         row("due times", str(found.due)),

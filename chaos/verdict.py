@@ -13,7 +13,7 @@ from prefect.client.orchestration import PrefectClient
 from sqlalchemy import func
 from sqlmodel import col, select
 
-from chaos import callbacks, restarts, steps
+from chaos import callbacks, messages, restarts, steps
 from chaos.callbacks import Receiver
 from chaos.faults import KILLS_RUNS, InjectedFault
 from chaos.progress import ProgressCheck, Remaining
@@ -67,7 +67,7 @@ async def wait_until_finished(ledger: Ledger, workload: Workload, slots: int) ->
     check = ProgressCheck(slots, start)
     while True:
         rows = await _rows(ledger)
-        due = await _due(ledger, workload) | _chained(workload, rows)
+        due = await _due(ledger, workload) | _chained(workload, rows) | workload.messages
         lacking, _ = _compare(due, rows)
         remaining = Remaining.of(rows, len(lacking), await _unsent(ledger))
         if not check.must_wait(remaining, loop.time()):
@@ -84,7 +84,7 @@ async def judge(
 ) -> Verdict:
     """Check the ledger and Prefect; report the broken promises."""
     rows = await _rows(ledger)
-    due = await _due(ledger, workload) | _chained(workload, rows)
+    due = await _due(ledger, workload) | _chained(workload, rows) | workload.messages
     lacking, twice = _compare(due, rows)
     found = Verdict(due=len(due), effects=sum(effects.values()))
     found.outcomes.update(row.status for row in rows for _ in range(row.count))
@@ -130,7 +130,13 @@ async def wrong_callbacks(ledger: Ledger, receiver: Receiver) -> list[str]:
     """Return what is wrong with the callbacks."""
     async with ledger.read() as session:
         outbox = (await session.execute(select(OutboxRow))).scalars().all()
-    return callbacks.violations(receiver, await _rows(ledger), outbox)
+    of_jobs = [row for row in await _rows(ledger) if row.job_id is not None]
+    return callbacks.violations(receiver, of_jobs, outbox)
+
+
+async def wrong_messages(ledger: Ledger) -> list[str]:
+    """Return what is wrong with the messages of sessions."""
+    return await messages.violations(ledger, await _rows(ledger))
 
 
 async def wrong_steps(ledger: Ledger, counted: CountedSteps) -> list[str]:
@@ -151,7 +157,7 @@ async def _unsent(ledger: Ledger) -> int:
 
 
 async def _rows(ledger: Ledger) -> list[RunRow]:
-    """Return all occurrences: due times and runs of chained jobs; the test requests no run."""
+    """Return all occurrences: due times, runs of chained jobs, and answers to messages."""
     async with ledger.read() as session:
         return list((await session.execute(select(RunRow))).scalars())
 

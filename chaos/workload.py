@@ -40,13 +40,15 @@ class Chain(NamedTuple):
 class Workload:
     """The job ids by name. ``edited`` are the jobs reserved for the edits; ``end`` is in UTC.
 
-    ``chained`` are the jobs that run after others.
+    ``chained`` are the jobs that run after others. ``messages`` are the keys of the runs that
+    answer messages of sessions.
     """
 
     end: datetime
     jobs: dict[str, str] = field(default_factory=dict)
     edited: dict[str, str] = field(default_factory=dict)
     chained: dict[str, Chain] = field(default_factory=dict)
+    messages: set[str] = field(default_factory=set)
 
     def occurrence(self, effect: str) -> str:
         """Return the occurrence key of an effect; an agent's line has job name and due time."""

@@ -290,17 +290,29 @@ def _execute_at_once(connection: Any, _: Any) -> None:
     """Let the driver's connection execute each function in the thread of the event loop.
 
     To switch to the connection's thread and back needs more CPU time than a small statement. After
-    each function, other tasks have their turn, as they have while the thread executes it.
+    each function, other tasks have their turn, as they have while the thread executes it. The
+    thread still waits for the lock, because another task may hold it with another ledger.
     """
     driver = connection._connection
+    in_thread = driver._execute
 
     async def execute(function: Callable[..., Any], *given: Any, **named: Any) -> Any:
+        if _begins_writing(function):
+            return await in_thread(function, *given, **named)
         try:
             return function(*given, **named)
         finally:
             await checkpoint()
 
     driver._execute = execute
+
+
+def _begins_writing(function: Any) -> bool:
+    """Return whether the function of `sqlite_driver.execute` executes `BEGIN IMMEDIATE`."""
+    names = getattr(getattr(function, "__code__", None), "co_freevars", ())
+    if "operation" not in names:
+        return False
+    return bool(function.__closure__[names.index("operation")].cell_contents == "BEGIN IMMEDIATE")
 
 
 class SharedLedger(Ledger):

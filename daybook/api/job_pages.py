@@ -212,7 +212,7 @@ async def names() -> dict[str, str]:
 
 
 async def is_new() -> bool:
-    """Return whether nobody has added a job yet: there is at most the example that `up` adds."""
+    """Return whether the home is new: it has at most the example job that `up` adds."""
     return set((await names()).values()) <= {EXAMPLE_JOB}
 
 

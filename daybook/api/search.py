@@ -12,10 +12,10 @@ from sqlmodel import col
 
 from daybook import api
 from daybook.api import authorization
-from daybook.api.answers import headline
 from daybook.ledger.engine import reading
 from daybook.ledger.tables import JobRow, RunRow, SessionRow
 from daybook.ledger.views import UtcTime
+from daybook.markdown import headline
 from daybook.short_text import clip
 
 Kind = Literal["job", "run", "session", "agent"]

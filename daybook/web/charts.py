@@ -15,7 +15,6 @@ from markupsafe import Markup, escape
 from daybook.api.job_pages import DayStrip
 from daybook.api.timeline import Mark, Row, Timeline
 from daybook.ledger.states import FAILURES, LIVE, Status
-from daybook.ledger.views import Step
 from daybook.web import formatting
 
 _ORDER = (
@@ -54,17 +53,20 @@ def symbol(status: str) -> Markup:
     )
 
 
-def bar(step: Step, start: datetime, end: datetime) -> Markup:
-    """Return the bar of a step in the time from ``start`` to ``end``; a step that runs has no end.
+def bar(
+    status: str, begin: datetime, finish: datetime | None, start: datetime, end: datetime
+) -> Markup:
+    """Return the bar of a step from ``begin`` to ``finish`` in the time from ``start`` to ``end``.
 
-    The cells beside it have the times in words, so it has no name.
+    A step that runs has no ``finish``. The cells beside it have the times in words, so it
+    has no name.
     """
-    first = place(step.started_at, start, end)
-    last = place(step.finished_at or end, start, end)
+    first = place(begin, start, end)
+    last = place(finish or end, start, end)
     return Markup(
         '<svg class="bar s-{}" viewBox="0 0 1000 8" preserveAspectRatio="none" aria-hidden="true">'
         '<rect x="{}" width="{}" height="8" fill="currentColor"/></svg>'
-    ).format(step.status, min(first, 990), max(last - first, 10))
+    ).format(status, min(first, 990), max(last - first, 10))
 
 
 def place(instant: datetime, start: datetime, end: datetime) -> int:

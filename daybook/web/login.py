@@ -87,7 +87,8 @@ _ONLY_SHOWN = "This link shows the pages. It cannot change anything."
 # Pages load only files of this server, and contain no inline script, style or frame.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
-    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    "connect-src 'self'; manifest-src 'self'; form-action 'self'; base-uri 'none'; "
+    "frame-ancestors 'none'"
 )
 HEADERS = (
     (b"content-security-policy", POLICY.encode()),
@@ -139,9 +140,10 @@ class Devices(Protocol):
 
 
 class Viewers(Protocol):
-    """The tokens of shared links, the devices, and the first page after a login. The devices are None if they are not stored."""
+    """Shared links, devices (None if they are not stored), and the first page after a login."""
 
-    devices: Devices | None
+    @property
+    def devices(self) -> Devices | None: ...
 
     async def viewer_of(self, token: str) -> str:
         """Return the id of a token; "" if it does not exist.
@@ -389,11 +391,30 @@ async def read_form(request: Request) -> dict[str, list[str]]:
     """
     import hmac
 
-    text = (await request.body()).decode(errors="replace")
-    fields = parse_qs(text, keep_blank_values=True)
+    body, content_type = await request.body(), request.headers.get("content-type", "")
+    if content_type.startswith("multipart/form-data"):
+        fields = _read_parts(content_type, body)
+    else:
+        fields = parse_qs(body.decode(errors="replace"), keep_blank_values=True)
     given = request.headers.get(CSRF_HEADER) or (fields.pop(CSRF_FIELD, None) or [""])[0]
     if not hmac.compare_digest(given.encode(), csrf_token(request).encode()):
         raise InvalidInput("form", "it is not of this session", "reload the page and try again")
+    return fields
+
+
+def _read_parts(content_type: str, body: bytes) -> dict[str, list[str]]:
+    """Return the fields of a form with files. The name of the file in FIELD is in FIELD-name."""
+    from email import message_from_bytes, policy
+
+    head = b"content-type: " + content_type.encode() + b"\r\n\r\n"
+    fields: dict[str, list[str]] = {}
+    for part in message_from_bytes(head + body, policy=policy.HTTP).iter_parts():
+        name = str(part.get_param("name", "", header="content-disposition"))
+        content = part.get_payload(decode=True)
+        text = content.decode(errors="replace") if isinstance(content, bytes) else ""
+        fields.setdefault(name, []).append(text)
+        if file := part.get_filename():
+            fields.setdefault(f"{name}-name", []).append(file)
     return fields
 
 

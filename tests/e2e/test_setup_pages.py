@@ -157,6 +157,7 @@ def test_everything_is_set_up_in_the_browser_by_keyboard(
         assert f"{url}/hooks/pulls" in page.inner_text("main")
         person.press('form[action="/settings/hooks/pulls/test"] button')
         assert "answered 202" in person.said
+        assert page.locator("#recent + ul li").count() == 1
 
         watched.open("/settings")
         assert page.locator(".wrong").count() == 0

@@ -16,6 +16,7 @@ FEATURE = Feature(
     package=__name__,
     commands=(Commands("Operate", "commands", ("backup", "restore")),),
     settings="settings:BackupSettings",
+    pages="page",
     loops="services:LOOPS",
     ledger_checks=(("backups", "checks:backups"),),
 )

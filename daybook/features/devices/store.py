@@ -33,7 +33,7 @@ _BROWSERS = (
 )
 _SYSTEMS = (
     *(("iPhone", "iPhone"), ("iPad", "iPad"), ("Android", "Android"), ("Windows", "Windows")),
-    *(("CrOS", "ChromeOS"), ("Mac OS X", "Mac"), ("Linux", "Linux")),
+    *(("Mac OS X", "Mac"), ("Linux", "Linux")),
 )
 
 

@@ -27,7 +27,7 @@ from daybook.features.hooks.signatures import SchemeName
 from daybook.jobs import payloads, store
 from daybook.json_text import JsonObject
 from daybook.ledger.engine import Ledger, reading
-from daybook.ledger.tables import JobRow
+from daybook.ledger.tables import JobRow, RunRow
 from daybook.ledger.views import UtcTime
 from daybook.prefect import client as prefect
 from daybook.resources.store import DocumentView
@@ -259,6 +259,12 @@ async def test(
         run_id=run_id,
         answer=answer.text.strip(),
     )
+
+
+async def deliveries(hook: HookDetails, limit: int = 5) -> list[RunRow]:
+    """Return the runs of the last deliveries that started one, newest first."""
+    async with reading() as session:
+        return await requests.latest(session, str(hook.job_id), hook.name, limit)
 
 
 async def find_run(ledger: Ledger, hook: Hook, delivery_id: str) -> str | None:

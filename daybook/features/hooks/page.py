@@ -13,6 +13,7 @@ from daybook.features.hooks.signatures import SCHEMES
 from daybook.web.pages.documents import (
     Document,
     Listed,
+    Recent,
     Saved,
     StoredPages,
     TestFailed,
@@ -32,6 +33,7 @@ class HookPages(StoredPages):
     noun = "hook"
     about = "Signed requests from outside, each of which starts a run of a job."
     columns = ("Job", "Address")
+    has_users = False
     removal = "Its requests are refused from then on. Its runs stay."
     test_label = "Send a sample delivery"
     test_help = "Sends a signed request, as the sender would. The run that it starts is a real run."
@@ -64,6 +66,10 @@ class HookPages(StoredPages):
             found.problem,
             found.users,
             facts,
+            recent=[
+                Recent(f"/runs/{each.id}", str(each.status), each.queued_at)
+                for each in await operations.deliveries(hook)
+            ],
         )
 
     async def add(self, name: str, variant: Variant, given: dict[str, Any], form: Form) -> Saved:

@@ -63,6 +63,14 @@ async def request(
         return HookRequest(row.id)
 
 
+async def latest(session: AsyncSession, job_id: str, hook: str, limit: int) -> list[RunRow]:
+    """Return the last ``limit`` runs that ``hook`` has started, newest first."""
+    started = col(RunRow.occurrence).startswith(_prefix(job_id, hook), autoescape=True)
+    query = select(RunRow).where(col(RunRow.job_id) == job_id, started)
+    newest = query.order_by(col(RunRow.queued_at).desc()).limit(limit)
+    return list((await session.execute(newest)).scalars())
+
+
 def _prefix(job_id: str, hook: str) -> str:
     """Return the beginning of the keys of the runs that ``hook`` has started."""
     return claim_requests.request_key(job_id, f"{triggers.HOOK.name}/{hook}/")

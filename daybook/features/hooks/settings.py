@@ -27,7 +27,7 @@ class HookSettings(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     job: Annotated[str, Marker(names="job")] = Field(
-        min_length=1, description="Id of the job that a request starts."
+        min_length=1, description="Job that a request starts; in Prefect's UI, its id."
     )
     scheme: SchemeName = Field(
         default="standard",

@@ -55,6 +55,7 @@ from daybook.web.pages import (
     inbox,
     job_form,
     jobs,
+    machine,
     runs,
     search,
     sessions,
@@ -78,6 +79,7 @@ MODULES = (
     settings,
     start,
     connections,
+    machine,
 )
 
 

@@ -163,7 +163,8 @@ class ChannelPages(DocumentPages):
             found.problem,
             found.jobs,
             facts,
-            is_fixed=not is_own,
+            editable=is_own,
+            removable=is_own,
         )
 
     async def add(self, name: str, variant: Variant, given: dict[str, Any], form: Form) -> Saved:

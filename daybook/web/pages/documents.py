@@ -23,6 +23,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
@@ -32,7 +33,7 @@ from starlette.responses import Response
 
 from daybook import api
 from daybook.api.documents import Documents
-from daybook.errors import ChangedMeanwhile, DaybookError, NotFound, UnknownName
+from daybook.errors import ChangedMeanwhile, DaybookError, InvalidInput, NotFound, UnknownName
 from daybook.jobs.views import FieldChange
 from daybook.web.login import admitted
 from daybook.web.pages.actions import Done, PageAction, load_prefect
@@ -41,6 +42,8 @@ from daybook.web.pages.fields import Field, fields_of, pairs_of, secrets_of, tex
 from daybook.web.pages.forms import Form, typed
 from daybook.web.pages.site import OnlyShown, Page, Site
 
+JOBS, MACHINE = "What jobs use", "This Daybook"
+"""Groups of the page Settings."""
 START = "/start"
 """Path of the page of the first steps. A form that it links returns to it."""
 DELETE = "delete-"
@@ -56,11 +59,12 @@ class TestFailed(DaybookError):
 class Listed:
     """A row of the list. ``ref`` is the document's reference in addresses, by default its name.
 
-    ``cells`` are the texts below `DocumentPages.columns`. ``users`` are the names of its users.
+    ``cells`` are the texts, or instants, below `DocumentPages.columns`. ``users`` are the names of
+    its users.
     """
 
     name: str
-    cells: tuple[str, ...] = ()
+    cells: tuple[str | datetime, ...] = ()
     users: Sequence[str] = ()
     problem: str | None = None
     ref: str = ""
@@ -134,11 +138,19 @@ def typed_secrets(secrets: Sequence[Field], form: Form) -> dict[str, str]:
 
 
 @dataclass(frozen=True)
+class Recent:
+    """Something that happened with a document: its page, its status, and when."""
+
+    path: str
+    status: str
+    at: datetime
+
+
+@dataclass(frozen=True)
 class Document:
     """A document for its form. ``stored`` are the names of its secrets that have a value.
 
-    ``users`` forbid its removal. ``facts`` are labels with texts. If it ``is_fixed``, it cannot be
-    edited or removed here.
+    ``users`` forbid its removal. ``facts`` are labels with texts or instants.
     """
 
     name: str
@@ -148,8 +160,10 @@ class Document:
     stored: Sequence[str] = ()
     problem: str | None = None
     users: Sequence[str] = ()
-    facts: Sequence[tuple[str, str]] = ()
-    is_fixed: bool = False
+    facts: Sequence[tuple[str, str | datetime]] = ()
+    recent: Sequence[Recent] = ()
+    editable: bool = True
+    removable: bool = True
 
 
 @dataclass(frozen=True)
@@ -174,6 +188,9 @@ class DocumentPages(ABC):
     test_help = ""
     test_fields: tuple[Field, ...] = ()
     can_replace = False
+    has_name = True
+    has_users = True
+    group = JOBS
     tabs: tuple[tuple[str, str], ...] = ()
     """Paths and labels of further pages that add a document."""
 
@@ -193,9 +210,9 @@ class DocumentPages(ABC):
     async def add(self, name: str, variant: Variant, given: dict[str, Any], form: Form) -> Saved:
         """Store a new document."""
 
-    @abstractmethod
     async def edit(self, document: Document, changes: dict[str, Any]) -> Saved:
-        """Change a document."""
+        """Change a document that is `editable`."""
+        raise NotImplementedError
 
     @abstractmethod
     async def remove(self, ref: str) -> None:
@@ -317,6 +334,8 @@ class DocumentPages(ABC):
         and `InvalidInput` for a form without its hidden fields.
         """
         document = await self._read(ref)
+        if not document.editable:
+            raise InvalidInput(self.noun, f'"{document.name}" cannot be changed here')
         variant = document.variant
         edit = SubmittedEdit(variant.fields, variant.texts(document.settings), form)
         if edit.changed_meanwhile():

@@ -27,6 +27,8 @@ MESSAGES = {
     "seen": "The answers are marked as read.",
     "removed": "The job was removed. Its history is kept.",
     "resolved": "The conflict is resolved.",
+    "applied": "The file was applied:",
+    "checked": "All checks were made.",
     "added": "The job was added.",
     "document-added": "It was added. Jobs can use it from now on.",
     "document-edited": "It was changed. Runs use it from now on.",

@@ -8,7 +8,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from daybook import api
-from daybook.delivery.views import RunDetails
 from daybook.jobs.actions import DEFAULT_AGENT
 from daybook.policies.compression import KEPT_MESSAGES
 from daybook.web.pages.actions import Done, PageAction
@@ -57,11 +56,11 @@ async def reply(ref: str, form: Form) -> Done:
     run = await api.sessions.reply(
         ref, form.get("prompt"), request_id=form.get("request_id") or None
     )
-    return _asked(run)
+    return _asked(run.session_id, run.id)
 
 
-def _asked(run: RunDetails) -> Done:
-    return Done(f"/sessions/{quote(run.session_id or '')}", "", fragment=f"prompt-{run.id}")
+def _asked(session_id: str | None, run_id: str) -> Done:
+    return Done(f"/sessions/{quote(session_id or '')}", "", fragment=f"prompt-{run_id}")
 
 
 async def start(ref: str, form: Form) -> Done:
@@ -71,7 +70,7 @@ async def start(ref: str, form: Form) -> Done:
         agent=form.get("agent") or DEFAULT_AGENT,
         request_id=form.get("request_id") or None,
     )
-    return _asked(run)
+    return _asked(run.session_id, run.id)
 
 
 ROUTES = (

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from daybook.errors import DaybookError
 from daybook.web.pages.actions import load_prefect
-from daybook.web.pages.documents import DocumentPages, only_operator
+from daybook.web.pages.documents import JOBS, MACHINE, DocumentPages, only_operator
 from daybook.web.pages.site import Page, SettingsLink, Site
 
 
@@ -31,7 +31,11 @@ async def index(site: Site, request: Request) -> Response:
     await load_prefect()
     documents = await asyncio.gather(*map(_of_kind, site.kinds))
     others = await asyncio.gather(*map(_of_link, site.settings))
-    return site.render(request, "settings.html", documents=documents, others=others)
+    groups: dict[str, list[Entry]] = {JOBS: [], MACHINE: []}
+    for kind, entry in zip(site.kinds, documents, strict=True):
+        groups[kind.group].append(entry)
+    groups[MACHINE] += others
+    return site.render(request, "settings.html", groups=groups)
 
 
 async def _of_kind(kind: DocumentPages) -> Entry:

@@ -25,7 +25,10 @@ async def show(site: Site, request: Request) -> Response:
     only_operator(request)
     await load_prefect()
     agents, servers, channels, jobs = await asyncio.gather(
-        api.agents.list_agents(), SERVERS.entries(), CHANNELS.entries(), api.documents.stored_jobs()
+        api.agents.list_agents(),
+        SERVERS.entries(),
+        api.channels.list_channels(),
+        api.documents.stored_jobs(),
     )
     answering = [each for each in agents if each.kind in api.agents.KINDS]
     return site.render(
@@ -39,7 +42,7 @@ async def show(site: Site, request: Request) -> Response:
         presets=[each for each in SERVERS.variants() if each.preset],
         servers=servers,
         channel=CHANNELS.variants()[0],
-        channels=[each for each in channels if each.name != "console"],
+        channels=[each for each in channels if each.name != each.kind],  # not those of each home
         jobs=[(each.id, each.row.name) for each in jobs if each.row.name != EXAMPLE_JOB],
     )
 

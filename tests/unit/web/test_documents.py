@@ -101,7 +101,10 @@ async def test_no_secret_of_any_kind_comes_back_to_the_browser(
     caplog.set_level(logging.DEBUG)
     await world.jobs.add("brief", on_demand=True)
     kinds = kinds_of(server)
-    assert {kind.path for kind in kinds} == EXAMPLES.keys()
+    with_secrets = {
+        kind.path for kind in kinds if any(variant.secrets for variant in kind.variants())
+    }
+    assert with_secrets == EXAMPLES.keys()
     written = 0
     for kind in kinds:
         for number, variant in enumerate(kind.variants()):

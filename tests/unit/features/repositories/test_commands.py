@@ -12,12 +12,17 @@ from daybook.features.repositories import commands, operations
 from daybook.features.repositories.tools import MAX_PART_CHARACTERS, TOOLS, details
 from daybook.runs.claim_requests import Granted
 from tests.unit.features.attempts import Started
-from tests.unit.features.repositories.projects import at, changed, commit
+from tests.unit.features.repositories.projects import at, changed, commit, user_repository
 from tests.world import World
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("daybook_home")]
 
 TOOL = {each.name: each for each in TOOLS}
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    return user_repository(tmp_path / "project", a="one\n")
 
 
 @pytest.fixture
