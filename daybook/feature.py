@@ -95,7 +95,8 @@ class Feature:
     - ``pages`` is a module with `ROUTES` and perhaps `ACTIONS` and their `MESSAGES` (`web.pages`),
       `DOCUMENTS`, the pages of its settings documents (`web.pages.documents`), and `SETTINGS`, its
       links on the page Settings; its templates are in the feature's folder ``templates``. ``links``
-      are the paths and names of its pages. Today links a finding whose `check` is the feature's name to the first of them.
+      are the paths and names of its pages. Today links a finding whose `check` is the feature's
+      name to the first of them.
       ``new_job_links`` are the paths and names of its pages that add a job; the pages show them
       beside the button for a new job.
     - ``devices`` is a module with the functions of `web.login.Devices`: the browsers that are
