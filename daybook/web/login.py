@@ -144,7 +144,8 @@ class Viewers(Protocol):
     The devices are None if they are not stored.
     """
 
-    devices: Devices | None
+    @property
+    def devices(self) -> Devices | None: ...
 
     async def viewer_of(self, token: str) -> str:
         """Return the id of a token; "" if it does not exist.
