@@ -159,6 +159,11 @@ def test_everything_is_set_up_in_the_browser_by_keyboard(
         assert "answered 202" in person.said
         assert page.locator("#recent + ul li").count() == 1
 
+        watched.open("/settings/health")
+        person.press('form[action="/settings/health/check"] button')
+        assert "All checks were made" in person.said
+        assert "versions" in page.inner_text("main")
+
         watched.open("/settings")
         assert page.locator(".wrong").count() == 0
         assert fits(watched)
