@@ -95,7 +95,8 @@ class Feature:
     - ``pages`` is a module with `ROUTES` and perhaps `ACTIONS` and their `MESSAGES` (`web.pages`),
       `DOCUMENTS`, the pages of its settings documents (`web.pages.documents`), and `SETTINGS`, its
       links on the page Settings; its templates are in the feature's folder ``templates``. ``links``
-      are the paths and names of its pages. Today links a finding whose `check` is the feature's name to the first of them.
+      are the paths and names of its pages. Today links a finding whose `check` is the feature's
+      name to the first of them.
       ``new_job_links`` are the paths and names of its pages that add a job; the pages show them
       beside the button for a new job.
     - ``devices`` is a module with the functions of `web.login.Devices`: the browsers that are
@@ -121,7 +122,7 @@ class Feature:
       of the first one are in the report.
     - ``restored`` is a coroutine function of a write session of a restored ledger, and of its
       `runs.restored.Restore`. It pauses the work that may have been done since the backup, and
-      returns the number of paused objects.
+      returns the number of paused objects; None if it pauses nothing, but only changes rows.
     - ``endpoint`` returns its `web.endpoint.Endpoint`.
     - ``at_start`` is a coroutine function of the ledger, and of a function that shows a line. `up`
       calls it before the first sync. It must be idempotent.

@@ -162,7 +162,7 @@ def _qr_code(text: str) -> str:
     """
     import segno
 
-    rows = [*segno.make(text, error="l", micro=False).matrix_iter(border=2)]
+    rows = [bytes(each) for each in segno.make(text, error="l", micro=False).matrix_iter(border=2)]
     rows += [bytes([0] * len(rows[0]))] * (len(rows) % 2)
     blocks = {(0, 0): "█", (0, 1): "▀", (1, 0): "▄", (1, 1): " "}
     return "\n".join(

@@ -165,10 +165,12 @@ def axis(within: Timeline, text: TimeText, hours: int = 6) -> Markup:
                 label = text(at, "day")
             where = place(at, within.start, within.end)
             if 20 < where < 960 and abs(where - 500) > (80 if " " in label else 45):
-                # On a narrow screen, a date near an end would leave the timeline.
+                # On a narrow screen, a date near an end would leave the timeline, and one label
+                # near its middle would touch that of now.
                 is_date = " " in label
                 end = " early" if is_date and where < 120 else ""
                 end = " late" if is_date and where > 880 else end
+                end = " near" if abs(where - 500) < 120 else end
                 parts.append(f'<span class="p{where}{end}">{escape(label)}</span>')
         at += timedelta(minutes=15)  # in some zones, an hour begins at a quarter of an hour of UTC
     return Markup("".join(parts))
@@ -200,40 +202,25 @@ def strip(days: Sequence[DayStrip]) -> Markup:
 
 
 def bars(
-    values: Sequence[tuple[str, float | None]],
-    label: str,
-    shown: Callable[[float | None], str],
-    width: int = 380,
+    values: Sequence[tuple[str, float | None]], label: str, shown: Callable[[float | None], str]
 ) -> Markup:
-    """Return a bar chart of named values, ``width`` pixels wide if there is space.
+    """Return a bar chart of named values, as wide as there is space.
 
     ``shown`` is a function that returns the text of a value. If all values are None, return an
     empty text.
     """
-    height, base = 112, 92
     known = [value for _, value in values if value is not None]
     if not known:
         return Markup("")
-    top = max(known)
-    step = width / len(values)
-    parts = list[str]()
-    for number, (name, value) in enumerate(values):
-        tall = value / top * (base - 16) if value and top > 0 else 0.0
-        parts.append(
-            f'<rect x="{number * step + 1:.1f}" y="{base - tall:.1f}" width="{step - 2:.1f}" '
-            f'height="{tall:.1f}" rx="1.5"><title>{escape(name)}: {escape(shown(value))}</title>'
-            "</rect>"
-        )
-    first, last = values[0][0], values[-1][0]
-    return Markup(
-        f'<svg class="chart bars" viewBox="0 0 {width} {height}" role="img" '
-        f'aria-label="{escape(label)}">'
-        f'<line x1="0" x2="{width}" y1="16" y2="16"/><line x1="0" x2="{width}" y1="{base}" '
-        f'y2="{base}"/>{"".join(parts)}'
-        f'<text x="0" y="11">{escape(shown(top))}</text>'
-        f'<text x="0" y="{height - 8}">{escape(first)}</text>'
-        f'<text x="{width}" y="{height - 8}" class="end">{escape(last)}</text></svg>'
+    top, step = max(known), 1_000 / len(values)
+    drawn = "".join(
+        f'<rect x="{number * step + step / 20:.1f}" y="{100 - tall:.1f}" '
+        f'width="{step * 0.9:.1f}" height="{tall:.1f}">'
+        f"<title>{escape(name)}: {escape(shown(value))}</title></rect>"
+        for number, (name, value) in enumerate(values)
+        for tall in (90 * value / top if value and top > 0 else 0.0,)
     )
+    return _chart("bars", label, shown(top), (values[0][0], values[-1][0]), drawn)
 
 
 def durations(points: Sequence[tuple[datetime, float, str]], label: str, text: TimeText) -> Markup:
@@ -242,25 +229,31 @@ def durations(points: Sequence[tuple[datetime, float, str]], label: str, text: T
     ``points`` has the due time, the duration in seconds and the status of each run, oldest first.
     Without points, return an empty text.
     """
-    width, height, base = 380, 112, 92
     if not points:
         return Markup("")
     top = max(*(seconds for _, seconds, _ in points), 0.1)
-    first, last = text(points[0][0], "day"), text(points[-1][0], "day")
-    step = width / len(points)
-    dots = "".join(
-        f'<circle cx="{number * step + step / 2:.1f}" '
-        f'cy="{base - seconds / top * (base - 20):.1f}" r="3" class="f-{escape(status)}">'
-        f"<title>{escape(text(due, 'full'))}: {escape(formatting.duration(seconds))}, "
-        f"{escape(formatting.status_word(status))}</title></circle>"
+    step = 1_000 / len(points)
+    # A line of no length with a round cap is a dot that is round at any width.
+    drawn = "".join(
+        f'<path d="M{number * step + step / 2:.1f} {96 - 88 * seconds / top:.1f}h0" '
+        f'class="s-{escape(status)}"><title>{escape(text(due, "full"))}: '
+        f"{escape(formatting.duration(seconds))}, {escape(formatting.status_word(status))}"
+        "</title></path>"
         for number, (due, seconds, status) in enumerate(points)
     )
+    ends = (text(points[0][0], "day"), text(points[-1][0], "day"))
+    return _chart("dots", label, formatting.duration(top), ends, drawn)
+
+
+def _chart(kind: str, label: str, top: str, ends: tuple[str, str], drawn: str) -> Markup:
+    """Return a chart whose shapes are stretched to its width, and whose labels are not.
+
+    ``drawn`` has the shapes in a space of 1,000 by 100. ``top`` is the text of the highest value,
+    and ``ends`` are those of the first and the last one.
+    """
+    first, last = ends
     return Markup(
-        f'<svg class="chart dots" viewBox="0 0 {width} {height}" role="img" '
-        f'aria-label="{escape(label)}">'
-        f'<line x1="0" x2="{width}" y1="16" y2="16"/><line x1="0" x2="{width}" y1="{base}" '
-        f'y2="{base}"/>{dots}<text x="0" y="11">{formatting.duration(top)}</text>'
-        f'<text x="0" y="{height - 8}">{escape(first)}</text>'
-        f'<text x="{width}" y="{height - 8}" class="end">{escape(last)}</text>'
-        "</svg>"
-    )
+        '<div class="chart {}" role="img" aria-label="{}"><span class="top">{}</span>'
+        '<svg viewBox="0 0 1000 100" preserveAspectRatio="none">{}</svg>'
+        "<span>{}</span><span>{}</span></div>"
+    ).format(kind, label, top, Markup(drawn), first, last)

@@ -19,10 +19,11 @@ mark), retries (the outbox retries), and `optional`, which reports a failure as 
 from __future__ import annotations
 
 import html
+import importlib
 import logging
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from email.header import Header
 from typing import Any
@@ -168,12 +169,11 @@ def plain_part(sent: Rendered) -> Iterator[None]:
 
     Otherwise it derives the part from the HTML, and loses links, tables and indentation.
     """
-    from apprise.plugins.email import base
-
     _sending.rendered = sent
-    convert = getattr(base, "convert_between", None)
-    if convert is not None and convert is not _convert_for_mail:
-        base.convert_between = _convert_for_mail
+    with suppress(ImportError):
+        base: Any = importlib.import_module("apprise.plugins.email.base")
+        if hasattr(base, "convert_between"):
+            base.convert_between = _convert_for_mail
     try:
         yield
     finally:
@@ -184,9 +184,8 @@ def _convert_for_mail(source: Any, target: Any, content: str, *given: Any, **nam
     sent = getattr(_sending, "rendered", None)
     if sent is not None and content.startswith(sent.body):  # apprise may append images
         return sent.plain
-    from apprise.conversion import convert_between
-
-    return convert_between(source, target, content, *given, **named)
+    conversion: Any = importlib.import_module("apprise.conversion")
+    return conversion.convert_between(source, target, content, *given, **named)
 
 
 def attach(attachments: Sequence[Attachment]) -> Any | None:

@@ -5,8 +5,8 @@
     login ──► a row, and a cookie with the row's id ──► each page: is the row there? record the use
                                                         └ revoked, or not used for 30 days: 401
 
-Without this feature, a login is only its signed cookie (`daybook.operations.login`), which nobody
-can revoke for one browser.
+Without this feature, a login is only its signed cookie (`daybook.operations.login`), which no
+person can revoke for one browser.
 """
 
 from daybook.feature import Feature

@@ -11,7 +11,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 FOLDER = files("daybook.web") / "static"
-TYPES = {"css": "text/css; charset=utf-8", "js": "text/javascript", "svg": "image/svg+xml"}
+TYPES = {
+    **{"css": "text/css; charset=utf-8", "js": "text/javascript", "svg": "image/svg+xml"},
+    **{"png": "image/png", "webmanifest": "application/manifest+json"},
+}
+WORKER = "sw.js"
+"""The service worker. Its address has no digest, because it must not change, and it serves `/`."""
 POSITIONS = "positions.css"
 """Style sheet with the classes `p0` … `p1000`: a position in thousandths from the left.
 
@@ -42,6 +47,10 @@ async def _static(request: Request) -> Response:
     if kind is None or name not in NAMES:
         return Response("not found\n", 404, media_type="text/plain")
     headers = {"cache-control": "public, max-age=31536000, immutable"}
+    if "v" not in request.query_params:
+        headers = {"cache-control": "no-cache"}
+    if name == WORKER:
+        headers["service-worker-allowed"] = "/"
     return Response(_content(name), headers=headers, media_type=kind)
 
 

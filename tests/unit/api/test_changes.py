@@ -96,12 +96,12 @@ async def test_what_processes_write_for_themselves_is_not_seen(world: World) -> 
 async def test_the_tokens_of_shared_links_are_known(world: World) -> None:
     with sharing(world.ledger):
         await tokens.add("agent:claude")
-        assert (await changes.read()).viewers == frozenset()
+        assert (await changes.read()).valid == frozenset()
         link = await tokens.share("hall")
         before = await changes.read()
-        assert before.viewers == {link.id}
+        assert before.valid == {link.id}
         await tokens.remove("hall")
-        assert (await changes.read()).viewers == frozenset()
+        assert (await changes.read()).valid == frozenset()
         assert (await changes.read()).text == before.text
 
 

@@ -566,7 +566,7 @@ def test_open_for_a_phone_prints_a_qr_code_or_what_it_needs(
     printed = daybook("open", "--phone")
     *code, last = printed.out.splitlines()
     assert (printed.code, last) == (0, url)
-    modules = segno.make(url, error="l", micro=False).symbol_size(border=2)[0]
+    modules = int(segno.make(url, error="l", micro=False).symbol_size(border=2)[0])
     assert {len(each) for each in code} == {modules} and len(code) == -(-modules // 2)
     assert code[0] == "█" * modules  # the margin is light
     assert code[1].startswith("██ ▄▄▄▄▄ █")  # the first corner's mark

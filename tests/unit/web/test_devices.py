@@ -12,6 +12,7 @@ from daybook import api, feature
 from daybook.features.devices import store
 from daybook.features.devices.page import MESSAGES, PATH
 from daybook.ledger.engine import sharing
+from daybook.operations.login import LoginSession
 from daybook.web import login
 from daybook.web.live import LiveUpdates, _Stream
 from daybook.web.login import Admitted, PageLogin
@@ -83,14 +84,14 @@ async def test_a_device_stays_logged_in_while_it_is_used_and_ends_after_thirty_d
     async with client(server) as browser:
         server._clock = lambda: world.clock.now().timestamp()
         assert (await browser.get(server.new_link())).status_code == 200
-        (first,) = [each.value for each in browser.cookies.jar]
+        (first,) = [str(each.value) for each in browser.cookies.jar]
         form = Forms((await browser.get("/jobs/new")).text).forms[0]
         for days in (0.5, 20, 20, 20):
             world.clock.move(timedelta(days=days))
             answer = await browser.get("/")
             assert answer.status_code == 200
             assert ("set-cookie" in answer.headers) == (days > 1)
-        (last,) = [each.value for each in browser.cookies.jar]
+        (last,) = [str(each.value) for each in browser.cookies.jar]
         assert last != first
         assert int(last.split(".")[0]) - world.clock.now().timestamp() == pytest.approx(
             30 * 86400, abs=2
@@ -124,7 +125,7 @@ async def test_a_revoked_device_loses_its_open_stream(
         return after
 
     updates = LiveUpdates(read)  # type: ignore[arg-type]
-    session = login.LoginSession(f"{device.id}.local.", 0)
+    session = LoginSession(f"{device.id}.local.", 0)
     for is_stored in (True, False):
         stream = _Stream(Admitted(session, lambda: True, is_stored))
         updates._streams = {stream}

@@ -169,7 +169,7 @@ async def test_after_the_deadline_a_link_decides_nothing(
     assert answer.status_code == 400
     assert await is_open(world, run_id)  # the claim closes it
     text = (await stranger.get(path)).text
-    assert "Nobody decided until" in text and "<form" not in text
+    assert "No person decided until" in text and "<form" not in text
 
 
 async def test_a_link_decides_no_other_approval_and_no_later_one(
