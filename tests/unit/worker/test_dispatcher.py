@@ -52,7 +52,7 @@ class Asking(Dispatcher):
         self.claimed.append(run.id)
         return ()
 
-    async def _name_run(self, run: FlowRun, job_id: str) -> None:
+    async def _name_run(self, run: FlowRun, job_id: str | None) -> None:
         """Do nothing, as there is no Prefect server."""
 
 
@@ -115,7 +115,7 @@ class Ending(Dispatcher):
         self.ending += 1
         await self.go_on.wait()
 
-    async def _name_run(self, run: FlowRun, job_id: str) -> None:
+    async def _name_run(self, run: FlowRun, job_id: str | None) -> None:
         """Do nothing, as there is no Prefect server."""
 
 
