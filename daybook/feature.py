@@ -122,7 +122,7 @@ class Feature:
       of the first one are in the report.
     - ``restored`` is a coroutine function of a write session of a restored ledger, and of its
       `runs.restored.Restore`. It pauses the work that may have been done since the backup, and
-      returns the number of paused objects.
+      returns the number of paused objects; None if it pauses nothing, but only changes rows.
     - ``endpoint`` returns its `web.endpoint.Endpoint`.
     - ``at_start`` is a coroutine function of the ledger, and of a function that shows a line. `up`
       calls it before the first sync. It must be idempotent.

@@ -21,6 +21,7 @@ from daybook.jobs import store
 from daybook.jobs.actions import DEFAULT_AGENT
 from daybook.jobs.model import edit, normal_parameters, read_parameters
 from daybook.json_text import JsonObject
+from daybook.ledger import triggers
 from daybook.ledger.engine import Ledger, open_ledger, reading
 from daybook.ledger.states import LIVE, TERMINAL, Status
 from daybook.ledger.tables import JobRow, RunRow, new_id
@@ -122,6 +123,8 @@ async def retry(
     async with open_ledger() as ledger:
         async with ledger.read() as session:
             ended, job = await authorization.find_last_run(session, ref)
+            if ended.started_by is triggers.SESSION:
+                raise InvalidInput("run", "answers a message", "send it again in its session")
             if job is None or job.archived_at is not None:
                 raise InvalidInput("run", f"{ended.id[:8]} has no job any more", "add a new job")
             key = claim_requests.request_key(job.id, request_id) if request_id else None
@@ -182,8 +185,8 @@ async def request_answer(
 
     ``parameters`` are those of an agent prompt. An empty ``session_id`` starts a new session. A
     call with the same ``request_id`` returns the same run. Raise `InvalidInput` for parameters that
-    a job could not have, and `PrefectUnreachable`, after which nothing is stored. If Prefect stops
-    answering after that, the run starts later.
+    a job could not have, and `PrefectUnreachable`. If Prefect stops answering after the run was
+    stored, the run starts later.
     """
     request = partial(
         claims.request_answer,

@@ -45,7 +45,9 @@ class SearchResult(BaseModel, frozen=True):
 
 
 async def find(text: str) -> list[SearchResult]:
-    """Return what contains ``text``, in upper or lower case, up to `MAX_OF_KIND` of each kind.
+    """Return what contains ``text``, up to `MAX_OF_KIND` of each kind.
+
+    Upper and lower case are equal; on SQLite, only those of ASCII letters.
 
     Search the names and descriptions of jobs, names of agents, titles and ids of sessions, answers,
     and the ids of runs that begin with it. Of answers and sessions, only the newest `MAX_SEARCHED`

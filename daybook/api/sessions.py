@@ -251,6 +251,9 @@ async def _parameters(session: AsyncSession, listed: SessionSummary) -> JsonObje
         # There is no job, or the job's agent was changed.
         newest = await sessions.history(session, listed.row.id, 1)
         last = await session.get(RunRow, newest[0].run_id) if newest else None
+        if last is None:  # no run of the session has answered yet
+            asked = await sessions.without_answer(session, listed.row.id, None, 1)
+            last = asked[0] if asked else None
         found = last.parameters if last else {}
     if claim_requests.agent_name(found) != listed.row.agent:
         found = {"agent": listed.row.agent}

@@ -207,7 +207,7 @@ async def _ask(of_feature: Feature, facts: AttentionFacts) -> list[Finding]:
 async def _lost(session: AsyncSession, now: datetime, jobs: Sequence[JobSummary]) -> list[Finding]:
     """Return findings about missed and unknown runs in `PERIOD`, at most two for each job.
 
-    Missed due times of a job whose last outcome is a success need nobody any more.
+    Missed due times of a job whose last outcome is a success need no person any more.
     """
     run = RunRow
     group = (col(run.job_id), col(run.status))

@@ -38,7 +38,7 @@ from daybook.jobs.model import Job, read_parameters
 from daybook.ledger.engine import Ledger
 from daybook.names import MAX_NAME_LENGTH, default_name, free_name, validate_new_name
 from daybook.prefect import client as prefect
-from daybook.prefect import deployment, links, parameter_schema, projection
+from daybook.prefect import conversations, deployment, links, parameter_schema, projection
 from daybook.prefect.deployments import ListedDeployment
 from daybook.prefect.fingerprints import RETRY_INTERVAL_SECONDS
 from daybook.prefect.report import ReconcileReport
@@ -97,6 +97,8 @@ def _display_name(each: ListedDeployment) -> str:
 
 
 def _is_candidate(each: ListedDeployment, ledger_id: str) -> bool:
+    if each.name == conversations.NAME:
+        return False
     if each.raw.get("entrypoint"):
         return parameter_schema.kind_of(each.raw["entrypoint"]) is not None
     has_our_tag = projection.ledger_tag(ledger_id) in each.ledgers()

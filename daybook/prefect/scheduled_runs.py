@@ -49,11 +49,11 @@ from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Status
 from daybook.ledger.tables import RunRow
 from daybook.prefect import (
+    conversations,
     deployment,
     ended_runs,
     flow_runs,
     links,
-    on_demand,
     projection,
     run_names,
     states,
@@ -246,7 +246,7 @@ class _EnsurePass:
             newest = await self._read(row.id)
             if newest is not None and newest.state is Status.WAITING:
                 await self._make(newest, run)
-        elif kind is StateType.SCHEDULED and await self._is_in_no_queue(run):
+        elif kind is StateType.SCHEDULED and await self._is_in_no_queue(row, run):
             await self._replace(row, run)
         elif kind is StateType.SCHEDULED and self._is_on_time(row, run):
             self.due.append(str(run.id))
@@ -282,10 +282,12 @@ class _EnsurePass:
         else:
             self.done.left += 1
 
-    async def _is_in_no_queue(self, run: FlowRun) -> bool:
+    async def _is_in_no_queue(self, row: RunRow, run: FlowRun) -> bool:
         """Return whether the run is in no work queue although its deployment is in one."""
         if run.work_queue_id is not None or run.deployment_id is None:
             return False
+        if claim_requests.is_session_request(row.occurrence):  # no job's observer reconciles it
+            await conversations.ensure_deployment(self._client, row.kind)
         # The observer has not reconciled the deployment yet if it is in no queue either.
         found = await deployment.read(self._client, str(run.deployment_id))
         return found is not None and found.work_pool_name is not None
@@ -346,7 +348,7 @@ class _EnsurePass:
         """
         if row.job_id is None:
             if claim_requests.is_session_request(row.occurrence):
-                deployment_id = await on_demand.ensure_deployment(self._client, row.kind)
+                deployment_id = await conversations.ensure_deployment(self._client, row.kind)
                 name = run_names.of_call(row.kind, row.due, settings.load().timezone)
                 return deployment_id, name
             has_one = old is not None and old.deployment_id is not None

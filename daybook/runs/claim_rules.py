@@ -288,7 +288,7 @@ async def session_busy(claim: Decision) -> ClaimResult | None:
     row = claim.row
     if claim.request.session_id:
         row.session_id = claim.request.session_id
-    elif row.asks_agent and row.started_by is not triggers.SESSION:
+    elif row.asks_agent and not (row.job_id is None and row.session_id):
         row.session_id = sessions.session_id_of(
             row.parameters, job_id=row.job_id, run_id=row.id, stored=claim.stored
         )

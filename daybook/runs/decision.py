@@ -218,6 +218,8 @@ class Decision:
         row.due, row.retry_of = self.now, ended.id
         row.parameters = ended.parameters or self.request.parameters
         row.found = rows.payload_of(ended)
+        if stored is None:  # the agent has to answer in the same session
+            row.session_id = ended.session_id
         if self._carries(ended):
             ended.unmirrored = False  # from here on the flow run's state belongs to the new row
             self.session.add(ended)

@@ -158,16 +158,20 @@ async def without_answer(
 ) -> list[RunRow]:
     """Return the runs of a session that may still answer, or have ended without an answer.
 
-    Of the ended ones, return those requested after ``since``. Return up to ``limit``, the newest,
-    oldest first.
+    Of the ended ones, return those that ended after ``since``; of the skipped and missed ones, only
+    those that answer a message. Return up to ``limit``, the newest, oldest first.
     """
-    is_later = true() if since is None else col(RunRow.queued_at) > since
-    ended = (Status.FAILED, Status.TIMED_OUT, Status.CANCELLED, Status.UNKNOWN)
+    is_later = true() if since is None else col(RunRow.finished_at) > since
+    has_ended = col(RunRow.status).in_(
+        (Status.FAILED, Status.TIMED_OUT, Status.CANCELLED, Status.UNKNOWN)
+    )
+    is_refused = col(RunRow.status).in_((Status.SKIPPED, Status.MISSED))
+    is_answer = col(RunRow.trigger) == triggers.SESSION.name
     query = (
         select(RunRow)
         .where(
             col(RunRow.session_id) == session_id,
-            col(RunRow.status).in_(LIVE) | (col(RunRow.status).in_(ended) & is_later),
+            col(RunRow.status).in_(LIVE) | ((has_ended | (is_refused & is_answer)) & is_later),
         )
         .order_by(col(RunRow.queued_at).desc(), col(RunRow.id))
         .limit(limit)

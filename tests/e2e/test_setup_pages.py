@@ -146,21 +146,30 @@ def test_everything_is_set_up_in_the_browser_by_keyboard(
         assert "The test succeeded" in person.said
         assert "this channel works" in bodies[-1]
 
-        watched.open("/settings/secrets/new")
-        secret = {"name": "ops", "hosts": host, "value": "canary-value"}
-        person.write("/settings/secrets/new", **secret)
-        assert "A value is stored" in page.inner_text("main")
-
-        watched.open("/settings/hooks/new")
-        person.write("/settings/hooks/new", name="pulls", job="limit")
-        assert page.locator(".notice pre").inner_text().startswith("whsec_")
-        assert f"{url}/hooks/pulls" in page.inner_text("main")
-        person.press('form[action="/settings/hooks/pulls/test"] button')
-        assert "answered 202" in person.said
-        assert page.locator("#recent + ul li").count() == 1
-
+        set_up_a_secret_and_a_hook(person, host)
         watched.open("/settings")
         assert page.locator(".wrong").count() == 0
         assert fits(watched)
         page.goto(up.daybook_json("open", "--no-browser")["url"])
         page.wait_for_url(f"{url}/")
+
+
+def set_up_a_secret_and_a_hook(person: Person, host: str) -> None:
+    """Add a secret and a hook, send a sample delivery, and run the checks of `doctor`."""
+    person.watched.open("/settings/secrets/new")
+    secret = {"name": "ops", "hosts": host, "value": "canary-value"}
+    person.write("/settings/secrets/new", **secret)
+    assert "A value is stored" in person.page.inner_text("main")
+
+    person.watched.open("/settings/hooks/new")
+    person.write("/settings/hooks/new", name="pulls", job="limit")
+    assert person.page.locator(".notice pre").inner_text().startswith("whsec_")
+    assert f"{person.watched.url}/hooks/pulls" in person.page.inner_text("main")
+    person.press('form[action="/settings/hooks/pulls/test"] button')
+    assert "answered 202" in person.said
+    assert person.page.locator("#recent + ul li").count() == 1
+
+    person.watched.open("/settings/health")
+    person.press('form[action="/settings/health/check"] button')
+    assert "All checks were made" in person.said
+    assert "versions" in person.page.inner_text("main")

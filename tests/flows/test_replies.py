@@ -11,7 +11,7 @@ from prefect.client.schemas.objects import FlowRun
 from daybook import api
 from daybook.errors import InvalidInput
 from daybook.ledger.states import Status
-from daybook.prefect import occurrence, on_demand, scheduled_runs
+from daybook.prefect import conversations, occurrence, scheduled_runs
 from daybook.prefect.occurrence import belongs_to_other_ledger
 from daybook.runs import claims
 from tests.world.agents import Agent
@@ -110,11 +110,25 @@ async def test_a_blank_prompt_stores_nothing(world: PrefectWorld) -> None:
     assert await world.runs.rows() == []
 
 
-async def test_the_deployment_is_that_of_prefect_yaml(world: PrefectWorld) -> None:
+async def test_the_deployment_is_created_once_and_repaired(world: PrefectWorld) -> None:
     client = world.prefect.client
-    first = await on_demand.ensure_deployment(client, "agent-prompt")
-    assert await on_demand.ensure_deployment(client, "agent-prompt") == first
+    first = await conversations.ensure_deployment(client, "agent-prompt")
+    assert await conversations.ensure_deployment(client, "agent-prompt") == first
     found = await client.read_deployment(first)
-    assert (found.name, found.entrypoint) == ("on-demand", "flows/agent_prompt.py:agent_prompt")
+    assert (found.name, found.entrypoint) == ("Conversations", "flows/agent_prompt.py:agent_prompt")
     assert (found.schedules, found.work_pool_name, found.tags) == ([], "daybook", [])
-    assert found.description == on_demand.DESCRIPTION
+    assert found.description == conversations.DESCRIPTION
+
+
+async def test_a_message_runs_again_after_the_pool_was_deleted(world: PrefectWorld) -> None:
+    client = world.prefect.client
+    deployment_id = UUID(await conversations.ensure_deployment(client, "agent-prompt"))
+    body = {"work_pool_name": None, "work_queue_name": None}
+    await client.request(
+        "PATCH", "/deployments/{id}", path_params={"id": str(deployment_id)}, json=body
+    )
+    assert (await client.read_deployment(deployment_id)).work_pool_name is None
+    asked = await api.sessions.start("Anyone?", agent="nobody")
+    run = await flow_run(world, asked.flow_run_id)
+    assert run.work_queue_id is not None
+    assert (await client.read_deployment(deployment_id)).work_pool_name == "daybook"

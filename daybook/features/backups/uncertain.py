@@ -143,8 +143,9 @@ async def _fail_messages(session: AsyncSession, restore: Restore) -> int:
 
 async def _pause(session: AsyncSession, restore: Restore) -> dict[str, int]:
     """Let features pause their work (`Feature.restored`). Return the numbers by feature."""
-    return {
+    found = {
         each.name: await each.load(each.restored)(session, restore)
         for each in features()
         if each.restored
     }
+    return {name: count for name, count in found.items() if count is not None}

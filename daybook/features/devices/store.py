@@ -140,7 +140,6 @@ async def delete_old(ledger: Ledger, limits: RetentionLimits) -> int:
         return len(old)
 
 
-async def forget_all(session: AsyncSession, restore: Restore) -> int:
+async def forget_all(session: AsyncSession, restore: Restore) -> None:
     """Delete all devices of a restored ledger: some may have been revoked since the backup."""
     await session.execute(delete(DeviceRow))
-    return 0

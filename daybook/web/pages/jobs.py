@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from daybook import api
 from daybook.api.job_pages import ORDERS, STATES, Choice, DayStrip
-from daybook.errors import InvalidInput
+from daybook.errors import DaybookError, InvalidInput
 from daybook.jobs.views import ListedJob
 from daybook.names import Id
 from daybook.runs import daily
@@ -151,10 +151,22 @@ async def resume_selected(ref: str, form: Form) -> Done:
 async def _change_selected(
     form: Form, change: Callable[[str], Awaitable[ListedJob]]
 ) -> Sequence[str]:
-    """Change the jobs one after the other; return their names in a line."""
+    """Change the jobs one after the other; return a line with their names.
+
+    If one cannot be changed, do not change the following ones: raise its error or, if others have
+    been changed, return it in a second line.
+    """
     if not (ids := form.all("job")):
         raise InvalidInput("job", "none is selected", "select a job in the list")
-    return [", ".join([(await change(Id(each))).name for each in ids])]
+    changed = list[str]()
+    for each in ids:
+        try:
+            changed.append((await change(Id(each))).name)
+        except DaybookError as error:
+            if not changed:
+                raise
+            return [", ".join(changed), f"The others were not changed: {error}"]
+    return [", ".join(changed)]
 
 
 async def skip(ref: str, form: Form) -> Done:

@@ -35,7 +35,7 @@ from daybook.web.pages.documents import (
 from daybook.web.pages.forms import Form, typed
 from daybook.web.pages.site import Page, SettingsLink, Site
 
-_PASSWORD = re.compile(r"((?:://[^:/@\s]*:|[?&]password=))[^@&\s\"]+")
+_PASSWORD = re.compile(r"(://[^:/@\s]*:)[^/\s\"]+(?=@)|([?&]password=)[^&\s\"]+")
 MAX_PLANNED = 200
 """Maximum number of changes of a jobs file that the preview lists."""
 
@@ -235,7 +235,7 @@ async def configuration(site: Site, request: Request) -> Response:
 
 def _hide(text: str) -> str:
     """Return a setting without the password of a URL."""
-    return _PASSWORD.sub(r"\1…", text)
+    return _PASSWORD.sub(r"\1\2…", text)
 
 
 # --- jobs files
@@ -245,7 +245,7 @@ async def show_apply(site: Site, request: Request) -> Response:
     """Show the form of a jobs file and, after the preview, the changes that it would make."""
     only_operator(request)
     form = typed(request)
-    text, report = form.get("text") or form.get("file"), None
+    text, report = _text_of(form), None
     if text and not getattr(request.state, "mistake", None):
         report = await _apply(form, dry_run=True)
     return site.render(
@@ -258,6 +258,11 @@ async def show_apply(site: Site, request: Request) -> Response:
     )
 
 
+def _text_of(form: Form) -> str:
+    """Return the text of a file that was chosen now; without one, the text of the form."""
+    return form.get("file") if form.get("file-name") else form.get("text")
+
+
 def _file_of(form: Form) -> str:
     return form.get("file-name") or form.get("name") or "jobs.yaml"
 
@@ -265,7 +270,7 @@ def _file_of(form: Form) -> str:
 async def _apply(form: Form, *, dry_run: bool) -> ApplyReport:
     file = _file_of(form)
     return await api.files.apply(
-        [FileText(file, form.get("text") or form.get("file"))],
+        [FileText(file, _text_of(form))],
         default_set=file.rpartition("/")[2].partition(".")[0],
         dry_run=dry_run,
         prune="true" in form.all("prune"),

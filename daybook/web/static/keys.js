@@ -19,7 +19,7 @@
       if (event.key === "Enter" && event.target.matches("textarea")) event.target.form?.requestSubmit();
       return;
     }
-    if (event.altKey || event.defaultPrevented || isTyping(event.target)) return;
+    if (event.altKey || event.repeat || event.defaultPrevented || isTyping(event.target)) return;
     const wanted = isGo ? `[data-go="${CSS.escape(event.key)}"]` : `[data-key="${CSS.escape(event.key)}"]`;
     isGo = event.key === "g" && !isGo;
     if (event.key === "j" || event.key === "k") move(event.key === "j" ? 1 : -1);
@@ -28,7 +28,8 @@
       const found = document.querySelector(wanted);
       if (!found) return;
       event.preventDefault();
-      found.matches("input, textarea") ? found.focus() : found.click();
+      // A button is only shown: one wrong key must not start a run.
+      found.matches("input, textarea, button") ? found.focus() : found.click();
     }
   });
 })();

@@ -8,9 +8,9 @@ import pytest
 
 from daybook.errors import InvalidInput
 from daybook.jobs.model import normal_parameters
-from daybook.ledger.states import Status
+from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import RunRow, SessionRow
-from daybook.runs import claims, sessions
+from daybook.runs import claims, outcomes, sessions
 from daybook.runs.claim_requests import ClaimRequest, Granted
 from tests.world import World
 
@@ -78,3 +78,45 @@ async def test_a_prompt_without_an_answer_is_shown_until_a_later_message(world: 
     assert [each.id for each in found] == [row.id, live.id]
     assert [each.id for each in later] == [live.id]
     assert [each.id for each in newest] == [live.id]
+
+
+async def test_a_message_that_failed_after_a_later_answer_of_another_is_shown(world: World) -> None:
+    first = await ask(world, "One?", "a")
+    second = await ask(world, "Two?", "b", str(first.session_id))
+    skipped = await ask(world, "Three?", "c", str(first.session_id))
+    world.clock.move(timedelta(seconds=1))
+    answered_at = world.ledger.now()
+    world.clock.move(timedelta(seconds=1))
+    await claims.cancel(world.ledger, second.id)
+    async with world.ledger.write() as session:
+        row = await session.get_one(RunRow, skipped.id)
+        await outcomes.record(
+            session, row, Outcome(Status.SKIPPED, "no budget"), world.ledger.now()
+        )
+        row = await session.get_one(RunRow, first.id)
+        row.status, row.finished_at = Status.SUCCEEDED, answered_at
+    async with world.ledger.read() as session:
+        found = await sessions.without_answer(session, str(first.session_id), answered_at, 10)
+    assert {each.id for each in found} == {second.id, skipped.id}
+
+
+async def test_a_retry_in_prefect_answers_in_the_same_session(world: World) -> None:
+    row = await ask(world, "One?", "a", "helper:team")
+    await claims.link_prefect_run(world.ledger, row, "f1")
+
+    def request(starts: int, retries: tuple[int, ...] = ()) -> ClaimRequest:
+        return ClaimRequest(
+            *(row.occurrence, row.kind, "manual", row.due, "here:1", row.parameters),
+            flow_run_id="f1",
+            flow_starts=starts,
+            retries=retries,
+        )
+
+    granted = await claims.claim(world.ledger, request(1))
+    assert isinstance(granted, Granted)
+    await claims.begin(world.ledger, granted.run_id, granted.fence)
+    failed = Outcome(Status.FAILED, error="away")
+    await claims.finish(world.ledger, granted.run_id, granted.fence, failed)
+    again = await claims.claim(world.ledger, request(2, (1,)))
+    assert isinstance(again, Granted)
+    assert (again.run_id != row.id, again.session_id) == (True, "helper:team")
