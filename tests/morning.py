@@ -402,6 +402,7 @@ async def _messages(ledger: Ledger, jobs: dict[str, StoredJob], now: datetime) -
         )
         session.add(talk)
         await session.flush()
+        brief = await session.get_one(JobRow, jobs["morning-brief"].id)
         for number, (role, content) in enumerate(
             (("user", "What is new in the repository?"), ("assistant", ANSWER), ("user", ATTACK)), 1
         ):
@@ -412,7 +413,7 @@ async def _messages(ledger: Ledger, jobs: dict[str, StoredJob], now: datetime) -
                     role=role,
                     content=content,
                     source={"kind": "agent-prompt"},
-                    run_id="0" * 32,
+                    run_id=brief.last_run_id or "",
                     at=now - timedelta(hours=3),
                 )
             )
