@@ -35,7 +35,7 @@ from daybook.web.pages.documents import (
 from daybook.web.pages.forms import Form, typed
 from daybook.web.pages.site import Page, SettingsLink, Site
 
-_PASSWORD = re.compile(r"(://[^:/@\s]*:)[^/\s\"]+(?=@)|([?&]password=)[^&\s\"]+")
+_PASSWORD = re.compile(r"(://[^:/@\s]*:)[^\s\"]+(?=@)|([?&]password=)[^&\s\"]+")
 MAX_PLANNED = 200
 """Maximum number of changes of a jobs file that the preview lists."""
 

@@ -11,6 +11,7 @@ import pytest
 from daybook.features.backups.archive import MIN_PASSPHRASE_LENGTH
 from daybook.home import Home
 from daybook.web.login import CSRF_FIELD, PageLogin
+from daybook.web.pages import machine
 from tests.unit.web.conftest import OWN, client
 from tests.unit.web.submitting import Forms, everything, post, submit
 from tests.world import World
@@ -119,6 +120,27 @@ async def test_a_jobs_file_is_uploaded_seen_and_applied(
     assert "99:00" in "".join(after.problems.values())
 
 
+async def test_a_file_that_is_chosen_replaces_the_text_of_the_one_before(
+    world: World, browser: httpx.AsyncClient
+) -> None:
+    page, preview = "/settings/apply", "/settings/apply/preview"
+    form = next(
+        each for each in Forms((await browser.get(page)).text).forms if each.action == preview
+    )
+    answer = await browser.post(
+        preview,
+        data={CSRF_FIELD: dict(form.fields)[CSRF_FIELD], "text": FILE, "name": "team.yaml"},
+        files={"file": ("other.yaml", FILE.replace("brief", "digest").encode())},
+        headers={"origin": OWN},
+    )
+    confirm = next(each for each in Forms(answer.text).forms if each.action == page)
+    given = dict(confirm.fields)
+    assert (given["name"], "digest" in given["text"], "brief" in given["text"]) == (
+        *("other.yaml", True),
+        False,
+    )
+
+
 async def test_a_file_without_the_token_is_refused(
     world: World, browser: httpx.AsyncClient
 ) -> None:
@@ -148,3 +170,18 @@ async def test_a_backup_is_written_now_and_its_passphrase_is_shown_nowhere(
     assert "The backup was written" in after.status
     assert file.stat().st_size > 0
     assert "canary" not in (await browser.get(answer.headers["location"])).text
+
+
+@pytest.mark.parametrize(
+    ("setting", "shown"),
+    [
+        ("http://localhost:8321/a", "http://localhost:8321/a"),
+        ("postgresql://user:se@cr/et@host:5432/db", "postgresql://user:…@host:5432/db"),
+        ("postgresql://host/db?password=secret&x=1", "postgresql://host/db?password=…&x=1"),
+        ('redis_url = "redis://:secret@host/0"', 'redis_url = "redis://:…@host/0"'),
+    ],
+)
+def test_the_configuration_hides_passwords_of_urls_and_nothing_else(
+    setting: str, shown: str
+) -> None:
+    assert machine._hide(setting) == shown

@@ -328,9 +328,12 @@ async def test_static_files_are_kept_by_browsers_and_nothing_else_is_served(
     server: PageLogin,
 ) -> None:
     async with client(server) as stranger:
-        style = await stranger.get("/static/daybook.css")
+        style = await stranger.get("/static/daybook.css?v=1")
         assert style.headers["content-type"].startswith("text/css")
         assert "immutable" in style.headers["cache-control"]
+        # Its address does not name its content, as that of the service worker.
+        style = await stranger.get("/static/daybook.css")
+        assert style.headers["cache-control"] == "no-cache"
         assert ".p1000{left:100%}" in (await stranger.get("/static/positions.css")).text
         for name in ("htmx.LICENSE.txt", "..%2Fapp.py", "none.css", "%00.css", f"{'x' * 300}.css"):
             assert (await stranger.get(f"/static/{name}")).status_code == 404
