@@ -87,7 +87,8 @@ _ONLY_SHOWN = "This link shows the pages. It cannot change anything."
 # Pages load only files of this server, and contain no inline script, style or frame.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
-    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    "connect-src 'self'; manifest-src 'self'; form-action 'self'; base-uri 'none'; "
+    "frame-ancestors 'none'"
 )
 HEADERS = (
     (b"content-security-policy", POLICY.encode()),
@@ -139,10 +140,7 @@ class Devices(Protocol):
 
 
 class Viewers(Protocol):
-    """The tokens of shared links, the devices, and the first page after a login.
-
-    The devices are None if they are not stored.
-    """
+    """Shared links, devices (None if they are not stored), and the first page after a login."""
 
     @property
     def devices(self) -> Devices | None: ...

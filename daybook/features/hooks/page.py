@@ -11,7 +11,7 @@ from daybook.errors import InvalidInput
 from daybook.features.hooks import operations
 from daybook.features.hooks.signatures import SCHEMES
 from daybook.web.pages.documents import (
-    Document,
+    FormDocument,
     Listed,
     Recent,
     Saved,
@@ -53,11 +53,11 @@ class HookPages(StoredPages):
             for each in await operations.list_hooks()
         ]
 
-    async def read(self, ref: str) -> Document:
+    async def read(self, ref: str) -> FormDocument:
         found, hook = await super().read(ref), await operations.show(ref)
         facts = [("POST to", _address(hook.path)), ("Signed as", str(hook.scheme))]
         settings = {**found.settings, "job": hook.job or found.settings.get("job", "")}
-        return Document(
+        return FormDocument(
             found.name,
             found.ref,
             found.variant,
@@ -76,7 +76,7 @@ class HookPages(StoredPages):
         added = await operations.add(name, given.pop("job", ""), **given)
         return Saved(name, added.notes, added.secret or "")
 
-    async def test(self, document: Document, form: Form) -> list[str]:
+    async def test(self, document: FormDocument, form: Form) -> list[str]:
         payload = None
         if text := form.get("payload").strip():
             try:

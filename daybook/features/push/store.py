@@ -32,7 +32,7 @@ QUIET_EVENTS = ("recovered", "progress")
 
 
 @dataclass(frozen=True)
-class Subscription:
+class PushSubscription:
     """A subscription as the page shows it, without its secrets. ``service`` is a host name."""
 
     id: str
@@ -80,11 +80,11 @@ async def unsubscribe(id_: str) -> None:
         await session.execute(delete(SubscriptionRow).where(col(SubscriptionRow.id) == id_))
 
 
-async def subscriptions() -> list[Subscription]:
+async def subscriptions() -> list[PushSubscription]:
     """Return the subscriptions, oldest first."""
     async with reading() as session:
         return [
-            Subscription(
+            PushSubscription(
                 each.id,
                 urlsplit(each.endpoint).hostname or "",
                 each.created_at,

@@ -24,8 +24,8 @@ from daybook.short_text import clip
 from daybook.web.pages.actions import Done, PageAction, load_prefect
 from daybook.web.pages.documents import (
     START,
-    Document,
     DocumentPages,
+    FormDocument,
     Listed,
     Saved,
     Variant,
@@ -154,9 +154,9 @@ class AgentPages(DocumentPages):
             for each in await api.agents.list_agents()
         ]
 
-    async def read(self, ref: str) -> Document:
+    async def read(self, ref: str) -> FormDocument:
         agent = await api.agents.show(ref)
-        return Document(
+        return FormDocument(
             agent.name,
             _ref(agent),
             self._of_kind(agent.kind, agent.kind),
@@ -173,14 +173,14 @@ class AgentPages(DocumentPages):
         added = await api.agents.add(name, variant.kind, given, replace=replace)
         return Saved(_ref(added), added.notes)
 
-    async def edit(self, document: Document, changes: dict[str, Any]) -> Saved:
+    async def edit(self, document: FormDocument, changes: dict[str, Any]) -> Saved:
         edited = await api.agents.edit(document.ref, changes)
         return Saved(document.ref, edited.notes)
 
     async def remove(self, ref: str) -> None:
         await api.agents.remove(ref)
 
-    async def test(self, document: Document, form: Form) -> list[str]:
+    async def test(self, document: FormDocument, form: Form) -> list[str]:
         """Ask the agent once, outside of any job; a model gets no tools."""
         if document.variant.kind == "model":  # this imports its SDK, which takes seconds
             await asyncio.to_thread(import_module, "daybook.agents.model_steps")

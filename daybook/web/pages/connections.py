@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 from daybook import api
 from daybook.errors import InvalidInput
 from daybook.web.pages.documents import (
-    Document,
     DocumentPages,
+    FormDocument,
     Listed,
     Saved,
     StoredPages,
@@ -79,10 +79,10 @@ class ToolServerPages(StoredPages):
             for each in await api.tools.list_servers()
         ]
 
-    async def read(self, ref: str) -> Document:
+    async def read(self, ref: str) -> FormDocument:
         found = await self.documents.form(ref)
         word = "url" if found.settings.get("url") else "program"
-        return Document(
+        return FormDocument(
             found.name,
             found.name,
             self.variant(word),
@@ -113,7 +113,7 @@ class ToolServerPages(StoredPages):
         except InvalidInput as error:
             raise InvalidInput(TOKEN.name, error.problem, error.hint) from None
 
-    async def test(self, document: Document, form: Form) -> list[str]:
+    async def test(self, document: FormDocument, form: Form) -> list[str]:
         [tested] = await api.tools.test(document.ref)
         if tested.problem is not None:
             raise TestFailed(tested.problem)
@@ -148,13 +148,13 @@ class ChannelPages(DocumentPages):
             for each in await api.channels.list_channels()
         ]
 
-    async def read(self, ref: str) -> Document:
+    async def read(self, ref: str) -> FormDocument:
         found = await api.channels.show(ref)
         is_own = found.kind == api.channels.OWN_KIND
         facts = [("Kind", _KINDS.get(found.kind, found.kind))]
         if found.chat_id:
             facts.append(("Chat", "each job names its chat"))
-        return Document(
+        return FormDocument(
             found.name,
             found.name,
             self.variants()[0],
@@ -171,14 +171,14 @@ class ChannelPages(DocumentPages):
         await api.channels.add(name, given.get("url", ""))
         return Saved(name)
 
-    async def edit(self, document: Document, changes: dict[str, Any]) -> Saved:
+    async def edit(self, document: FormDocument, changes: dict[str, Any]) -> Saved:
         await api.channels.add(document.name, changes["url"], replace=True)
         return Saved(document.ref)
 
     async def remove(self, ref: str) -> None:
         await api.channels.remove(ref)
 
-    async def test(self, document: Document, form: Form) -> list[str]:
+    async def test(self, document: FormDocument, form: Form) -> list[str]:
         tested = await api.channels.test(document.ref, form.get("chat_id").strip())
         if tested.problem is not None:
             raise TestFailed(tested.problem)
@@ -220,7 +220,7 @@ class DestinationPages(StoredPages):
         added = await api.destinations.add(url, name=name or None, **given)
         return Saved(added.name, added.notes, added.secret or "")
 
-    async def test(self, document: Document, form: Form) -> list[str]:
+    async def test(self, document: FormDocument, form: Form) -> list[str]:
         tested = await api.destinations.test(document.ref)
         if not tested.ok:
             raise TestFailed(f"{tested.url}: {tested.error or tested.status_code}")

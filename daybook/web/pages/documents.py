@@ -147,7 +147,7 @@ class Recent:
 
 
 @dataclass(frozen=True)
-class Document:
+class FormDocument:
     """A document for its form. ``stored`` are the names of its secrets that have a value.
 
     ``users`` forbid its removal. ``facts`` are labels with texts or instants.
@@ -203,14 +203,14 @@ class DocumentPages(ABC):
         """Return the rows of the list. Raise `Unreachable`."""
 
     @abstractmethod
-    async def read(self, ref: str) -> Document:
+    async def read(self, ref: str) -> FormDocument:
         """Return a document. Raise `NotFound`."""
 
     @abstractmethod
     async def add(self, name: str, variant: Variant, given: dict[str, Any], form: Form) -> Saved:
         """Store a new document."""
 
-    async def edit(self, document: Document, changes: dict[str, Any]) -> Saved:
+    async def edit(self, document: FormDocument, changes: dict[str, Any]) -> Saved:
         """Change a document that is `editable`."""
         raise NotImplementedError
 
@@ -218,7 +218,7 @@ class DocumentPages(ABC):
     async def remove(self, ref: str) -> None:
         """Remove a document."""
 
-    async def test(self, document: Document, form: Form) -> list[str]:
+    async def test(self, document: FormDocument, form: Form) -> list[str]:
         """Try a document, and return lines about the result. Raise `TestFailed`."""
         raise NotImplementedError
 
@@ -311,7 +311,7 @@ class DocumentPages(ABC):
             "origin": origin if origin == START else "",
         }
 
-    async def _read(self, ref: str) -> Document:
+    async def _read(self, ref: str) -> FormDocument:
         await load_prefect()
         try:
             return await self.read(ref)
@@ -401,9 +401,9 @@ class StoredPages(DocumentPages):
         settings = self.documents.store.model.model_fields
         return [Variant("", "", settings, self.first, note=self.note, omitted=self.omitted)]
 
-    async def read(self, ref: str) -> Document:
+    async def read(self, ref: str) -> FormDocument:
         found = await self.documents.form(ref)
-        return Document(
+        return FormDocument(
             found.name,
             found.name,
             self.variants()[0],
@@ -417,7 +417,7 @@ class StoredPages(DocumentPages):
         await self.documents.add(name, given)
         return Saved(name)
 
-    async def edit(self, document: Document, changes: dict[str, Any]) -> Saved:
+    async def edit(self, document: FormDocument, changes: dict[str, Any]) -> Saved:
         await self.documents.edit(document.ref, changes)
         return Saved(document.ref)
 

@@ -25,8 +25,8 @@ from daybook.web.pages import today
 from daybook.web.pages.actions import Done, PageAction
 from daybook.web.pages.documents import (
     MACHINE,
-    Document,
     DocumentPages,
+    FormDocument,
     Listed,
     Saved,
     Variant,
@@ -75,11 +75,11 @@ class WindowPages(DocumentPages):
             for each in await api.maintenance.list_windows()
         ]
 
-    async def read(self, ref: str) -> Document:
+    async def read(self, ref: str) -> FormDocument:
         for each in await self.entries():
             if each.ref == ref:
                 facts = list(zip(self.columns, each.cells, strict=True))
-                return Document(
+                return FormDocument(
                     f"Window, {each.name}", ref, self.variants()[0], {}, facts=facts, editable=False
                 )
         raise NotFound(self.noun, ref)
@@ -140,11 +140,13 @@ class TokenPages(DocumentPages):
             for each in await api.tokens.list_tokens()
         ]
 
-    async def read(self, ref: str) -> Document:
+    async def read(self, ref: str) -> FormDocument:
         for each in await self.entries():
             if each.ref == ref:
                 facts = list(zip(self.columns, each.cells, strict=True))
-                return Document(each.name, ref, self.variants()[0], {}, facts=facts, editable=False)
+                return FormDocument(
+                    each.name, ref, self.variants()[0], {}, facts=facts, editable=False
+                )
         raise NotFound(self.noun, ref)
 
     async def add(self, name: str, variant: Variant, given: dict[str, Any], form: Form) -> Saved:

@@ -15,7 +15,7 @@ from daybook.web.pages.site import Page, SettingsLink, Site
 
 
 @dataclass(frozen=True)
-class Entry:
+class SettingsEntry:
     """A line of the page. ``wrong`` says what is wrong; "" if nothing is."""
 
     path: str
@@ -31,21 +31,21 @@ async def index(site: Site, request: Request) -> Response:
     await load_prefect()
     documents = await asyncio.gather(*map(_of_kind, site.kinds))
     others = await asyncio.gather(*map(_of_link, site.settings))
-    groups: dict[str, list[Entry]] = {JOBS: [], MACHINE: []}
+    groups: dict[str, list[SettingsEntry]] = {JOBS: [], MACHINE: []}
     for kind, entry in zip(site.kinds, documents, strict=True):
         groups[kind.group].append(entry)
     groups[MACHINE] += others
     return site.render(request, "settings.html", groups=groups)
 
 
-async def _of_kind(kind: DocumentPages) -> Entry:
+async def _of_kind(kind: DocumentPages) -> SettingsEntry:
     try:
         found = await kind.entries()
     except DaybookError as error:
-        return Entry(kind.path, kind.title, kind.about, wrong=str(error))
+        return SettingsEntry(kind.path, kind.title, kind.about, wrong=str(error))
     broken = [each.name for each in found if each.problem]
     wrong = f"{', '.join(broken[:3])}{' and others' if len(broken) > 3 else ''}" if broken else ""
-    return Entry(
+    return SettingsEntry(
         kind.path,
         kind.title,
         kind.about,
@@ -54,12 +54,12 @@ async def _of_kind(kind: DocumentPages) -> Entry:
     )
 
 
-async def _of_link(link: SettingsLink) -> Entry:
+async def _of_link(link: SettingsLink) -> SettingsEntry:
     try:
         state = await link.state() if link.state else ""
     except DaybookError as error:
-        return Entry(link.path, link.title, link.about, wrong=str(error))
-    return Entry(link.path, link.title, link.about, state)
+        return SettingsEntry(link.path, link.title, link.about, wrong=str(error))
+    return SettingsEntry(link.path, link.title, link.about, state)
 
 
 ROUTES = (Page("/settings", index),)

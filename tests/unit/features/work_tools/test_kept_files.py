@@ -120,7 +120,9 @@ async def test_only_the_message_about_the_outcome_carries_the_files(
 ) -> None:
     messages: list[tuple[str, str, list[tuple[str, bytes | None, str]]]] = []
 
-    async def send(_: object, row: OutboxRow, url: object, files: list[WrittenFile]) -> None:
+    async def send(
+        _: object, row: OutboxRow, url: object, files: list[WrittenFile], lines: object
+    ) -> None:
         found = [(each.path, each.content, each.reason) for each in files]
         messages.append((row.purpose, row.event, found))
 
