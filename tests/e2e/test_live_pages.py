@@ -128,7 +128,7 @@ def test_a_page_updates_itself_and_disturbs_nothing(machine: Machine, chromium: 
 
         # A list: a new row appears; the focus, the place and a half-typed filter stay.
         page.goto(f"{machine.url}/jobs")
-        page.get_by_label("Name").fill("half-ty")
+        page.get_by_label("Name", exact=True).fill("half-ty")
         focused = page.get_by_role("link", name="job-30", exact=True)
         focused.focus()
         place = page.evaluate("scrollY")
@@ -137,7 +137,7 @@ def test_a_page_updates_itself_and_disturbs_nothing(machine: Machine, chromium: 
         expect(page.get_by_role("link", name="from-outside")).to_be_attached(timeout=SLOW_MS)
         expect(focused).to_be_focused()
         assert abs(page.evaluate("scrollY") - place) < 100  # the row above has moved it
-        assert page.get_by_label("Name").input_value() == "half-ty"
+        assert page.get_by_label("Name", exact=True).input_value() == "half-ty"
 
         # A job: its run appears in the history; an open form with what was typed stays.
         page.goto(f"{machine.url}/jobs/{jobs[0]}")

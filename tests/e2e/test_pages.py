@@ -200,7 +200,7 @@ def test_lists_and_pages_work_without_javascript(
     with chromium.new_context(storage_state=session, java_script_enabled=False) as context:
         watched = Watched(context, served.url)
         watched.open("/jobs")
-        watched.page.get_by_label("Name").fill("log-rev")
+        watched.page.get_by_label("Name", exact=True).fill("log-rev")
         watched.page.get_by_role("button", name="Filter").click()
         assert watched.page.locator("td.name > a").all_inner_texts() == ["log-review"]
         watched.page.get_by_role("link", name="log-review").click()
@@ -214,7 +214,7 @@ def test_actions_work_without_javascript_and_by_keyboard(
         watched = Watched(context, served.url)
         page = watched.page
         watched.open("/jobs/new")
-        page.get_by_label("Name").fill("from-the-page")
+        page.get_by_label("Name", exact=True).fill("from-the-page")
         page.get_by_label("Schedule").fill("every weekday at 9:00")
         page.get_by_label("Prompt").fill("What is new?")
         page.get_by_role("button", name="Preview").click()
