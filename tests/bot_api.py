@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import socket
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -45,9 +46,6 @@ class Sent:
     def plain(self) -> str:
         text = _TAG.sub("", self.text)
         return text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
-
-
-Fault = Callable[[], Response] | Exception
 
 
 class BotApi:
@@ -182,27 +180,29 @@ class BotApi:
             self._updates = [each for each in self._updates if each["update_id"] >= offset]
         with suppress(TimeoutError):
             async with asyncio.timeout(float(form.get("timeout", 0))):
-                while not self._updates and self._poll == mine:
+                while not self._unconfirmed(offset) and self._poll == mine:
                     await self._changed.wait()
         if self._poll != mine:
             return _error(409, "Conflict: terminated by other getUpdates request")
-        wanted = self._updates
-        if offset and self.redelivers:
-            wanted = [each for each in wanted if each["update_id"] >= offset - 5]
-            if all(each["update_id"] < offset for each in wanted):
-                await asyncio.sleep(0.05)  # noqa: ASYNC251 - a server that repeats itself
-        return _ok(wanted[:100])
+        found = self._unconfirmed(offset)
+        if found and self.redelivers:
+            found = [*reversed([each for each in self._updates if each["update_id"] < offset][-5:])]
+            found += self._unconfirmed(offset)
+        return _ok(found[:100])
+
+    def _unconfirmed(self, offset: int) -> list[dict[str, Any]]:
+        return [each for each in self._updates if each["update_id"] >= offset]
 
     def _bot(self) -> dict[str, Any]:
         return {"id": 99, "is_bot": True, "first_name": "Daybook", "username": "daybook_bot"}
 
-    def _getMe(self, form: dict[str, Any]) -> Any:  # noqa: N802 - the method's name
+    def _getMe(self, form: dict[str, Any]) -> Any:
         return self._bot()
 
-    def _sendMessage(self, form: dict[str, Any]) -> Any:  # noqa: N802
+    def _sendMessage(self, form: dict[str, Any]) -> Any:
         return self._send(form, str(form["text"]), form.get("parse_mode") == "HTML")
 
-    async def _sendDocument(self, form: dict[str, Any]) -> Any:  # noqa: N802
+    async def _sendDocument(self, form: dict[str, Any]) -> Any:
         found = next(each for each in form.values() if isinstance(each, UploadFile))
         document = (str(found.filename), await found.read())
         await found.close()
@@ -234,22 +234,22 @@ class BotApi:
         chat = self._chat(1, sent.chat_id)
         return {"message_id": sent.id, "date": NOW, "chat": chat, "text": sent.plain}
 
-    def _sendChatAction(self, form: dict[str, Any]) -> Any:  # noqa: N802
+    def _sendChatAction(self, form: dict[str, Any]) -> Any:
         self.typing.append(str(form["chat_id"]))
         return True
 
-    def _answerCallbackQuery(self, form: dict[str, Any]) -> Any:  # noqa: N802
+    def _answerCallbackQuery(self, form: dict[str, Any]) -> Any:
         self.acknowledged.append((str(form["callback_query_id"]), str(form.get("text", ""))))
         return True
 
-    def _editMessageReplyMarkup(self, form: dict[str, Any]) -> Any:  # noqa: N802
+    def _editMessageReplyMarkup(self, form: dict[str, Any]) -> Any:
         sent = next(each for each in self.sent if each.id == int(form["message_id"]))
         if sent.buttons == (buttons := _buttons(form)):
             return _error(400, "Bad Request: message is not modified")
         sent.buttons = buttons
         return self._as_message(sent)
 
-    def _editMessageText(self, form: dict[str, Any]) -> Any:  # noqa: N802
+    def _editMessageText(self, form: dict[str, Any]) -> Any:
         sent = next(each for each in self.sent if each.id == int(form["message_id"]))
         text = str(form["text"])
         if problem := _problem(text, form.get("parse_mode") == "HTML"):
@@ -299,12 +299,6 @@ def bad_gateway() -> Response:
     return Response("<html>502 Bad Gateway</html>", 502)
 
 
-def _ports(server: uvicorn.Server) -> Iterator[int]:
-    for each in server.servers:
-        for listening in each.sockets:
-            yield listening.getsockname()[1]
-
-
 @asynccontextmanager
 async def serving(token: str = TOKEN) -> AsyncIterator[BotApi]:
     """Yield a Bot API on localhost that serves until the context ends."""
@@ -312,14 +306,13 @@ async def serving(token: str = TOKEN) -> AsyncIterator[BotApi]:
     app = Starlette(routes=[Route("/bot{token}/{method}", api.handle, methods=["GET", "POST"])])
     config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", lifespan="off")
     server = uvicorn.Server(config)
-    server.install_signal_handlers = lambda: None  # type: ignore[attr-defined, method-assign]
-    serves = asyncio.create_task(server._serve())
-    while not server.started:
-        await asyncio.sleep(0)
-    api.port = next(_ports(server))
+    listening = socket.create_server(("127.0.0.1", 0))
+    api.port = listening.getsockname()[1]  # connections wait until it serves
+    serves = asyncio.create_task(server._serve([listening]))
     try:
         yield api
     finally:
         server.should_exit = server.force_exit = True
         api._change()
         await serves
+        listening.close()

@@ -176,7 +176,8 @@ def _plain(line: str) -> str:
 
 def _literal(text: str) -> str:
     """Return Markdown that shows a plain text as it is, with its lines."""
-    return "\n".join(f"{_plain(line)}\\" if line.strip() else "" for line in text.split("\n"))
+    paragraphs = text.strip("\n").split("\n\n")
+    return "\n\n".join("\\\n".join(map(_plain, each.split("\n"))) for each in paragraphs)
 
 
 async def _record(ledger: Ledger, channel: str, row: OutboxRow, sent: SentPost) -> None:

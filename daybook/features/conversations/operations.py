@@ -163,7 +163,9 @@ async def heard(channel: str = "", limit: int = MAX_HEARD) -> list[HeardUpdate]:
     """Return what was heard last, newest first. Raise `InvalidInput` for an agent."""
     authorization.require_operator()
     async with reading() as session:
-        query = select(UpdateRow).order_by(col(UpdateRow.received_at).desc(), col(UpdateRow.id))
+        query = select(UpdateRow).order_by(
+            col(UpdateRow.received_at).desc(), col(UpdateRow.position).desc()
+        )
         if channel:
             query = query.where(col(UpdateRow.channel) == channel)
         return [
