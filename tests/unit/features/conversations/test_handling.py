@@ -272,9 +272,7 @@ async def test_a_job_is_added_once_after_it_was_shown(
     assert await chat.says("", **press) == ""
     assert chat.platform.acknowledged[-1] == ("p", "This button is no longer valid.")
     [job] = await api.jobs.list_jobs()
-    assert (job.kind, job.notify.channel, job.notify.chat_id) == (
-        *("agent-prompt", CHANNEL, "1"),
-    )
+    assert (job.kind, job.notify.channel, job.notify.chat_id) == (*("agent-prompt", CHANNEL, "1"),)
 
 
 async def test_what_is_no_schedule_is_refused_with_an_example(chat: Chat) -> None:
