@@ -55,6 +55,11 @@ class Update:
     is_addressed: bool = True
     is_forwarded: bool = False
 
+    @property
+    def answers(self) -> str:
+        """Return the message that the update answers, or whose button it presses; "" if none."""
+        return self.message_id if self.kind is UpdateKind.PRESS else self.reply_to
+
 
 @dataclass(frozen=True)
 class Post:

@@ -175,6 +175,16 @@ async def find_sent(
     return await session.get(SentRow, (channel, chat_id, message_id))
 
 
+async def is_sending(session: AsyncSession, channel: str, now: datetime) -> bool:
+    """Return whether a process is sending a message to the channel."""
+    query = select(OutboxRow.id).where(
+        outbox.PENDING,
+        col(OutboxRow.address) == channel,
+        col(OutboxRow.lease_until) > now,
+    )
+    return (await session.execute(query.limit(1))).first() is not None
+
+
 async def with_buttons(session: AsyncSession, channel: str, now: datetime) -> list[SentRow]:
     """Return the recent messages that show buttons, oldest first."""
     query = (
