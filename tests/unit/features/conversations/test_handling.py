@@ -48,6 +48,8 @@ class FakePlatform:
     """A service that records what it is told."""
 
     max_characters: int = 4_000
+    is_letter: bool = False
+    position: int | None = None
     typing: list[str] = field(default_factory=list)
     acknowledged: list[tuple[str, str]] = field(default_factory=list)
 
@@ -56,6 +58,9 @@ class FakePlatform:
 
     async def receive(self, after: int | None) -> Sequence[Update]:
         return ()
+
+    async def settle(self, updates: Sequence[Update]) -> None:
+        raise NotImplementedError
 
     async def show_typing(self, chat_id: str) -> None:
         self.typing.append(chat_id)
@@ -272,9 +277,7 @@ async def test_a_job_is_added_once_after_it_was_shown(
     assert await chat.says("", **press) == ""
     assert chat.platform.acknowledged[-1] == ("p", "This button is no longer valid.")
     [job] = await api.jobs.list_jobs()
-    assert (job.kind, job.notify.channel, job.notify.chat_id) == (
-        *("agent-prompt", CHANNEL, "1"),
-    )
+    assert (job.kind, job.notify.channel, job.notify.chat_id) == (*("agent-prompt", CHANNEL, "1"),)
 
 
 async def test_what_is_no_schedule_is_refused_with_an_example(chat: Chat) -> None:
