@@ -60,8 +60,11 @@ class BotApi:
         self.faults: dict[str, deque[Callable[[], Response]]] = {}
         self.redelivers = False
         """Whether confirmed updates are delivered again."""
+        self.disturb: Callable[[str], tuple[bool, Response] | None] | None = None
+        """Returns a response in place of that of a method, and whether it is done nevertheless."""
+        self.next_update = 500
         self._updates: list[dict[str, Any]] = []
-        self._next_update, self._next_message = 500, 1_000
+        self._next_message = 1_000
         self._changed = asyncio.Event()
         self._poll = 0
 
@@ -99,7 +102,7 @@ class BotApi:
         """Press the button with this word, whether the message has it or not."""
         message = {"message_id": on.id, "date": NOW, "chat": self._chat(person, on.chat_id)}
         query = {
-            "id": f"press-{self._next_update}",
+            "id": f"press-{self.next_update}",
             "from": {"id": person, "is_bot": False, "first_name": name},
             "chat_instance": "1",
             "message": message | {"text": on.plain},
@@ -122,8 +125,8 @@ class BotApi:
         return {"id": int(chat), "type": "private", "first_name": "Anna"}
 
     def _add(self, content: dict[str, Any]) -> None:
-        self._updates.append({"update_id": self._next_update, **content})
-        self._next_update += 1
+        self._updates.append({"update_id": self.next_update, **content})
+        self.next_update += 1
         self._change()
 
     def _change(self) -> None:
@@ -159,9 +162,12 @@ class BotApi:
             return _error(401, "Unauthorized")
         if faults := self.faults.get(method):
             return faults.popleft()()
+        is_done, disturbed = (self.disturb and self.disturb(method)) or (True, None)
+        if not is_done and disturbed is not None:
+            return disturbed
         form: dict[str, Any] = dict(await request.form())
         if method == "getUpdates":
-            return await self._get_updates(form)
+            return disturbed or await self._get_updates(form)
         handler: Callable[[dict[str, Any]], Any] | None = getattr(self, f"_{method}", None)
         if handler is None:
             return _error(404, "Not Found")
@@ -169,6 +175,8 @@ class BotApi:
         if asyncio.iscoroutine(result):
             result = await result
         self._change()
+        if disturbed is not None:
+            return disturbed
         return result if isinstance(result, Response) else _ok(result)
 
     async def _get_updates(self, form: dict[str, Any]) -> Response:

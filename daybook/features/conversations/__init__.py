@@ -25,6 +25,7 @@ FEATURE = Feature(
     documents=("accounts:TELEGRAM",),
     blocks=("blocks:TelegramBlock",),
     channels=("channel:TELEGRAM",),
+    pages="page",
     message_buttons="message_buttons:of",
     tables="tables",
     loops="listening:LOOPS",

@@ -77,10 +77,14 @@ def build(slug: str, name: str, data: Mapping[str, Any]) -> Account:
 
 @dataclass
 class AccountIndex:
-    """The accounts by name. It omits, and logs, a copy that is damaged or invalid."""
+    """The accounts by name. It omits, and logs, a copy that is damaged or invalid.
+
+    ``names`` are the names of all copies.
+    """
 
     home: Home
     accounts: dict[str, Account] = field(default_factory=dict, repr=False)
+    names: frozenset[str] = frozenset()
     _versions: dict[tuple[str, str], CopyVersion | None] = field(default_factory=dict, repr=False)
 
     async def update(self, ledger: Ledger) -> bool:
@@ -104,4 +108,5 @@ class AccountIndex:
             except (CopyDamaged, InvalidInput) as error:
                 log.warning("%s", error, extra={"action": "account_invalid"})
         self.accounts, self._versions = found, versions
+        self.names = frozenset(name for _, name in rows)
         return True

@@ -66,6 +66,7 @@ class ListeningState:
 async def listen(ledger: Ledger, state: ListeningState) -> float | None:
     """Listen until the accounts change. Return at once if there are none."""
     await state.index.update(ledger)
+    await store.forget_accounts(ledger, state.index.names)
     if not state.index.accounts:
         return None
     with sharing(ledger), suppress(TimeoutError):

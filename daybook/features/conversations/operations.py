@@ -10,13 +10,14 @@ from sqlmodel import col, select
 from daybook import api
 from daybook.api import authorization
 from daybook.api.documents import Documents
+from daybook.clock import SYSTEM_CLOCK
 from daybook.delivery.channels import registry
 from daybook.errors import InvalidInput
 from daybook.features.conversations import accounts, people, store
 from daybook.features.conversations.people import PairedPerson, PairingCode, Role
 from daybook.features.conversations.platform import PlatformError
 from daybook.features.conversations.tables import AccountRow, UpdateRow
-from daybook.ledger.engine import open_ledger, reading
+from daybook.ledger.engine import reading
 from daybook.ledger.views import UtcTime, columns
 from daybook.prefect import client as prefect
 from daybook.resources.store import DocumentView
@@ -85,11 +86,6 @@ class _Accounts(Documents[AccountView]):
             if each.job.notify.channel == name
         ]
 
-    async def remove(self, name: str) -> None:
-        await super().remove(name)
-        async with open_ledger() as ledger, ledger.write() as session:
-            await store.forget_account(session, name)
-
 
 TELEGRAM = _Accounts(accounts.TELEGRAM, AccountView)
 DOCUMENTS = {"telegram": TELEGRAM}
@@ -132,10 +128,31 @@ async def try_account(account: Any) -> str:
         raise InvalidInput("token", f"does not work: {error}", hint) from None
 
 
+async def try_stored(kind: accounts.AccountKind, name: str) -> AccountState:
+    """Try a stored account; return its name at the service, or the problem. Raise `NotFound`."""
+    authorization.require_operator()
+    async with prefect.answering() as client:
+        document = await kind.store.get(client, name, include_secrets=True)
+    identity, problem = "", None
+    try:
+        identity = await try_account(accounts.build(kind.store.slug, name, dict(document.data)))
+    except InvalidInput as error:
+        problem = str(error)
+    return AccountState(
+        channel=name, identity=identity, problem=problem, changed_at=SYSTEM_CLOCK.now()
+    )
+
+
+async def channels() -> list[str]:
+    """Return the names of the channels that hear."""
+    found = [await api.documents.names(kind.store.noun) for kind in accounts.KINDS]
+    return sorted(name for names in found for name in names)
+
+
 async def make_code(channel: str, role: str = Role.OPERATOR) -> PairingCode:
     """Return a code with which a person pairs. Raise `InvalidInput` for an unknown account."""
     authorization.require_operator()
-    names = [each for kind in accounts.KINDS for each in await api.documents.names(kind.store.noun)]
+    names = await channels()
     if channel not in names:
         hint = f"known: {', '.join(names)}" if names else "connect one: daybook channels connect"
         raise InvalidInput("channel", f'"{channel}" hears nothing', hint)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, fields
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -253,13 +253,17 @@ async def accounts(session: AsyncSession) -> list[AccountRow]:
     return list((await session.execute(query)).scalars())
 
 
-async def forget_account(session: AsyncSession, channel: str) -> None:
-    """Delete the people, the codes and the state of a channel that was removed.
+async def forget_accounts(ledger: Ledger, known: Collection[str]) -> None:
+    """Delete the people and the state of channels that were removed, so not among ``known``.
 
-    Its updates stay, because a new channel of this name may have the same account.
+    Their updates stay, because a new channel may have the same account.
     """
-    for table in (PersonRow, CodeRow, AccountRow):
-        await session.execute(delete(table).where(col(table.channel) == channel))
+    async with ledger.read() as session:
+        gone = [each.channel for each in await accounts(session) if each.channel not in known]
+    if gone:
+        async with ledger.write() as session:
+            for table in (PersonRow, CodeRow, AccountRow):
+                await session.execute(delete(table).where(col(table.channel).in_(gone)))
 
 
 # --- retention
