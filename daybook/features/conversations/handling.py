@@ -86,6 +86,7 @@ async def _handle(ledger: Ledger, account: Account, platform: Platform, row: Upd
     async with ledger.read() as session:
         person = await people.find(session, row.channel, row.person_id)
         answered, message = await _answered(session, row, update)
+    person = person if update.is_verified else None
     role = people.role_of(person)
     decision = words.decide(update, role, answered)
     if decision.action is Action.ASK:
@@ -106,11 +107,13 @@ async def _handle(ledger: Ledger, account: Account, platform: Platform, row: Upd
     if update.press_id:
         with suppress(PlatformError):
             await platform.acknowledge(update.press_id, result.notice or result.text)
-    await _finish(ledger, row, decision, result)
+    await _finish(ledger, row, decision, result, is_person=role is not Role.STRANGER)
     return result.run_id is not None
 
 
-async def _finish(ledger: Ledger, row: UpdateRow, decision: Decision, result: Result) -> None:
+async def _finish(
+    ledger: Ledger, row: UpdateRow, decision: Decision, result: Result, *, is_person: bool
+) -> None:
     async with ledger.write() as session:
         stored = await store.get_update(session, row.channel, row.id)
         if stored is None or stored.state != UpdateState.NEW:
@@ -125,7 +128,7 @@ async def _finish(ledger: Ledger, row: UpdateRow, decision: Decision, result: Re
         if result.text:
             await store.enqueue(session, stored, result.text, now)
         person = await people.find(session, row.channel, row.person_id)
-        if person is not None and people.role_of(person) is not Role.STRANGER:
+        if is_person and person is not None:
             person.used_at = now
             session.add(person)
 

@@ -48,6 +48,8 @@ class FakePlatform:
     """A service that records what it is told."""
 
     max_characters: int = 4_000
+    is_letter: bool = False
+    position: int | None = None
     typing: list[str] = field(default_factory=list)
     acknowledged: list[tuple[str, str]] = field(default_factory=list)
 
@@ -56,6 +58,9 @@ class FakePlatform:
 
     async def receive(self, after: int | None) -> Sequence[Update]:
         return ()
+
+    async def settle(self, updates: Sequence[Update]) -> None:
+        raise NotImplementedError
 
     async def show_typing(self, chat_id: str) -> None:
         self.typing.append(chat_id)
