@@ -71,7 +71,7 @@ class Talk:
             done = subprocess.run(
                 [sys.executable, "-m", "daybook", *words],
                 input=given,
-                env=environment(self.up.home),
+                env=environment(self.up.home) | {"PYTHONPATH": str(self.up.home.parent / "site")},
                 capture_output=True,
                 text=True,
                 check=False,
