@@ -124,7 +124,8 @@ class _Listener:
             async with self._ledger.read() as session:
                 after = await store.last_position(session, name, self._ledger.now())
             updates = await platform.receive(after)
-            await store.put(self._ledger, name, updates)
+            await store.put(self._ledger, name, updates, platform.position)
+            await platform.settle(updates)
             self._failures = 0
             if not self._conflicts:
                 await store.record_account(self._ledger, name, self._identity, "")

@@ -148,6 +148,8 @@ class TelegramBot:
     """An open connection to a bot: a `Platform`."""
 
     max_characters = MAX_CHARACTERS
+    is_letter = False
+    position: int | None = None
 
     def __init__(self, bot: telegram.Bot, token: str) -> None:
         self._bot, self._token = bot, token
@@ -171,6 +173,9 @@ class TelegramBot:
         known = (self._update(each) for each in found)
         return [each for each in known if each is not None]
 
+    async def settle(self, updates: Sequence[Update]) -> None:
+        """Do nothing: the offset of the next `getUpdates` confirms them."""
+
     async def show_typing(self, chat_id: str) -> None:
         await self._call(self._bot.send_chat_action, chat_id=chat_id, action="typing", waits=False)
 
@@ -189,13 +194,13 @@ class TelegramBot:
             more["allow_sending_without_reply"] = True
         if post.buttons:
             more["reply_markup"] = _keyboard(post)
-        if post.file is not None:
-            document = InputFile(post.file.content, filename=post.file.name)
+        for file in post.files:
+            document = InputFile(file.content, filename=file.name)
             caption = clip(post.text, MAX_CAPTION)
             sent = await self._call(
                 self._bot.send_document, document=document, caption=caption, **more
             )
-        else:
+        if not post.files:
             sent = await self._text(self._bot.send_message, post, more)
         return str(sent.message_id)
 
