@@ -198,6 +198,23 @@ async def parts_sent(session: AsyncSession, outbox_id: str) -> set[int]:
     return set((await session.execute(query)).scalars())
 
 
+async def last_note(session: AsyncSession, row: OutboxRow, channel: str, chat_id: str) -> str:
+    """Return the message in the chat with the last note of the same event and run; "" if none."""
+    query = (
+        select(SentRow.message_id)
+        .join(OutboxRow, col(OutboxRow.id) == col(SentRow.outbox_id))
+        .where(
+            col(SentRow.run_id) == row.run_id,
+            col(SentRow.channel) == channel,
+            col(SentRow.chat_id) == chat_id,
+            col(OutboxRow.event) == row.event,
+        )
+        .order_by(col(SentRow.sent_at).desc())
+        .limit(1)
+    )
+    return (await session.execute(query)).scalar_one_or_none() or ""
+
+
 async def find_sent(
     session: AsyncSession, channel: str, chat_id: str, message_id: str
 ) -> SentRow | None:
