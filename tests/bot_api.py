@@ -135,12 +135,15 @@ class BotApi:
 
     async def until(self, what: Callable[[], Any], within: float = 60.0) -> Any:
         """Wait until ``what`` returns a true value, and return it."""
-        async with asyncio.timeout(within):
-            while True:
-                changed = self._changed
-                if found := what():
-                    return found
-                await changed.wait()
+        try:
+            async with asyncio.timeout(within):
+                while True:
+                    changed = self._changed
+                    if found := what():
+                        return found
+                    await changed.wait()
+        except TimeoutError:
+            raise AssertionError("not in time:\n" + "\n".join(map(str, self.sent))) from None
 
     async def message(self, text: str, within: float = 60.0) -> Sent:
         """Wait for a message of the bot that contains ``text``. Return the newest one."""

@@ -105,15 +105,21 @@ class ConversationChannel:
             if person is None:
                 raise NotDelivered(f"{self._what} has no operator: {_how_to_pair(self._account)}")
             chat_id = person.chat_id
-        reply_to = ""
+        if platform.is_letter:
+            chat_id = chat_id.lower()  # as that of a letter that answers
+        reply_to = subject = ""
         given = list[tuple[str, str]]()
         if row is not None:
             message = await _in_words(session, message, row)
             given = [(each.word, each.label) for each in await buttons.of(session, row)]
             answered = await store.answered(session, row)
             if answered is not None and answered.chat_id == chat_id:
-                reply_to = answered.message_id
-        posts = posts_of(message, chat_id, platform.max_characters, given, reply_to)
+                reply_to, subject = answered.message_id, store.update_of(answered).subject
+        if platform.is_letter:
+            posts = [letter_of(message, chat_id, given, reply_to, subject)]
+        else:
+            posts = posts_of(message, chat_id, platform.max_characters, given, reply_to)
+        posts = [replace(each, key=f"{message.id}.{part}") for part, each in enumerate(posts)]
         sent = await store.parts_sent(session, row.id) if row is not None else set()
         return Envelope(row, [(part, each) for part, each in enumerate(posts) if part not in sent])
 
@@ -137,6 +143,25 @@ async def _in_words(session: AsyncSession, message: Message, row: OutboxRow) -> 
         why = (run.error or run.reason or run.status).strip()
         return replace(message, subject="", body=f"I could not answer: {why}", is_markdown=False)
     return replace(message, subject="")
+
+
+def letter_of(
+    message: Message,
+    chat_id: str,
+    given: Sequence[tuple[str, str]] = (),
+    reply_to: str = "",
+    subject: str = "",
+) -> Post:
+    """Return a message as one letter, with its files. ``subject`` is that of the answered one."""
+    return Post(
+        chat_id,
+        message.body if message.is_markdown else _literal(message.body),
+        message.note,
+        given,
+        reply_to,
+        message.attachments,
+        subject=f"Re: {subject}" if subject else message.subject,
+    )
 
 
 def posts_of(
@@ -163,7 +188,7 @@ def posts_of(
     posts = [Post(chat_id, each) for each in texts or ["(empty)"]]
     posts[0] = replace(posts[0], reply_to=reply_to)
     posts[-1] = replace(posts[-1], note=message.note, buttons=given)
-    return [*posts, *(Post(chat_id, file=each) for each in files)]
+    return [*posts, *(Post(chat_id, files=(each,)) for each in files)]
 
 
 _MARKS = str.maketrans({each: f"\\{each}" for each in r"\`*_{}[]()#+-.!|<>~"})

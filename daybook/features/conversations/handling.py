@@ -14,10 +14,12 @@ because it was cancelled or its agent wrote nothing, gets one here.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import timedelta
 
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
@@ -30,7 +32,7 @@ from daybook.features.conversations import chat_commands, people, store, words
 from daybook.features.conversations.people import Role
 from daybook.features.conversations.platform import Account, Platform, PlatformError, Update
 from daybook.features.conversations.store import UpdateState
-from daybook.features.conversations.tables import UpdateRow
+from daybook.features.conversations.tables import SentRow, UpdateRow
 from daybook.features.conversations.words import Action, Answered, Decision
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import TERMINAL, Status
@@ -43,6 +45,9 @@ log = logging.getLogger(__name__)
 
 MAX_ACTION = 200
 MAX_ERROR = 1_000
+MAX_RECORDING = timedelta(seconds=10)
+"""Maximum time for which an update waits for the record of the message that it answers."""
+RECORDING_CHECK_SECONDS = 0.1
 ALL_TOOLS = ("*",)
 """The entry of `approve` for the runs of readers: each call of a tool waits for an operator."""
 
@@ -77,9 +82,11 @@ async def handle_new(ledger: Ledger, account: Account, platform: Platform) -> in
 
 async def _handle(ledger: Ledger, account: Account, platform: Platform, row: UpdateRow) -> bool:
     update = store.update_of(row)
+    await _wait_until_recorded(ledger, row, update)
     async with ledger.read() as session:
         person = await people.find(session, row.channel, row.person_id)
         answered, message = await _answered(session, row, update)
+    person = person if update.is_verified else None
     role = people.role_of(person)
     decision = words.decide(update, role, answered)
     if decision.action is Action.ASK:
@@ -100,11 +107,13 @@ async def _handle(ledger: Ledger, account: Account, platform: Platform, row: Upd
     if update.press_id:
         with suppress(PlatformError):
             await platform.acknowledge(update.press_id, result.notice or result.text)
-    await _finish(ledger, row, decision, result)
+    await _finish(ledger, row, decision, result, is_person=role is not Role.STRANGER)
     return result.run_id is not None
 
 
-async def _finish(ledger: Ledger, row: UpdateRow, decision: Decision, result: Result) -> None:
+async def _finish(
+    ledger: Ledger, row: UpdateRow, decision: Decision, result: Result, *, is_person: bool
+) -> None:
     async with ledger.write() as session:
         stored = await store.get_update(session, row.channel, row.id)
         if stored is None or stored.state != UpdateState.NEW:
@@ -119,21 +128,41 @@ async def _finish(ledger: Ledger, row: UpdateRow, decision: Decision, result: Re
         if result.text:
             await store.enqueue(session, stored, result.text, now)
         person = await people.find(session, row.channel, row.person_id)
-        if person is not None and people.role_of(person) is not Role.STRANGER:
+        if is_person and person is not None:
             person.used_at = now
             session.add(person)
+
+
+async def _wait_until_recorded(ledger: Ledger, row: UpdateRow, update: Update) -> None:
+    """Wait until the message that the person answers is recorded.
+
+    A person may answer a message before its sender has recorded it.
+    """
+    if not (update.answers or update.thread_id):
+        return
+    end = ledger.now() + MAX_RECORDING
+    while ledger.now() < end:
+        async with ledger.read() as session:
+            if await _find_sent(session, row, update):
+                return
+            if not await store.is_sending(session, row.channel, ledger.now()):
+                return
+        await asyncio.sleep(RECORDING_CHECK_SECONDS)
+
+
+async def _find_sent(session: AsyncSession, row: UpdateRow, update: Update) -> SentRow | None:
+    if update.answers:
+        return await store.find_sent(session, row.channel, row.chat_id, update.answers)
+    if update.thread_id:
+        return await store.find_in_thread(session, row.channel, row.chat_id, update.thread_id)
+    return None
 
 
 async def _answered(
     session: AsyncSession, row: UpdateRow, update: Update
 ) -> tuple[Answered | None, OutboxRow | None]:
     """Return the message that an update answers or whose button it presses; None if unknown."""
-    message_id = update.message_id if update.button else update.reply_to
-    sent = None
-    if message_id:
-        sent = await store.find_sent(session, row.channel, row.chat_id, message_id)
-    elif update.thread_id:
-        sent = await store.find_in_thread(session, row.channel, row.chat_id, update.thread_id)
+    sent = await _find_sent(session, row, update)
     message = await session.get(OutboxRow, sent.outbox_id) if sent else None
     if message is None:
         return None, None

@@ -123,7 +123,7 @@ class _Listener:
             async with self._ledger.read() as session:
                 after = await store.last_position(session, name, self._ledger.now())
             updates = await platform.receive(after)
-            if await store.put(self._ledger, name, updates):
+            if await store.put(self._ledger, name, updates, platform.position):
                 self._received.set()
             await platform.settle(updates)
             self._failures = 0

@@ -166,8 +166,13 @@ def role_of(row: PersonRow | None) -> Role:
 async def may_answer_stranger(
     session: AsyncSession, channel: str, given: Update, now: datetime
 ) -> bool:
-    """Return whether a stranger gets an answer now, and record it."""
+    """Return whether a stranger gets an answer now, and record it.
+
+    A paired person gets none: such an update is not verified, so another person may have sent it.
+    """
     row = await find(session, channel, given.person_id)
+    if role_of(row) is not Role.STRANGER:
+        return False
     if row is not None and row.used_at > now - STRANGER_INTERVAL:
         return False
     is_stranger = (col(PersonRow.channel) == channel) & (col(PersonRow.role) == Role.STRANGER)

@@ -37,7 +37,9 @@ class Update:
     that the message belongs to, "" for none; the id of any other message in this thread is
     ``thread_id``, a slash, and a part of its own. ``is_addressed`` is true in a private chat, and
     in a group if the message mentions or answers the account. ``unreadable`` names a content that
-    is no text, such as `a voice message`; "" if there is none.
+    is no text, such as `a voice message`; "" if there is none. ``subject`` is that of a letter.
+    ``is_verified`` is false if the service does not know that the message is from ``person_id``,
+    such as for a letter whose sender may be forged.
     """
 
     id: str
@@ -57,6 +59,13 @@ class Update:
     is_group: bool = False
     is_addressed: bool = True
     is_forwarded: bool = False
+    subject: str = ""
+    is_verified: bool = True
+
+    @property
+    def answers(self) -> str:
+        """Return the message that the update answers, or whose button it presses; "" if none."""
+        return self.message_id if self.kind is UpdateKind.PRESS else self.reply_to
 
 
 @dataclass(frozen=True)
@@ -64,7 +73,8 @@ class Post:
     """A message to a chat: ``text`` is Markdown, and ``note`` is shown unchanged after it.
 
     ``buttons`` are words with labels. ``reply_to`` is the message that it answers; "" for none. A
-    post with a ``file`` is this file, and its text is the caption.
+    post with ``files`` carries them; in a chat it is one file, whose caption is the text. ``key``
+    is the same if the post is sent again, and ``subject`` is that of a letter.
     """
 
     chat_id: str
@@ -72,7 +82,9 @@ class Post:
     note: str = ""
     buttons: Sequence[tuple[str, str]] = ()
     reply_to: str = ""
-    file: Attachment | None = None
+    files: Sequence[Attachment] = ()
+    key: str = ""
+    subject: str = ""
 
 
 class PlatformError(DaybookError):
@@ -105,10 +117,14 @@ class UsedElsewhere(PlatformError):
 class Platform(Protocol):
     """An open connection to one account. All methods raise `PlatformError`.
 
-    ``max_characters`` is the maximum length of a message's text.
+    ``max_characters`` is the maximum length of a message's text. If messages are letters
+    (``is_letter``), each has a subject, and its files. ``position`` is the one after which
+    `receive` reads next, also if what it has read is no update; None if the service keeps it.
     """
 
     max_characters: int
+    is_letter: bool
+    position: int | None
 
     async def identity(self) -> str:
         """Return the account's name, as people find it, such as `@morning_bot`."""

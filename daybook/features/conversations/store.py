@@ -53,9 +53,16 @@ class UpdateState(StrEnum):
     DONE = "done"
 
 
-async def put(ledger: Ledger, channel: str, updates: Sequence[Update]) -> list[str]:
-    """Store updates that are not stored yet, in one transaction. Return the ids of the new ones."""
+async def put(
+    ledger: Ledger, channel: str, updates: Sequence[Update], position: int | None = None
+) -> list[str]:
+    """Store updates that are not stored yet, and the position, in one transaction.
+
+    Return the ids of the new updates.
+    """
     if not updates:
+        if position is not None:
+            await _put_position(ledger, channel, position)
         return []
     async with ledger.write() as session:
         ids = {each.id for each in updates}
@@ -69,7 +76,25 @@ async def put(ledger: Ledger, channel: str, updates: Sequence[Update]) -> list[s
                 known.add(each.id)
                 added.append(each.id)
                 session.add(_row(channel, each, now))
+        if position is not None:
+            await _set_position(session, channel, position, now)
         return added
+
+
+async def _put_position(ledger: Ledger, channel: str, position: int) -> None:
+    async with ledger.read() as session:
+        row = await session.get(AccountRow, channel)
+        if row is not None and row.position == position:
+            return
+    async with ledger.write() as session:
+        await _set_position(session, channel, position, ledger.now())
+
+
+async def _set_position(session: AsyncSession, channel: str, position: int, now: datetime) -> None:
+    row = await session.get(AccountRow, channel)
+    row = row or AccountRow(channel=channel, changed_at=now)
+    row.position = position
+    session.add(row)
 
 
 def _row(channel: str, given: Update, now: datetime) -> UpdateRow:
@@ -89,10 +114,14 @@ def update_of(row: UpdateRow) -> Update:
 
 
 async def last_position(session: AsyncSession, channel: str, now: datetime) -> int | None:
-    """Return the position of the update that was received last; None without a recent one.
+    """Return the position of the account or, without one, that of the last update.
 
-    After a week without updates, Telegram chooses the next position at random.
+    Return None if that update is not recent: after a week without updates, Telegram chooses the
+    next position at random.
     """
+    account = await session.get(AccountRow, channel)
+    if account is not None and account.position is not None:
+        return account.position
     query = (
         select(UpdateRow.position)
         .where(
@@ -196,6 +225,16 @@ async def find_in_thread(
         .limit(1)
     )
     return (await session.execute(query)).scalar_one_or_none()
+
+
+async def is_sending(session: AsyncSession, channel: str, now: datetime) -> bool:
+    """Return whether a process is sending a message to the channel."""
+    query = select(OutboxRow.id).where(
+        outbox.PENDING,
+        col(OutboxRow.address) == channel,
+        col(OutboxRow.lease_until) > now,
+    )
+    return (await session.execute(query.limit(1))).first() is not None
 
 
 async def with_buttons(session: AsyncSession, channel: str, now: datetime) -> list[SentRow]:

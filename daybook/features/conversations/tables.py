@@ -108,11 +108,15 @@ class SentRow(Table, table=True):
 
 
 class AccountRow(Table, table=True):
-    """An account that listens: its name at the service, and its problem, "" if it works."""
+    """An account that listens: its name at the service, and its problem, "" if it works.
+
+    ``position`` is `platform.Platform.position`.
+    """
 
     __tablename__ = "conversations_accounts"
 
     channel: str = Field(primary_key=True)
     identity: str = ""
     problem: str = ""
+    position: int | None = Field(default=None, sa_type=BigInteger)
     changed_at: datetime = Field(sa_type=Instant)

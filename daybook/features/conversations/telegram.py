@@ -148,6 +148,8 @@ class TelegramBot:
     """An open connection to a bot: a `Platform`."""
 
     max_characters = MAX_CHARACTERS
+    is_letter = False
+    position: int | None = None
 
     def __init__(self, bot: telegram.Bot, token: str) -> None:
         self._bot, self._token = bot, token
@@ -192,13 +194,13 @@ class TelegramBot:
             more["allow_sending_without_reply"] = True
         if post.buttons:
             more["reply_markup"] = _keyboard(post)
-        if post.file is not None:
-            document = InputFile(post.file.content, filename=post.file.name)
+        for file in post.files:
+            document = InputFile(file.content, filename=file.name)
             caption = clip(post.text, MAX_CAPTION)
             sent = await self._call(
                 self._bot.send_document, document=document, caption=caption, **more
             )
-        else:
+        if not post.files:
             sent = await self._text(self._bot.send_message, post, more)
         return str(sent.message_id)
 

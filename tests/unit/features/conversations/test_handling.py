@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -48,6 +49,8 @@ class FakePlatform:
     """A service that records what it is told."""
 
     max_characters: int = 4_000
+    is_letter: bool = False
+    position: int | None = None
     typing: list[str] = field(default_factory=list)
     acknowledged: list[tuple[str, str]] = field(default_factory=list)
 
@@ -454,3 +457,33 @@ async def test_old_updates_are_deleted_and_a_week_later_the_position_is_open(cha
     limits = RetentionLimits.of_settings()
     assert await store.delete_old(ledger, limits) == 1
     assert await operations.heard() == []
+
+
+async def test_an_update_waits_until_the_message_that_it_answers_is_recorded(
+    chat: Chat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handling, "RECORDING_CHECK_SECONDS", 0.0)
+    await chat.pair()
+    run_id = await asked(chat.world)
+    ledger, key = chat.world.ledger, f"approval:{run_id}:1"
+    async with ledger.write() as session:
+        query = select(OutboxRow).where(col(OutboxRow.key) == key)
+        row: OutboxRow = (await session.execute(query)).scalar_one()
+        row.address, row.queue = CHANNEL, f"channel:{CHANNEL}/1"
+        row.status, row.lease_until = "pending", ledger.now() + timedelta(seconds=90)
+        session.add(row)
+    checked = asyncio.Event()
+    real = store.is_sending
+
+    async def is_sending(*given: Any) -> bool:
+        checked.set()
+        return await real(*given)
+
+    monkeypatch.setattr(store, "is_sending", is_sending)
+    id_ = await chat.put("approve", reply_to="77")
+    handles = asyncio.create_task(chat.handle())
+    await checked.wait()  # it has been sent, but its process has not recorded it yet
+    await chat.shows(key)
+    await handles
+    assert "Approved" in await chat.answer(id_)
+    assert (await api.runs.show(run_id)).approvals[0].status == "approved"

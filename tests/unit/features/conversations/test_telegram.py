@@ -101,7 +101,7 @@ async def test_a_message_has_the_markup_buttons_and_reply_of_telegram(
 
 
 async def test_a_file_is_a_document(api: BotApi, bot: TelegramBot) -> None:
-    await bot.send(Post("1", file=Attachment("report.csv", "text/csv", b"a,b\n1,2\n")))
+    await bot.send(Post("1", files=[Attachment("report.csv", "text/csv", b"a,b\n1,2\n")]))
     assert api.sent[0].document == ("report.csv", b"a,b\n1,2\n")
 
 

@@ -98,6 +98,7 @@ def upgrade() -> None:
         sa.Column("channel", sa.String(), nullable=False),
         sa.Column("identity", sa.String(), nullable=False),
         sa.Column("problem", sa.String(), nullable=False),
+        sa.Column("position", sa.BigInteger(), nullable=True),
         sa.Column("changed_at", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("channel"),
     )
