@@ -27,7 +27,7 @@ from sqlmodel import col, select
 from daybook import api, owners
 from daybook.delivery import buttons, outbox
 from daybook.delivery.buttons import Press
-from daybook.errors import DaybookError, InvalidInput, LedgerUnreachable, Unreachable
+from daybook.errors import DaybookError, InvalidInput, LedgerUnreachable, NotFound, Unreachable
 from daybook.features.conversations import chat_commands, people, store, words
 from daybook.features.conversations.people import Role
 from daybook.features.conversations.platform import Account, Platform, PlatformError, Update
@@ -245,11 +245,12 @@ class _Handler:
         mine = [each for each in asked if each.chat_id == self.row.chat_id]
         if self.role is not Role.OPERATOR:
             mine = [each for each in mine if each.person_id == self.row.person_id]
+        stopped = 0
         for each in mine:
-            if each.run_id:
-                with suppress(InvalidInput):  # it has just ended
-                    await api.runs.cancel(Id(each.run_id), within=0.0)
-        return Result("" if mine else "Nothing is being answered here.", f"stopped {len(mine)}")
+            with suppress(InvalidInput, NotFound):  # it has just ended
+                await api.runs.cancel(Id(str(each.run_id)), within=0.0)
+                stopped += 1
+        return Result("" if stopped else "Nothing is being answered here.", f"stopped {stopped}")
 
     async def _ask(self, decision: Decision) -> Result:
         # A person's message is a text, and no template that could read other jobs' answers.

@@ -76,7 +76,7 @@ COMMANDS = {
 READER_COMMANDS = frozenset({"help", "start", "stop"})
 
 STRANGER_TEXT = (
-    "This is the account of a Daybook. It talks only with people whom its operator has paired."
+    "This is the account of a Daybook. It talks only with people who were paired by its operator."
 )
 ONLY_OPERATOR = "Only an operator may do this."
 READER_HINT = "Reply to a message from here to ask about it."

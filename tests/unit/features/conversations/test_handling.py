@@ -46,7 +46,7 @@ CALL = Question("1.1", "d" * 64, 1, "mail_send", 'to="ann"', timedelta(hours=1))
 
 @dataclass
 class FakePlatform:
-    """A service that records what it is told."""
+    """A service that records what Daybook calls."""
 
     max_characters: int = 4_000
     is_letter: bool = False
