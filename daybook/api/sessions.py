@@ -26,6 +26,7 @@ from daybook.ledger.states import LIVE, Usage
 from daybook.ledger.tables import RunRow
 from daybook.ledger.views import UtcTime, columns
 from daybook.policies import policy
+from daybook.policies.policy import EVERY_TOOL
 from daybook.runs import claim_requests, sessions, summaries
 from daybook.runs.sessions import SessionSummary
 
@@ -276,6 +277,7 @@ async def _parameters(session: AsyncSession, listed: SessionSummary) -> JsonObje
             asked = await sessions.without_answer(session, listed.row.id, None, 1)
             last = asked[0] if asked else None
         found = last.parameters if last else {}
+        found = _without_reader(found)
     if claim_requests.agent_name(found) != listed.row.agent:
         found = {"agent": listed.row.agent}
     given = found.get("policy") or {}
@@ -283,6 +285,13 @@ async def _parameters(session: AsyncSession, listed: SessionSummary) -> JsonObje
         **{name: found[name] for name in _CONTINUED_FIELDS if found.get(name)},
         "policy": {name: given[name] for name in _CONTINUED_POLICY if name in given},
     }
+
+
+def _without_reader(parameters: JsonObject) -> JsonObject:
+    """Return the parameters without the approval of all calls, which a reader's turn has added."""
+    given = dict(parameters.get("policy") or {})
+    given["approve"] = [each for each in given.get("approve") or () if each != EVERY_TOOL]
+    return {**parameters, "policy": given}
 
 
 async def _find(session: AsyncSession, ref: str) -> SessionSummary:
