@@ -114,9 +114,12 @@ async def test_a_broken_stream_is_no_answer_and_the_next_attempt_asks_again(
 
 
 def google(*texts: str, reason: str = "") -> Page:
-    events = [{"candidates": [{"content": {"parts": [{"text": each}]}}]} for each in texts]
-    events[-1]["candidates"][0] |= {"finishReason": reason} if reason else {}  # type: ignore[operator]
-    events[-1]["usageMetadata"] = {"promptTokenCount": 7, "candidatesTokenCount": 3}  # type: ignore[assignment]
+    events: list[dict[str, Any]] = [
+        {"candidates": [{"content": {"parts": [{"text": each}]}}]} for each in texts
+    ]
+    if reason:
+        events[-1]["candidates"][0]["finishReason"] = reason
+    events[-1]["usageMetadata"] = {"promptTokenCount": 7, "candidatesTokenCount": 3}
     body = "".join(f"data: {json.dumps(each)}\r\n\r\n" for each in events)
     return Page(body, "text/event-stream")
 
