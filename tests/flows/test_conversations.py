@@ -143,6 +143,7 @@ async def test_a_brief_is_answered_and_goes_on_in_its_session(chat: Chat) -> Non
     assert agent.effect_count == 3
 
 
+@pytest.mark.floor("E", "A person's message in the chat continues it")
 async def test_a_message_without_a_thread_goes_to_the_session_of_the_chat(chat: Chat) -> None:
     world = chat.world
     agent = await world.agents.add(KEEPS)
@@ -171,6 +172,7 @@ async def test_a_message_without_a_thread_goes_to_the_session_of_the_chat(chat: 
     assert (await api.sessions.show(session.id)).messages == 6
 
 
+@pytest.mark.floor("E", "A reply in the chat approves or rejects a call")
 @pytest.mark.parametrize("way", ["reply", "button"])
 async def test_a_call_is_approved_from_the_phone_and_made_once(
     chat: Chat, model_agent: ModelAgent, monkeypatch: pytest.MonkeyPatch, way: str

@@ -2,7 +2,8 @@
 
 A long text becomes up to `MAX_TEXTS` messages, and more than that a file. Each message that was
 sent is recorded at once, so a retry sends only the others, and a reply to any of them finds its
-run. Without a chat id, messages go to the operator who was paired first.
+run. The notes about the progress of a run are one message, which is edited. Without a chat id,
+messages go to the operator who was paired first.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from daybook.features.conversations.platform import (
     Post,
 )
 from daybook.features.conversations.tables import SentRow
+from daybook.keeper.alerts import PROGRESS_EVENT
 from daybook.ledger import triggers
 from daybook.ledger.engine import Ledger, open_ledger
 from daybook.ledger.tables import OutboxRow, RunRow
@@ -49,10 +51,14 @@ RESERVED_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Envelope:
-    """A message with its place: the posts that are still to be sent, by their part."""
+    """A message with its place: the posts that are still to be sent, by their part.
+
+    ``replaced`` is the message that they replace; "" for none.
+    """
 
     row: OutboxRow | None
     posts: Sequence[tuple[int, Post]]
+    replaced: str = ""
 
 
 class SentPost(NamedTuple):
@@ -84,7 +90,7 @@ class ConversationChannel:
                 async with ledger.read() as session:
                     envelope = await self._envelope(session, message, platform)
                 for part, post in envelope.posts:
-                    sent = SentPost(part, post, await platform.send(post))
+                    sent = SentPost(part, post, await _deliver(platform, post, envelope.replaced))
                     if envelope.row is not None:  # no test message
                         await _record(ledger, self._account.name, envelope.row, sent)
         except TimeoutError:
@@ -121,7 +127,24 @@ class ConversationChannel:
             posts = posts_of(message, chat_id, platform.max_characters, given, reply_to)
         posts = [replace(each, key=f"{message.id}.{part}") for part, each in enumerate(posts)]
         sent = await store.parts_sent(session, row.id) if row is not None else set()
-        return Envelope(row, [(part, each) for part, each in enumerate(posts) if part not in sent])
+        unsent = [(part, each) for part, each in enumerate(posts) if part not in sent]
+        replaced = ""
+        if row is not None and row.event == PROGRESS_EVENT and not platform.is_letter:
+            replaced = await store.last_note(session, row, self._account.name, chat_id)
+        return Envelope(row, unsent, replaced)
+
+
+async def _deliver(platform: Platform, post: Post, replaced: str) -> str:
+    """Send a post, or edit the message that it replaces, if this is possible; return its id."""
+    if replaced:
+        try:
+            await platform.edit(replaced, post)
+        except PlatformError as error:
+            if error.is_temporary:
+                raise
+        else:
+            return replaced
+    return await platform.send(post)
 
 
 def _how_to_pair(account: Account) -> str:

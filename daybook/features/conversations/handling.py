@@ -32,7 +32,7 @@ from daybook.features.conversations import chat_commands, people, store, words
 from daybook.features.conversations.people import Role
 from daybook.features.conversations.platform import Account, Platform, PlatformError, Update
 from daybook.features.conversations.store import UpdateState
-from daybook.features.conversations.tables import UpdateRow
+from daybook.features.conversations.tables import SentRow, UpdateRow
 from daybook.features.conversations.words import Action, Answered, Decision
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import TERMINAL, Status
@@ -91,7 +91,7 @@ async def _handle(ledger: Ledger, account: Account, platform: Platform, row: Upd
     decision = words.decide(update, role, answered)
     if decision.action is Action.ASK:
         with suppress(PlatformError):
-            await platform.show_typing(row.chat_id)
+            await platform.show_typing(row.chat_id, row.message_id)
     actor = Actor(user_id=person.name if person else "", via=row.channel)
     handler = _Handler(ledger, account, row, update, role, answered, message)
     try:
@@ -138,25 +138,31 @@ async def _wait_until_recorded(ledger: Ledger, row: UpdateRow, update: Update) -
 
     A person may answer a message before its sender has recorded it.
     """
-    if not (message_id := update.answers):
+    if not (update.answers or update.thread_id):
         return
     end = ledger.now() + MAX_RECORDING
     while ledger.now() < end:
         async with ledger.read() as session:
-            if await store.find_sent(session, row.channel, row.chat_id, message_id):
+            if await _find_sent(session, row, update):
                 return
             if not await store.is_sending(session, row.channel, ledger.now()):
                 return
         await asyncio.sleep(RECORDING_CHECK_SECONDS)
 
 
+async def _find_sent(session: AsyncSession, row: UpdateRow, update: Update) -> SentRow | None:
+    if update.answers:
+        return await store.find_sent(session, row.channel, row.chat_id, update.answers)
+    if update.thread_id:
+        return await store.find_in_thread(session, row.channel, row.chat_id, update.thread_id)
+    return None
+
+
 async def _answered(
     session: AsyncSession, row: UpdateRow, update: Update
 ) -> tuple[Answered | None, OutboxRow | None]:
     """Return the message that an update answers or whose button it presses; None if unknown."""
-    sent = None
-    if update.answers:
-        sent = await store.find_sent(session, row.channel, row.chat_id, update.answers)
+    sent = await _find_sent(session, row, update)
     message = await session.get(OutboxRow, sent.outbox_id) if sent else None
     if message is None:
         return None, None
@@ -279,17 +285,17 @@ async def finish_asked(ledger: Ledger, account: Account, platform: Platform) -> 
     async with ledger.read() as session:
         rows = await store.in_state(session, account.name, UpdateState.ASKED)
         runs = {each.id: each for each in await _runs(session, rows)}
-    chats = dict[str, None]()
+    answering = dict[tuple[str, str], None]()
     for row in rows:
         run = runs.get(row.run_id or "")
         if run is not None and run.state not in TERMINAL:
             if run.state is Status.RUNNING:
-                chats[row.chat_id] = None
+                answering[row.chat_id, row.message_id] = None
             continue
         await _end(ledger, row, run)
-    for chat_id in chats:
+    for chat_id, message_id in answering:
         with suppress(PlatformError):
-            await platform.show_typing(chat_id)
+            await platform.show_typing(chat_id, message_id)
     return sum(each.state not in TERMINAL for each in runs.values())
 
 

@@ -198,10 +198,50 @@ async def parts_sent(session: AsyncSession, outbox_id: str) -> set[int]:
     return set((await session.execute(query)).scalars())
 
 
+async def last_note(session: AsyncSession, row: OutboxRow, channel: str, chat_id: str) -> str:
+    """Return the message in the chat with the last note of the same event and run; "" if none."""
+    query = (
+        select(SentRow.message_id)
+        .join(OutboxRow, col(OutboxRow.id) == col(SentRow.outbox_id))
+        .where(
+            col(SentRow.run_id) == row.run_id,
+            col(SentRow.channel) == channel,
+            col(SentRow.chat_id) == chat_id,
+            col(OutboxRow.event) == row.event,
+        )
+        .order_by(col(SentRow.sent_at).desc())
+        .limit(1)
+    )
+    return (await session.execute(query)).scalar_one_or_none() or ""
+
+
 async def find_sent(
     session: AsyncSession, channel: str, chat_id: str, message_id: str
 ) -> SentRow | None:
     return await session.get(SentRow, (channel, chat_id, message_id))
+
+
+async def find_in_thread(
+    session: AsyncSession, channel: str, chat_id: str, thread_id: str
+) -> SentRow | None:
+    """Return the message in a thread that a person who writes there answers, if any.
+
+    It is the newest that shows buttons, else the newest of a run, else the newest.
+    """
+    id_ = col(SentRow.message_id)
+    query = (
+        select(SentRow)
+        .where(
+            col(SentRow.channel) == channel,
+            col(SentRow.chat_id) == chat_id,
+            (id_ == thread_id) | id_.startswith(f"{thread_id}/", autoescape=True),
+        )
+        .order_by(
+            col(SentRow.buttons) == "", col(SentRow.run_id).is_(None), col(SentRow.sent_at).desc()
+        )
+        .limit(1)
+    )
+    return (await session.execute(query)).scalar_one_or_none()
 
 
 async def is_sending(session: AsyncSession, channel: str, now: datetime) -> bool:

@@ -93,6 +93,7 @@ class SentRow(Table, table=True):
     __tablename__ = "conversations_messages"
     __table_args__ = (
         Index("conversations_messages_outbox", "outbox_id"),
+        Index("conversations_messages_run", "run_id"),
         Index("conversations_messages_sent", "sent_at"),
         partial_index("conversations_buttons", "channel", "sent_at", where=_WITH_BUTTONS),
     )

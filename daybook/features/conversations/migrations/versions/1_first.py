@@ -85,6 +85,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("channel", "chat_id", "message_id"),
     )
     op.create_index("conversations_messages_outbox", "conversations_messages", ["outbox_id"])
+    op.create_index("conversations_messages_run", "conversations_messages", ["run_id"])
     op.create_index("conversations_messages_sent", "conversations_messages", ["sent_at"])
     op.create_index(
         "conversations_buttons",
