@@ -27,7 +27,7 @@ from daybook.ledger.tables import RunRow
 from daybook.ledger.views import UtcTime, columns
 from daybook.policies import policy
 from daybook.policies.policy import EVERY_TOOL
-from daybook.runs import claim_requests, sessions, summaries
+from daybook.runs import claim_requests, sessions, steps, summaries
 from daybook.runs.sessions import SessionSummary
 
 if TYPE_CHECKING:
@@ -108,6 +108,7 @@ class Summary(BaseModel, frozen=True):
 class UnansweredPrompt(BaseModel, frozen=True):
     """A prompt of a run that has not answered, or not yet: ``status`` is that of the run.
 
+    ``partial_answer`` is the text that the agent has written so far, while the run runs.
     ``problem`` says why the run has failed, or why it waits; it may be empty. ``is_message`` is
     True if a person wrote the prompt to the session, and False for a run of a job.
     """
@@ -118,6 +119,7 @@ class UnansweredPrompt(BaseModel, frozen=True):
     status: str
     problem: str
     is_message: bool
+    partial_answer: str
 
     @property
     def is_live(self) -> bool:
@@ -125,7 +127,7 @@ class UnansweredPrompt(BaseModel, frozen=True):
         return self.status in LIVE
 
     @classmethod
-    def of(cls, row: RunRow) -> Self:
+    def of(cls, row: RunRow, partial_answer: str) -> Self:
         return cls(
             run_id=row.id,
             prompt=str(row.parameters.get("prompt", "")),
@@ -133,6 +135,7 @@ class UnansweredPrompt(BaseModel, frozen=True):
             status=row.status,
             problem=row.error or row.reason,
             is_message=row.started_by is triggers.SESSION,
+            partial_answer=partial_answer,
         )
 
 
@@ -178,11 +181,12 @@ async def show(ref: str, limit: int = 20) -> SessionDetails:
         found = await sessions.without_answer(
             session, listed.row.id, messages[-1].at if messages else None, MAX_UNANSWERED
         )
+        partial = await steps.partial_answers(session, found)
         return SessionDetails(
             **dict(Session.of(listed)),
             summary=Summary(**columns(Summary, newest)) if newest else None,
             history=[SessionMessage(**columns(SessionMessage, each)) for each in messages],
-            unanswered=[UnansweredPrompt.of(each) for each in found],
+            unanswered=[UnansweredPrompt.of(each, partial.get(each.id, "")) for each in found],
             program_session=last.program_session if last is not None else None,
         )
 

@@ -529,7 +529,7 @@ async def test_a_restored_ledger_handles_no_old_update_and_knows_no_person(chat:
     id_ = await chat.put("/pause brief")
     async with chat.world.ledger.write() as session:
         await store.forget_new(
-            session, Restore.model_construct(backup=None, at=chat.world.ledger.now())
+            session, Restore.model_construct(backup=now, at=chat.world.ledger.now())
         )
     await chat.handle()
     assert (await chat.row(id_)).action == "not handled: the ledger was restored"
