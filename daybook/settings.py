@@ -47,7 +47,8 @@ _POSTGRESQL = re.compile(
 )
 
 _PUBLIC_URL = re.compile(
-    r"https?://(?P<host>([a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63})(:(?P<port>\d{1,5}))?/?\Z",
+    r"(?P<origin>https?://(?P<host>([a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63})(:(?P<port>\d{1,5}))?)"
+    r"(?P<path>(/(?!\.)[a-z0-9._~-]+)*)/?\Z",
     re.IGNORECASE,
 )
 
@@ -256,8 +257,8 @@ class Settings(BaseSettings):
     public_url: str = Field(
         default="",
         description="Address under which a reverse proxy serves the pages and hooks, such as "
-        "`https://daybook.example.org`, without a path. The proxy has to keep the `Host` header. "
-        "Empty: the pages answer only at this machine's own names.",
+        "`https://daybook.example.org` or `https://example.org/daybook`. The proxy has to keep the "
+        "`Host` header and the path. Empty: the pages answer only at this machine's own names.",
     )
 
     command_server: bool = Field(
@@ -368,18 +369,21 @@ class Settings(BaseSettings):
         match = _PUBLIC_URL.match(value)
         if value and (match is None or int(match["port"] or 1) not in range(1, 2**16)):
             raise ValueError(
-                "is not the address of a site; write a scheme and a name, and a port if it is not "
-                "the scheme's, but no path, such as https://daybook.example.org"
+                "is not the address of a site; write a scheme and a name, a port if it is not the "
+                "scheme's, and the path of the pages if they have one, such as "
+                "https://daybook.example.org or https://example.org/daybook"
             )
         # A container's port may be published to the machine that runs the container.
         own = ["127.0.0.1"]
         own += ["localhost"] if ip_address(info.data.get("web_host", own[0])).is_loopback else []
         if match is not None and match["host"].lower() in own:
             raise ValueError("is an address of this machine itself; those need no setting")
+        if match is None:
+            return ""
         # Return the form that browsers use in `Host` and `Origin`.
-        value = value.lower().removesuffix("/")
-        standard = ":443" if value.startswith("https:") else ":80"
-        return value.removesuffix(standard)
+        origin = match["origin"].lower()
+        standard = ":443" if origin.startswith("https:") else ":80"
+        return origin.removesuffix(standard) + match["path"]
 
     @field_validator("web_host")
     @classmethod

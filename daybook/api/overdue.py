@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Self
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from daybook.duration_text import duration_in_words
 from daybook.errors import FREE_SPACE, says_disk_full
 from daybook.keeper import leader_lease
 from daybook.keeper.cost import CycleCost
 from daybook.ledger.engine import open_ledger
-from daybook.ledger.views import UtcTime, utc_text
+from daybook.ledger.views import UtcTime
+from daybook.schedules.zones import time_with_zone
 from daybook.timing import TIMING
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class OverdueRun(BaseModel, frozen=True):
     """A due time whose run has not started, or whose next attempt has not. ``why`` is the reason.
 
     ``missed`` is true if the due time was missed, and ``retries`` if the run has had an attempt.
-    ``run`` is the id of the run, if there is a run.
+    ``run`` is the id of the run, if there is a run. ``timezone`` is the zone of the job.
     """
 
     job: str
@@ -96,6 +97,7 @@ class OverdueRun(BaseModel, frozen=True):
     missed: bool
     retries: bool = False
     why: str
+    timezone: str = Field(default="UTC", exclude=True)
 
     @classmethod
     def of(cls, each: Overdue, known: DelayFacts) -> Self:
@@ -107,13 +109,16 @@ class OverdueRun(BaseModel, frozen=True):
             missed=each.missed,
             retries=each.retries,
             why=delay_reason(each, known),
+            timezone=each.job.schedule.timezone,
         )
 
     def as_sentence(self) -> str:
         by = duration_in_words(timedelta(seconds=self.late_seconds))
         what = "was missed" if self.missed else "has not started"
         what = "has not ended" if self.retries else what
-        return f"{self.job} was due at {utc_text(self.due)}, {by} ago, and {what}: {self.why}"
+        now = self.due + timedelta(seconds=self.late_seconds)
+        due = time_with_zone(self.due, self.timezone, now)
+        return f"{self.job} was due on {due}, {by} ago, and {what}: {self.why}"
 
 
 def without_catch_up(

@@ -202,7 +202,7 @@ def _of_attempts(attempts: Sequence[Attempt]) -> Iterator[RunEvent]:
 def _of_approvals(asked: Sequence[Approval]) -> Iterator[RunEvent]:
     for each in asked:
         what = f"Asked for an approval of {each.tool}"
-        yield RunEvent(at=each.asked_at, kind="waiting", what=what, detail=each.input)
+        yield RunEvent(at=each.asked_at, kind="waiting", what=what)
         if each.decided_at is not None:
             by = f" by {each.decided_by}" if each.decided_by else ""
             kind = "succeeded" if each.status == "approved" else "skipped"

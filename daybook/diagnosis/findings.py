@@ -47,6 +47,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from daybook import settings
 from daybook.api import overdue
 from daybook.api.overdue import DelayFacts, OverdueRun
 from daybook.duration_text import duration_in_words
@@ -60,10 +61,10 @@ from daybook.keeper.leader_lease import Leader
 from daybook.ledger import arguments
 from daybook.ledger.references import command_word
 from daybook.ledger.tables import ApprovalRow, JobRow, RunRow
-from daybook.ledger.views import utc_text
 from daybook.owners import namespace
 from daybook.policies.policy import ANSWER
 from daybook.runs import budget, history, leases
+from daybook.schedules.zones import time_with_zone
 from daybook.short_text import first_names, one_line
 
 if TYPE_CHECKING:
@@ -248,7 +249,7 @@ def _approval(row: ApprovalRow, run: RunRow, job: JobRow | None, quotes: bool) -
         asked = one_line(row.input, MAX_WHY) if quotes else ""
     else:
         asked = f"with {arguments.names(given)}" if given else "without arguments"
-    until = f"until {utc_text(row.deadline.replace(microsecond=0))}"
+    until = f"until {time_with_zone(row.deadline, settings.load().timezone)}"
     return Finding(
         check="approvals",
         severity=Severity.WARNING,
@@ -276,10 +277,10 @@ def expired_leases(live: Iterable[RunRow], now: datetime) -> list[Finding]:
         warning(
             "leases",
             f"run {row.id[:8]}: {row.holder} has not renewed its lease since "
-            f"{utc_text(row.lease_until)}",
+            f"{time_with_zone(row.lease_until, settings.load().timezone, now)}",
         )
         for row in live
-        if leases.is_expired(row, now)
+        if row.lease_until and leases.is_expired(row, now)
     ]
 
 
@@ -356,10 +357,12 @@ def maintenance(windows: Sequence[MaintenanceWindow]) -> list[Finding]:
     if not windows:
         return []
     first, note = windows[0], f": {windows[0].note}" if windows[0].note else ""
+    tz = settings.load().timezone
+    end = time_with_zone(first.end, tz)
     if first.active:
-        message = f"no job starts until {utc_text(first.end)}{note}"
+        message = f"no job starts until {end}{note}"
         return [warning("maintenance", message, f"daybook maintenance remove {first.id[:8]}")]
-    message = f"no job starts from {utc_text(first.begin)} until {utc_text(first.end)}{note}"
+    message = f"no job starts from {time_with_zone(first.begin, tz)} until {end}{note}"
     return [passed("maintenance", message)]
 
 

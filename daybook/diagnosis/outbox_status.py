@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from daybook import settings
 from daybook.delivery import history, sending
 from daybook.delivery.alerts import ALERT_EVENTS
 from daybook.delivery.outbox import is_outgoing
@@ -15,7 +16,7 @@ from daybook.delivery.views import OutboxHealth
 from daybook.finding import Finding, FindingAction, problem, warning
 from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import JobRow
-from daybook.ledger.views import utc_text
+from daybook.schedules.zones import time_with_zone
 
 READ_ALERTS = "daybook inbox shows them; daybook inbox --read marks them as read"
 UNSENT_GRACE = timedelta(seconds=60)
@@ -48,7 +49,7 @@ class OutboxStatus:
         """
         found = []
         if self.waits_since is not None:
-            since = utc_text(self.waits_since.replace(microsecond=0))
+            since = time_with_zone(self.waits_since, settings.load().timezone, self.now)
             title = (
                 f"Callbacks or messages have been waiting since {since}, and no process sends them"
             )

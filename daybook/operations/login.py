@@ -145,6 +145,11 @@ class BrowserLogin(ABC):
         """Return whether the public URL has TLS, so that browsers send its cookie only over TLS."""
         return False
 
+    @property
+    def public_path(self) -> str:
+        """Return the path of the public URL, below which browsers send its cookie."""
+        return "/"
+
     async def viewer_of(self, token: str) -> str:
         """Return the id of ``token`` if it belongs to a shared link (by default, never), else "".
 
@@ -260,14 +265,18 @@ class BrowserLogin(ABC):
         self, headers: Mapping[bytes, str], value: str, lifetime: int
     ) -> tuple[bytes, bytes]:
         """Return the header that sets the cookie for the host of the request."""
-        secure = "; Secure" if self.is_public(headers) and self.is_secure else ""
-        text = f"{self._cookie_name(headers)}={value}; HttpOnly; SameSite=Strict; Path=/{secure}"
-        return b"set-cookie", f"{text}; Max-Age={lifetime}".encode()
+        is_public = self.is_public(headers)
+        path = self.public_path if is_public else "/"
+        secure = "; Secure" if is_public and self.is_secure else ""
+        attributes = f"HttpOnly; SameSite=Strict; Path={path}{secure}; Max-Age={lifetime}"
+        return b"set-cookie", f"{self._cookie_name(headers)}={value}; {attributes}".encode()
 
     def _cookie_name(self, headers: Mapping[bytes, str]) -> str:
-        # A browser accepts a cookie with this prefix only from a server with TLS.
-        prefix = "__Host-" if self.is_public(headers) and self.is_secure else ""
-        return prefix + self._cookie
+        if not (self.is_public(headers) and self.is_secure):
+            return self._cookie
+        # A browser accepts a cookie with one of these prefixes only from a server with TLS; with
+        # the first, only for a whole host.
+        return ("__Host-" if self.public_path == "/" else "__Secure-") + self._cookie
 
     def _use_up(self, token: str, *, is_public: bool) -> bool:
         """Make the link with ``token`` invalid for this place. Return whether it was valid."""

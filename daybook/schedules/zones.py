@@ -52,6 +52,33 @@ def local_text(instant: datetime, timezone: str) -> str:
     return f"{local[:19]} {'UTC' if timezone == 'UTC' else local[19:]}"
 
 
+def time_text(instant: datetime, tz: ZoneInfo, now: datetime | None, form: str = "full") -> str:
+    """Return an instant as text in ``tz``. ``form`` is `full`, `second`, `clock`, `time` or `day`.
+
+    With `full` and `second`, the text has the year if it is not the year of ``now``. With `day`, it
+    never has the year; `clock` has only hours and minutes, and `time` also seconds.
+    """
+    local = instant.astimezone(tz)
+    if form in ("clock", "time"):
+        return f"{local:%H:%M:%S}" if form == "time" else f"{local:%H:%M}"
+    if form == "day":
+        return f"{local:%a} {local.day} {local:%b}"
+    is_this_year = now is not None and local.year == now.astimezone(tz).year
+    year = "" if is_this_year else f" {local.year}"
+    clock = "%H:%M:%S" if form == "second" else "%H:%M"
+    return f"{local:%a} {local.day} {local:%b}{year}, {local.strftime(clock)}"
+
+
+def time_with_zone(instant: datetime, timezone: str, now: datetime | None = None) -> str:
+    """Return an instant for a sentence, such as `Fri 20 Nov, 09:00 Europe/Berlin`.
+
+    ``timezone`` is the zone of a job, or that of the settings. The text has the year if it is not
+    the year of ``now``.
+    """
+    tz = display_zone(timezone)
+    return f"{time_text(instant, tz, now)} {tz.key}"
+
+
 def check_year(day: date) -> None:
     """Raise ValueError for a year before `FIRST_YEAR` or after `LAST_YEAR`."""
     if day.year < FIRST_YEAR:

@@ -54,7 +54,8 @@ def run(listener: socket.socket, host: str, names: list[str], *, is_child: bool 
         link = browser_pages.new_link()
         print(f"Open: {address}{link}", file=sys.stderr, flush=True)
     print(f"Health: {address}/health", file=sys.stderr, flush=True)
-    build_server(guarded, endpoints, site.live.close).run(sockets=[listener])
+    server = build_server(guarded, endpoints, site.live.close, configured.public_url)
+    server.run(sockets=[listener])
 
 
 def has_private_url(public_url: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import cast
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -18,6 +19,7 @@ from daybook.operations import connections
 from daybook.operations.host_names import AllowedNames
 from daybook.web import live, metrics
 from daybook.web.endpoint import Endpoint
+from daybook.web.path_prefix import PathPrefix
 
 _HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
 
@@ -95,6 +97,7 @@ def build_server(
     guarded: ASGIApp,
     endpoints: Sequence[Endpoint] = (),
     on_stop: Callable[[], None] | None = None,
+    public_url: str = "",
 ) -> PageServer:
     """Return the HTTP server for the guarded application with these ``endpoints``."""
     paths = tuple(each.path for each in endpoints)
@@ -105,6 +108,7 @@ def build_server(
         log_level="warning",
         log_config=None,
     )
+    config.app = PathPrefix(cast(ASGIApp, config.app), public_url)  # the limits know no prefix
     server = PageServer(config)
     server.on_stop = on_stop
     return server

@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 
 from daybook.duration_text import short_duration
 from daybook.money_text import rounded_money
-from daybook.schedules.zones import is_known, zone
+from daybook.schedules.zones import is_known, time_text, zone
 
 NONE = "–"
 MAX_COMPARED_LINES = 400
@@ -49,22 +49,6 @@ def filters(tz: ZoneInfo, now: Callable[[], datetime]) -> dict[str, Callable[...
     }
 
 
-def text_of(instant: datetime, tz: ZoneInfo, now: datetime, form: str = "full") -> str:
-    """Return an instant as text in ``tz``. ``form`` is `full`, `second`, `clock`, `time` or `day`.
-
-    With `full` and `second`, the text has the year if it is not the year of ``now``. With `day`, it
-    never has the year; `clock` has only hours and minutes, and `time` also seconds.
-    """
-    local = instant.astimezone(tz)
-    if form in ("clock", "time"):
-        return f"{local:%H:%M:%S}" if form == "time" else f"{local:%H:%M}"
-    if form == "day":
-        return f"{local:%a} {local.day} {local:%b}"
-    year = f" {local.year}" if local.year != now.astimezone(tz).year else ""
-    clock = "%H:%M:%S" if form == "second" else "%H:%M"
-    return f"{local:%a} {local.day} {local:%b}{year}, {local.strftime(clock)}"
-
-
 def time_element(
     instant: datetime | None, tz: ZoneInfo, now: datetime, form: str = "full"
 ) -> Markup:
@@ -73,7 +57,7 @@ def time_element(
         return Markup(NONE)
     utc = instant.astimezone(UTC)
     return Markup('<time datetime="{}" title="{}">{}</time>').format(
-        utc.isoformat(), f"{utc:%Y-%m-%d %H:%M:%S} UTC", text_of(instant, tz, now, form)
+        utc.isoformat(), f"{utc:%Y-%m-%d %H:%M:%S} UTC", time_text(instant, tz, now, form)
     )
 
 
@@ -87,7 +71,7 @@ def in_zones(instant: datetime, zone_name: str, tz: ZoneInfo, now: datetime) -> 
     if instant.astimezone(own).utcoffset() == instant.astimezone(tz).utcoffset():
         return shown
     is_same_day = instant.astimezone(own).date() == instant.astimezone(tz).date()
-    other = text_of(instant, tz, now, "clock" if is_same_day else "full")
+    other = time_text(instant, tz, now, "clock" if is_same_day else "full")
     return Markup('{} <span class="zones">{}, {} {}</span>').format(shown, own.key, other, tz.key)
 
 

@@ -17,8 +17,9 @@
     everything else                       ─► 403
 
 A request belongs to the public URL (`DAYBOOK_PUBLIC_URL`) if its `Host` is the host of that URL. If
-such a request has an `Origin`, it has to be exactly the public URL. The server refuses a request
-that a proxy forwarded to another host name, because the cookie of that name is not bound to TLS.
+such a request has an `Origin`, it has to be exactly that of the public URL. The server refuses a
+request that a proxy forwarded to another host name, because the cookie of that name is not bound to
+TLS.
 
 For each page, the server reads the token of a shared link, or the device of the operator, from the
 ledger, so its removal takes effect at once. `daybook.web.live` ends the streams of sessions whose
@@ -50,6 +51,7 @@ from daybook.operations.login import (
     is_from_own_page,
     send_page,
 )
+from daybook.web import path_prefix
 
 ENDPOINTS = ("/health", "/metrics")
 STATIC_PATH = "/static/"
@@ -202,9 +204,11 @@ class PageLogin(BrowserLogin):
         return self.public_url.startswith("https:")
 
     def is_public(self, headers: Mapping[bytes, str]) -> bool:
-        host = headers.get(b"host", "").lower()
-        standard = ":443" if self.is_secure else ":80"
-        return host != "" and host.removesuffix(standard) == urlsplit(self.public_url).netloc
+        return path_prefix.is_for(self.public_url, headers.get(b"host", ""))
+
+    @property
+    def public_path(self) -> str:
+        return urlsplit(self.public_url).path or "/"
 
     async def viewer_of(self, token: str) -> str:
         return "" if self.viewers is None else await self.viewers.viewer_of(token)
@@ -237,7 +241,7 @@ class PageLogin(BrowserLogin):
         origin = headers.get(b"origin")
         if origin is None or not self.is_public(headers):
             return True
-        return origin.lower() == self.public_url
+        return origin.lower() == self.public_url.removesuffix(urlsplit(self.public_url).path)
 
     async def _is_admitted(self, session: LoginSession, send: Send) -> bool:
         """Return True if the token of the session's link, or the session's device, exists.

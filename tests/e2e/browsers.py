@@ -37,7 +37,9 @@ class Served:
 
 
 @contextmanager
-def serving(home: Path, fill: Callable[[Ledger], Awaitable[object]]) -> Iterator[Served]:
+def serving(
+    home: Path, fill: Callable[[Ledger], Awaitable[object]], public_url: str = ""
+) -> Iterator[Served]:
     """Fill a new ledger in ``home``, and serve its pages."""
 
     async def filled() -> None:
@@ -50,6 +52,7 @@ def serving(home: Path, fill: Callable[[Ledger], Awaitable[object]]) -> Iterator
     url = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-P", "-m", "daybook.web", "--host", "127.0.0.1", "--port"]
     variables = {"DAYBOOK_HOME": str(home), "DAYBOOK_TIMEZONE": "Europe/Berlin", "PATH": "/usr/bin"}
+    variables |= {"DAYBOOK_PUBLIC_URL": public_url} if public_url else {}
     with subprocess.Popen(
         [*command, str(port)], stderr=subprocess.PIPE, text=True, env=variables, cwd=home
     ) as process:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING
 
+from daybook import settings
 from daybook.api import maintenance as maintenance_api
 from daybook.api import overdue
 from daybook.api.overdue import DelayFacts, OverdueRun
@@ -16,8 +17,8 @@ from daybook.execution import outcome_spool
 from daybook.finding import Finding, passed, problem
 from daybook.keeper import leader_lease
 from daybook.ledger.engine import open_ledger
-from daybook.ledger.views import utc_text
 from daybook.runs import overdue as run_overdue
+from daybook.schedules.zones import time_with_zone
 from daybook.short_text import first_names
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ async def ledger_clock() -> list[Finding]:
         now = ledger.now()
         found = findings.clock("ledger clock", "the ledger's", ledger.skew())
     if ahead := [each for each in stored if each.row.audited_until > now + overdue.MAX_CLOCK_SKEW]:
-        until = utc_text(max(each.row.audited_until for each in ahead))
+        latest = max(each.row.audited_until for each in ahead)
+        until = time_with_zone(latest, settings.load().timezone)
         message = (
             "a clock ran ahead and was set back; due times of these jobs are already audited "
             f"up to {until}: {first_names([each.row.name for each in ahead])}"

@@ -15,6 +15,7 @@ from daybook.errors import DaybookError, InvalidInput
 from daybook.jobs.views import ListedJob
 from daybook.names import Id
 from daybook.runs import daily
+from daybook.schedules.zones import time_text
 from daybook.web import formatting
 from daybook.web.pages.actions import Done, PageAction
 from daybook.web.pages.forms import Form
@@ -81,7 +82,7 @@ async def show(site: Site, request: Request) -> Response:
     now = site.now()
 
     def text(instant: Any, form: str = "full") -> str:
-        return formatting.text_of(instant, site.tz, now, form)
+        return time_text(instant, site.tz, now, form)
 
     points = [
         (each.scheduled_for, each.duration_seconds, each.status)

@@ -14,7 +14,7 @@ from daybook.diagnosis import attention, incidents
 from daybook.diagnosis.incidents import Incident
 from daybook.errors import InvalidInput
 from daybook.finding import Finding, Severity
-from daybook.web import formatting
+from daybook.schedules.zones import time_text
 from daybook.web.pages.actions import Done, PageAction
 from daybook.web.pages.forms import Form
 from daybook.web.pages.jobs import choice_of, page_number
@@ -134,7 +134,7 @@ async def show(site: Site, request: Request) -> Response:
     now = site.now()
 
     def text(instant: datetime, form: str = "full") -> str:
-        return formatting.text_of(instant, site.tz, now, form)
+        return time_text(instant, site.tz, now, form)
 
     return site.render(
         request,

@@ -3,6 +3,7 @@
 (() => {
   "use strict";
   const MIN_DELAY = 1000, MAX_DELAY = 60000, PATIENCE = 30000;
+  const stream = new URL("../live", document.currentScript.src);
   const main = () => document.getElementById("main"), stale = document.getElementById("stale");
   let source = null, timer = 0, delay = MIN_DELAY, isAsking = false, wanted = "", readyAt = 0;
 
@@ -33,7 +34,7 @@
 
   function connect() {
     disconnect();
-    source = new EventSource("/live");
+    source = new EventSource(stream);
     source.onmessage = (event) => { delay = MIN_DELAY; wanted = event.data; update(); };
     source.onerror = again;
   }

@@ -25,6 +25,15 @@ def wall(*parts: int) -> datetime:
     return utc(*parts).replace(tzinfo=None)
 
 
+def test_a_sentence_has_the_time_of_the_zone_with_its_name_and_the_year_if_it_is_another() -> None:
+    at = utc(2026, 12, 31, 23, 30)
+    berlin = "Fri 1 Jan 2027, 00:30 Europe/Berlin"
+    for now in (utc(2026, 12, 31), None):
+        assert zones.time_with_zone(at, "Europe/Berlin", now) == berlin
+    assert zones.time_with_zone(at, "UTC", utc(2026, 1, 1)) == "Thu 31 Dec, 23:30 UTC"
+    assert zones.time_with_zone(at, "Mars/Olympus", utc(2026, 1, 1)) == "Thu 31 Dec, 23:30 UTC"
+
+
 @pytest.mark.floor("C", "An unknown zone is refused")
 @pytest.mark.floor("E", "An unknown timezone is refused")
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 from daybook.api.job_pages import DayStrip
 from daybook.api.timeline import Mark, Row, Timeline
 from daybook.runs import daily
+from daybook.schedules.zones import time_text
 from daybook.web import charts, formatting
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
@@ -30,7 +31,7 @@ WITHIN = Timeline(
 
 
 def text(instant: datetime, form: str = "full") -> str:
-    return formatting.text_of(instant, BERLIN, NOW, form)
+    return time_text(instant, BERLIN, NOW, form)
 
 
 def mark(hours: float, status: str, **fields: object) -> Mark:
@@ -151,7 +152,7 @@ def test_only_a_date_near_an_end_of_the_axis_is_moved_inside(hour: int, moved: l
 
 def test_the_axis_of_a_zone_whose_hours_begin_at_half_past_has_labels() -> None:
     kolkata = ZoneInfo("Asia/Kolkata")
-    found = charts.axis(WITHIN, lambda at, form: formatting.text_of(at, kolkata, NOW, form))
+    found = charts.axis(WITHIN, lambda at, form: time_text(at, kolkata, NOW, form))
     labels = re.findall(r">([^<]+)<", found)
     # The first 18:00 is too near the start, and the second too near the middle, which is 17:30.
     assert labels == ["Thu 26 Nov", "06:00", "12:00", "Fri 27 Nov", "06:00", "12:00"]

@@ -135,7 +135,7 @@ async def test_an_overdue_run_is_described_in_a_sentence(job: tuple[Ledger, Stor
         "why": "no worker has claimed it yet",
     }
     assert view.as_sentence() == (
-        "brief was due at 2026-01-15T11:55:00Z, 5 minutes ago, and has not started: "
+        "brief was due on Thu 15 Jan, 11:55 UTC, 5 minutes ago, and has not started: "
         "no worker has claimed it yet"
     )
 
@@ -144,7 +144,8 @@ async def test_a_missed_run_is_described_as_missed(job: tuple[Ledger, StoredJob]
     view = OverdueRun.of(await late(job, status="missed"), WELL)
     assert (view.missed, view.why) == (True, "no worker claimed it")
     assert view.as_sentence() == (
-        "brief was due at 2026-01-15T11:55:00Z, 5 minutes ago, and was missed: no worker claimed it"
+        "brief was due on Thu 15 Jan, 11:55 UTC, 5 minutes ago, and was missed: "
+        "no worker claimed it"
     )
 
 

@@ -74,7 +74,7 @@ def test_at_most_three_overdue_runs_are_described(runs: int, last: str | None) -
         why="it rains",
     )
     found = findings.late([late] * min(runs, 3), runs)
-    assert [each.message.startswith("brief was due at") for each in found[:3]] == [True] * 3
+    assert [each.message.startswith("brief was due on") for each in found[:3]] == [True] * 3
     assert [str(each) for each in found[3:]] == (
         [f"{last} overdue; fix: daybook status"] if last else []
     )

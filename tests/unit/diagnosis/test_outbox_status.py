@@ -11,6 +11,7 @@ from typing import Any, cast
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from daybook import settings
 from daybook.api import destinations, runs
 from daybook.cli import formatting as words
 from daybook.delivery import history, outbox, sending
@@ -27,6 +28,7 @@ from daybook.ledger.states import Delivery
 from daybook.ledger.tables import OutboxRow
 from daybook.resources import secrets
 from daybook.runs import claims
+from daybook.schedules.zones import time_with_zone
 
 pytestmark = pytest.mark.anyio
 
@@ -121,7 +123,8 @@ async def test_a_due_message_that_no_process_sends_is_reported(ledger: Ledger) -
     found = await status.status()
     assert found.outbox.pending == 2
     assert found.outbox.oldest_pending_at == now - 2 * LONG
-    since = f"since {(now - LONG):%Y-%m-%dT%H:%M:%S}Z, and no process sends them"
+    at = time_with_zone(now - LONG, settings.load().timezone, now)
+    since = f"since {at}, and no process sends them"
     assert len(about(found.problems, since, "daybook keeper")) == 1
     (problem,) = await delivery.outbox()
     assert since in problem.message

@@ -179,7 +179,7 @@ async def test_a_run_that_waits_to_retry_is_overdue_only_if_no_process_claims_it
     assert await late() == []
     world.clock.move(timedelta(seconds=1))
     (sentence,) = await late()
-    assert "minutely was due at " in sentence
+    assert "minutely was due on " in sentence
     assert ", and has not ended: " in sentence
 
 

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import pytest
 
+from daybook import settings
 from daybook.clock import SYSTEM_CLOCK
 from daybook.diagnosis.checks import late
 from daybook.execution import outcome_spool
@@ -16,6 +17,7 @@ from daybook.jobs import store
 from daybook.jobs.model import new_job
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Outcome, Status
+from daybook.schedules.zones import time_with_zone
 
 pytestmark = pytest.mark.anyio
 
@@ -62,7 +64,9 @@ async def test_a_watermark_ahead_of_the_clock_is_reported_with_its_job(daybook_h
     (problem,) = await late.ledger_clock()
 
     assert problem.message.startswith("a clock ran ahead and was set back")
-    assert problem.message.endswith(f"up to {ahead:%Y-%m-%dT%H:%M:%S}Z: brief")
+    assert problem.message.endswith(
+        f"up to {time_with_zone(ahead, settings.load().timezone)}: brief"
+    )
     assert "until then" in problem.fix
 
 

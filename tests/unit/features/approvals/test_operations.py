@@ -197,14 +197,15 @@ async def test_a_run_a_prefix_a_number_or_a_job_names_the_approval(world: World)
 
 
 async def test_an_open_approval_needs_the_operator_and_is_an_event_of_its_run(
-    world: World,
+    world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("DAYBOOK_TIMEZONE", "Europe/Berlin")
     run_id = await asked(world)
     needs = await attention.read(ZoneInfo("UTC"))
     found = [each.first for each in needs if each.first.kind == "approval"]
     (need,) = found
     assert need.title == "brief wants to call mail_send"
-    assert need.why == 'to="ann" (until 2026-01-15T13:00:00Z)'
+    assert need.why == 'to="ann" (until Thu 15 Jan 2026, 14:00 Europe/Berlin)'
     ref = f"{run_id[:12]}.1"
     assert need.fix == f"daybook approve {ref}, or daybook reject {ref}"
     await operations.decide(run_id, approve=True)

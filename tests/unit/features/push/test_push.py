@@ -257,9 +257,11 @@ def test_the_content_fits_into_one_record() -> None:
 
 def test_the_app_can_be_installed() -> None:
     manifest = json.loads((STATIC / "manifest.webmanifest").read_text())
-    assert (manifest["start_url"], manifest["display"]) == ("/", "standalone")
+    # Relative to `/static/`, so also below a prefix.
+    assert (manifest["start_url"], manifest["scope"]) == ("../", "../")
+    assert manifest["display"] == "standalone"
     for icon in manifest["icons"]:
-        data = (STATIC / icon["src"].removeprefix("/static/")).read_bytes()
+        data = (STATIC / icon["src"]).read_bytes()
         assert data[:8] == b"\x89PNG\r\n\x1a\n"
         width, height = int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
         assert icon["sizes"] == f"{width}x{height}"
