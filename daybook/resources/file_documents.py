@@ -9,7 +9,7 @@ A section has the documents of one noun, such as `agents`. Its fields come from 
 block stores, so a new setting, or a new kind of documents, needs no change here. Secrets are not in
 files: a secret field has only a reference, and its value is the one of the named secret on the
 machine that applies the file. As for a job, a field that is not in the file has its default. But a
-secret that is not in the file keeps its stored value.
+secret that is not in the file keeps its stored value, unless another URL would get it.
 
 All functions are pure.
 """
@@ -169,13 +169,14 @@ def _store(entry: DocumentEntry, section: DocumentSection, fields: JsonObject) -
 def fill(draft: DocumentDraft, before: Data | None, known: Secrets) -> FilledDocument:
     """Return the settings of a draft with its secrets. Add its mistakes to its entry.
 
-    ``before`` are the stored settings of the document; None for a new one. As long as a secret is
-    missing, its field keeps its stored value.
+    ``before`` are the stored settings of the document; None for a new one. A secret that is not in
+    the file, or does not exist, keeps its stored value, unless another URL would get it.
     """
     store, stored, filled = draft.store, before or {}, FilledDocument(draft, None)
     data = draft.given | _values(filled, known)
     secret = _secret_fields(store)
-    data |= {name: stored[name] for name in secret if name not in data and stored.get(name)}
+    if destination(store, draft.name, stored).shown == draft.destination().shown:
+        data |= {name: stored[name] for name in secret if name not in data and stored.get(name)}
     unknown = {name for name in draft.references if name not in data}
     data |= dict.fromkeys(unknown, HIDDEN)
     if before is not None and all(data.get(name) == stored.get(name) for name in secret):

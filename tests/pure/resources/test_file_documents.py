@@ -122,6 +122,16 @@ def test_a_secret_that_is_not_in_the_file_keeps_its_value() -> None:
     ]
 
 
+def test_a_stored_secret_is_not_kept_for_another_url() -> None:
+    stored = {"model": "openai:gpt-6-luna", "api_key": CANARY}
+    moved = plan(f"{AGENT}    base_url: http://evil.example/v1\n", stored)
+    assert moved is not None
+    assert {each.field: each.new for each in moved.changes} == {
+        "base_url": "http://evil.example/v1",
+        "api_key": "",
+    }
+
+
 def test_a_missing_secret_is_named_with_its_command_and_the_stored_value_stays() -> None:
     text = f"{AGENT}    api_key: '{{{{secret:openai}}}}'\n"
     filled = fill(text)
