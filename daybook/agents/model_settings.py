@@ -57,7 +57,7 @@ class ModelSettings(BaseModel):
         ),
         examples=["openai:gpt-6-luna", "anthropic:claude-haiku-5-5", "google:gemini-3.8-flash"],
     )
-    base_url: str = Field(
+    base_url: Annotated[str, Marker(gets_secrets=True)] = Field(
         default="",
         validate_default=True,
         title="Base URL",

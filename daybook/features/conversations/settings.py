@@ -32,7 +32,7 @@ class TelegramSettings(AccountSettings):
         title="Token",
         description="Token of the bot, from @BotFather: 123456789:AAE….",
     )
-    api_url: Line = Field(
+    api_url: Annotated[Line, Marker(gets_secrets=True)] = Field(
         default="",
         title="API URL",
         description="URL of a Bot API server of your own; empty for Telegram's.",
