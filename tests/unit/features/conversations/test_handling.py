@@ -528,9 +528,8 @@ async def test_a_restored_ledger_handles_no_old_update_and_knows_no_person(chat:
     stored = await chat.world.jobs.add("brief", cron="0 9 * * *")
     id_ = await chat.put("/pause brief")
     async with chat.world.ledger.write() as session:
-        await store.forget_new(
-            session, Restore.model_construct(backup=now, at=chat.world.ledger.now())
-        )
+        now = chat.world.ledger.now()
+        await store.forget_new(session, Restore.model_construct(backup=now, at=now))
     await chat.handle()
     assert (await chat.row(id_)).action == "not handled: the ledger was restored"
     assert (await api.jobs.show(stored.id)).enabled
