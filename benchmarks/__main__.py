@@ -13,7 +13,7 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks import commands, full, hooks, idle, pages, report, start, testbed
+from benchmarks import chats, commands, full, hooks, idle, pages, report, start, testbed
 from daybook import repository
 from daybook.clock import SYSTEM_CLOCK
 from daybook.home import Home
@@ -23,6 +23,7 @@ PARTS = (
     "commands",
     "full",
     "idle",
+    "chats",
     "pages",
     "hooks",
     "worker",
@@ -76,7 +77,12 @@ def main(arguments: list[str]) -> int:
         starts_of_up = idle.measure(3 * options.idle)
         print(idle.table(*starts_of_up), flush=True)
         missed += idle.missed(*starts_of_up)
-    if set(options.only) - {"start", "commands", "full", "pages", "hooks", "idle"}:
+    if "chats" in options.only and sys.platform == "linux":
+        print("\n## A chat\n")
+        chatted = asyncio.run(chats.measure(2 * options.idle))
+        print(chats.table(chatted), flush=True)
+        missed += chats.missed(chatted)
+    if set(options.only) - {"start", "commands", "full", "pages", "hooks", "idle", "chats"}:
         if sys.platform == "linux":
             with testbed.temporary_home() as home:
                 try:
