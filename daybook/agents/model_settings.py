@@ -99,6 +99,14 @@ class ModelSettings(BaseModel):
         ),
         examples=[["search", "calendar.list_*", "daybook"]],
     )
+    stream: bool = Field(
+        default=True,
+        title="Stream",
+        description=(
+            "Whether the pages show the answer while the model writes it. Switch it off for a "
+            "server whose streams are incorrect, or that reports its token usage only without one."
+        ),
+    )
     request_limit: int = Field(
         default=0,
         ge=0,

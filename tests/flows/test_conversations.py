@@ -210,9 +210,9 @@ async def test_a_call_is_approved_from_the_phone_and_made_once(
     await chat.bot.until(lambda: not question.buttons)
     chat.bot.press(question, "reject")
     late = await chat.bot.until(
-        lambda: [each for _, each in chat.bot.acknowledged if "valid" in each]
+        lambda: [each for _, each in chat.bot.acknowledged if "no longer" in each]
     )
-    assert late == ["This button is no longer valid."]
+    assert late == ["This is no longer possible: it was decided, or it has changed."]
     run = await api.runs.show((await world.runs.row()).id)
     assert run.approvals[0].decided_by == "Anna (telegram)"
 

@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from daybook.delivery import buttons
 from daybook.delivery.attachments import Attachment
+from daybook.delivery.buttons import MessageButton
 from daybook.delivery.channels.base import (
     SEND_TIMEOUT_SECONDS,
     UNBOUNDED,
@@ -24,7 +25,8 @@ from daybook.delivery.channels.base import (
     Message,
     NotDelivered,
 )
-from daybook.errors import InvalidInput
+from daybook.delivery.channels.text import length as text_length
+from daybook.errors import InvalidInput, Unreachable
 from daybook.features.conversations import accounts, people, splitting, store
 from daybook.features.conversations.platform import (
     Account,
@@ -38,6 +40,7 @@ from daybook.ledger import triggers
 from daybook.ledger.engine import Ledger, open_ledger
 from daybook.ledger.tables import OutboxRow, RunRow
 from daybook.resources.store import BlockStore
+from daybook.short_text import clip
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -53,11 +56,13 @@ RESERVED_SECONDS = 5.0
 class Envelope:
     """A message with its place: the posts that are still to be sent, by their part.
 
-    ``replaced`` is the message that they replace; "" for none.
+    ``buttons`` are those of the message, and ``replaced`` is the one that the posts replace; ""
+    for none.
     """
 
     row: OutboxRow | None
     posts: Sequence[tuple[int, Post]]
+    buttons: Sequence[MessageButton] = ()
     replaced: str = ""
 
 
@@ -91,13 +96,12 @@ class ConversationChannel:
                     envelope = await self._envelope(session, message, platform)
                 for part, post in envelope.posts:
                     sent = SentPost(part, post, await _deliver(platform, post, envelope.replaced))
-                    if envelope.row is not None:  # no test message
-                        await _record(ledger, self._account.name, envelope.row, sent)
+                    await _record(ledger, self._account.name, envelope, sent)
         except TimeoutError:
             problem = f"{self._what}: no answer within the time; a part may have arrived"
             raise NotDelivered(problem) from None
-        except InvalidInput as error:
-            raise NotDelivered(f"{self._what}: {error}") from None
+        except (InvalidInput, Unreachable) as error:
+            raise NotDelivered(f"{self._what}: {error}; a part may have arrived") from None
         except PlatformError as error:
             raise NotDelivered(f"{self._what}: {error}", error.is_temporary) from None
 
@@ -114,13 +118,14 @@ class ConversationChannel:
         if platform.is_letter:
             chat_id = chat_id.lower()  # as that of a letter that answers
         reply_to = subject = ""
-        given = list[tuple[str, str]]()
+        shown = list[MessageButton]()
         if row is not None:
             message = await _in_words(session, message, row)
-            given = [(each.word, each.label) for each in await buttons.of(session, row)]
+            shown = await buttons.of(session, row)
             answered = await store.answered(session, row)
             if answered is not None and answered.chat_id == chat_id:
                 reply_to, subject = answered.message_id, store.update_of(answered).subject
+        given = [(each.word, each.label) for each in shown]
         if platform.is_letter:
             posts = [letter_of(message, chat_id, given, reply_to, subject)]
         else:
@@ -131,7 +136,7 @@ class ConversationChannel:
         replaced = ""
         if row is not None and row.event == PROGRESS_EVENT and not platform.is_letter:
             replaced = await store.last_note(session, row, self._account.name, chat_id)
-        return Envelope(row, unsent, replaced)
+        return Envelope(row, unsent, shown, replaced)
 
 
 async def _deliver(platform: Platform, post: Post, replaced: str) -> str:
@@ -202,7 +207,8 @@ def posts_of(
     job, is_success, _ = message.subject.rpartition(": succeeded")
     subject = job if is_success and message.event == "completed" else message.subject
     text = "\n\n".join(filter(None, (f"**{_plain(subject)}**" if subject else "", body)))
-    room = max(max_characters - len(message.note) - 4, max_characters // 2)
+    note = clip(message.note, max_characters // 3)
+    room = max_characters - text_length(note) - 4
     texts = splitting.split(text, room)
     files = list(message.attachments)
     if len(texts) > MAX_TEXTS:
@@ -210,7 +216,7 @@ def posts_of(
         texts, files = [f"{texts[0]}\n\n(The whole text is in the file.)"], [whole, *files]
     posts = [Post(chat_id, each) for each in texts or ["(empty)"]]
     posts[0] = replace(posts[0], reply_to=reply_to)
-    posts[-1] = replace(posts[-1], note=message.note, buttons=given)
+    posts[-1] = replace(posts[-1], note=note, buttons=given)
     return [*posts, *(Post(chat_id, files=(each,)) for each in files)]
 
 
@@ -228,17 +234,20 @@ def _literal(text: str) -> str:
     return "\n\n".join("\\\n".join(map(_plain, each.split("\n"))) for each in paragraphs)
 
 
-async def _record(ledger: Ledger, channel: str, row: OutboxRow, sent: SentPost) -> None:
+async def _record(ledger: Ledger, channel: str, envelope: Envelope, sent: SentPost) -> None:
+    if (row := envelope.row) is None:  # a test message
+        return
+    may_lapse = any(each.may_lapse for each in envelope.buttons)
     async with ledger.write() as session:
-        post = sent.post
         stored = SentRow(
             channel=channel,
-            chat_id=post.chat_id,
+            chat_id=sent.post.chat_id,
             message_id=sent.message_id,
             outbox_id=row.id,
             part=sent.part,
             run_id=row.run_id,
-            buttons=" ".join(word for word, _ in post.buttons),
+            words=" ".join(word for each in envelope.buttons for word in each.all_words),
+            buttons=bool(sent.post.buttons) and may_lapse,
             sent_at=ledger.now(),
         )
         await session.merge(stored)

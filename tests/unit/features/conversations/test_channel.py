@@ -45,7 +45,7 @@ class Service:
 
 
 class ServiceAccount:
-    name, agent = "telegram", "default"
+    name, agent, account_id = "telegram", "default", "bot-1"
 
     def __init__(self, service: Service) -> None:
         self.service = service
