@@ -85,7 +85,7 @@ async def _handle(ledger: Ledger, account: Account, platform: Platform, row: Upd
     decision = words.decide(update, role, answered)
     if decision.action is Action.ASK:
         with suppress(PlatformError):
-            await platform.show_typing(row.chat_id)
+            await platform.show_typing(row.chat_id, row.message_id)
     actor = Actor(user_id=person.name if person else "", via=row.channel)
     handler = _Handler(ledger, account, row, update, role, answered, message)
     try:
@@ -135,6 +135,8 @@ async def _answered(
     sent = None
     if message_id:
         sent = await store.find_sent(session, row.channel, row.chat_id, message_id)
+    elif update.thread_id:
+        sent = await store.find_in_thread(session, row.channel, row.chat_id, update.thread_id)
     message = await session.get(OutboxRow, sent.outbox_id) if sent else None
     if message is None:
         return None, None
@@ -256,17 +258,17 @@ async def finish_asked(ledger: Ledger, account: Account, platform: Platform) -> 
     async with ledger.read() as session:
         rows = await store.in_state(session, account.name, UpdateState.ASKED)
         runs = {each.id: each for each in await _runs(session, rows)}
-    chats = dict[str, None]()
+    answering = dict[tuple[str, str], None]()
     for row in rows:
         run = runs.get(row.run_id or "")
         if run is not None and run.state not in TERMINAL:
             if run.state is Status.RUNNING:
-                chats[row.chat_id] = None
+                answering[row.chat_id, row.message_id] = None
             continue
         await _end(ledger, row, run)
-    for chat_id in chats:
+    for chat_id, message_id in answering:
         with suppress(PlatformError):
-            await platform.show_typing(chat_id)
+            await platform.show_typing(chat_id, message_id)
     return sum(each.state not in TERMINAL for each in runs.values())
 
 

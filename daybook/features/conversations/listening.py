@@ -2,9 +2,10 @@
 
 ::
 
-    leader ──► one task for each account: receive ──► store.put ──► handle ──► receive …
-                                            │ the service may then delete them
-               one task: the ends of runs, typing, and buttons that are no longer valid
+    leader ──► for each account:
+               receive ──► store.put ──► settle ──► receive …
+                              │ handle             the service then delivers them no more
+               the ends of runs, typing, and buttons that are no longer valid
 
 Only the leader listens, so several keepers do not compete for an account. An account that does not
 answer is tried again after a growing pause; its problem is recorded, and shown as a finding. A
@@ -89,7 +90,7 @@ class _Listener:
 
     def __init__(self, ledger: Ledger, account: Account) -> None:
         self._ledger, self._account = ledger, account
-        self._asked = asyncio.Event()
+        self._received, self._asked = asyncio.Event(), asyncio.Event()
         self._failures = self._conflicts = 0
         self._identity = ""
 
@@ -112,23 +113,32 @@ class _Listener:
         self._identity = await platform.identity()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._receive(platform))
+            group.create_task(self._handle(platform))
             group.create_task(self._follow(platform))
             group.create_task(self._refresh_buttons(platform))
 
     async def _receive(self, platform: Platform) -> NoReturn:
         name = self._account.name
-        self._asked.set()  # a run that was requested before may have ended
         while True:
-            if await handling.handle_new(self._ledger, self._account, platform):
-                self._asked.set()
             async with self._ledger.read() as session:
                 after = await store.last_position(session, name, self._ledger.now())
             updates = await platform.receive(after)
-            await store.put(self._ledger, name, updates, platform.position)
+            if await store.put(self._ledger, name, updates, platform.position):
+                self._received.set()
             await platform.settle(updates)
             self._failures = 0
             if not self._conflicts:
                 await store.record_account(self._ledger, name, self._identity, "")
+
+    async def _handle(self, platform: Platform) -> NoReturn:
+        """Handle the stored updates, while others are received."""
+        self._received.set()  # another leader may have stored some
+        self._asked.set()  # and requested runs that have ended since
+        while True:
+            await self._received.wait()
+            self._received.clear()
+            if await handling.handle_new(self._ledger, self._account, platform):
+                self._asked.set()
 
     async def _follow(self, platform: Platform) -> NoReturn:
         """Follow the requested runs to their ends; wait while there are none."""

@@ -204,6 +204,29 @@ async def find_sent(
     return await session.get(SentRow, (channel, chat_id, message_id))
 
 
+async def find_in_thread(
+    session: AsyncSession, channel: str, chat_id: str, thread_id: str
+) -> SentRow | None:
+    """Return the message in a thread that a person who writes there answers, if any.
+
+    It is the newest that shows buttons, else the newest of a run, else the newest.
+    """
+    id_ = col(SentRow.message_id)
+    query = (
+        select(SentRow)
+        .where(
+            col(SentRow.channel) == channel,
+            col(SentRow.chat_id) == chat_id,
+            (id_ == thread_id) | id_.startswith(f"{thread_id}/", autoescape=True),
+        )
+        .order_by(
+            col(SentRow.buttons) == "", col(SentRow.run_id).is_(None), col(SentRow.sent_at).desc()
+        )
+        .limit(1)
+    )
+    return (await session.execute(query)).scalar_one_or_none()
+
+
 async def with_buttons(session: AsyncSession, channel: str, now: datetime) -> list[SentRow]:
     """Return the recent messages that show buttons, oldest first."""
     query = (

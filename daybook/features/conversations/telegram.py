@@ -176,7 +176,7 @@ class TelegramBot:
     async def settle(self, updates: Sequence[Update]) -> None:
         """Do nothing: the offset of the next `getUpdates` confirms them."""
 
-    async def show_typing(self, chat_id: str) -> None:
+    async def show_typing(self, chat_id: str, message_id: str) -> None:
         await self._call(self._bot.send_chat_action, chat_id=chat_id, action="typing", waits=False)
 
     async def acknowledge(self, press_id: str, text: str) -> None:

@@ -93,7 +93,8 @@ def decide(update: Update, role: Role, answered: Answered | None) -> Decision:
     if update.kind is UpdateKind.PRESS:
         return _if_operator(role, Decision(Action.PRESS, word=update.button))
     text = update.text.strip()
-    if not update.is_addressed or not (text or update.unreadable):
+    is_addressed = update.is_addressed or answered is not None
+    if not is_addressed or not (text or update.unreadable):
         return Decision(Action.IGNORE)
     if problem := _problem(update, text):
         return Decision(Action.REFUSE, problem)

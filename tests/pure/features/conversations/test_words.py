@@ -105,6 +105,7 @@ def test_a_stranger_gets_a_sentence_in_private_and_nothing_in_a_group() -> None:
 def test_a_group_is_heard_only_when_it_speaks_to_the_account() -> None:
     aside = message("the build is red", is_group=True, is_addressed=False)
     assert decide(aside, OPERATOR, None).action is Action.IGNORE
+    assert decide(aside, OPERATOR, ANSWER).action is Action.ASK
     assert decide(message("why?", is_group=True), OPERATOR, ANSWER).action is Action.ASK
 
 

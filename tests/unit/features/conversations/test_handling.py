@@ -62,7 +62,7 @@ class FakePlatform:
     async def settle(self, updates: Sequence[Update]) -> None:
         raise NotImplementedError
 
-    async def show_typing(self, chat_id: str) -> None:
+    async def show_typing(self, chat_id: str, message_id: str) -> None:
         self.typing.append(chat_id)
 
     async def acknowledge(self, press_id: str, text: str) -> None:
@@ -335,6 +335,18 @@ async def test_a_message_of_another_chat_is_not_answered_by_its_number(chat: Cha
     press = {"kind": UpdateKind.PRESS, "message_id": "77", "button": "approve", "press_id": "p"}
     assert await chat.says("", **press) == ""
     assert (await api.runs.show(run_id)).approvals[0].status == "open"
+
+
+async def test_a_reply_in_a_thread_answers_the_question_there(chat: Chat) -> None:
+    await chat.pair()
+    run_id = await asked(chat.world)
+    await chat.shows(f"approval:{run_id}:1", "80.1/81.1")
+    hint = await chat.says("ok, but with snow", thread_id="80.1", is_addressed=False)
+    assert "To decide, reply with" in hint
+    await chat.shows(store.answer_key(CHANNEL, str(chat._count)), "80.1/82.1")
+    for other in ("80", "80.10", "81.1"):
+        assert await chat.says("ok", thread_id=other, is_addressed=False) == ""
+    assert "Approved" in await chat.says("ok", thread_id="80.1", is_addressed=False)
 
 
 async def test_a_press_of_a_word_that_the_message_does_not_have_does_nothing(chat: Chat) -> None:
