@@ -94,9 +94,7 @@ class _Accounts(Documents[AccountView]):
         ]
 
 
-TELEGRAM = _Accounts(accounts.TELEGRAM, AccountView)
-MAIL = _Accounts(accounts.MAIL, AccountView)
-DOCUMENTS = {"telegram": TELEGRAM, "mail": MAIL}
+DOCUMENTS = {each.word: _Accounts(each.store, AccountView) for each in accounts.KINDS}
 """The documents of each service."""
 
 
