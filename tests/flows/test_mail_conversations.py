@@ -152,25 +152,6 @@ async def test_a_brief_is_answered_and_goes_on_in_its_session(letters: Letters) 
     assert [each.seen for each in letters.host.imap.folders["INBOX"]] == [False, *[True] * 3]
 
 
-async def test_a_forged_or_copied_letter_does_nothing(letters: Letters) -> None:
-    host = letters.host
-    stored = await letters.world.jobs.add("brief", cron="0 9 * * *")
-    host.write("/pause brief", verified=False)
-    forged = {"Authentication-Results": "mx.eve.example; dmarc=pass header.from=example.com"}
-    host.write("/pause brief", headers=forged)
-    host.write("/pause brief", headers={"Auto-Submitted": "auto-replied"})
-    host.write("/pause brief", headers={"In-Reply-To": "<o.0.c0de@example.org>"}, verified=False)
-    answer = await letters.answer("/jobs")
-    assert "brief" in answer.plain
-    assert (await api.jobs.show(stored.id)).enabled
-    assert "paused" in (await letters.answer("/pause brief")).plain
-    await api.jobs.resume(stored.id)
-    copy = host.imap.folders["INBOX"][-1].content
-    host.imap.deliver("", content=copy)
-    await letters.answer("/jobs")
-    assert (await api.jobs.show(stored.id)).enabled
-
-
 async def test_a_call_is_approved_with_a_reply_and_made_once(
     letters: Letters, model_agent: ModelAgent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -187,8 +168,6 @@ async def test_a_call_is_approved_with_a_reply_and_made_once(
     await letters.send()
     question = await host.message("wants to call note")
     assert question.plain.endswith("Reply with one of these words: approve · reject")
-    unclear = await letters.answer("ok, but with snow", question)
-    assert "To decide, reply with" in unclear.plain
     html = '<div>Hm.</div><div class="gmail_quote"><blockquote>approve</blockquote></div>'
     quoted = await letters.answer("", question, html=html)
     assert "To decide, reply with" in quoted.plain
@@ -198,8 +177,6 @@ async def test_a_call_is_approved_with_a_reply_and_made_once(
     await letters.works_until(lambda: any("Done." in each.plain for each in host.sent))
     assert notes.read_text() == "rain\n"
     assert any(each.plain.startswith("Approved: note") for each in host.sent)
-    late = await letters.answer("reject", question)
-    assert "no longer valid" in late.plain or "Done." in late.plain
     run = await api.runs.show((await world.runs.row()).id)
     assert run.approvals[0].decided_by == f"{ANNA} (mail)"
 

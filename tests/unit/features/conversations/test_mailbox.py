@@ -6,18 +6,23 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlmodel import col, select
 
+from daybook import api
 from daybook.delivery.attachments import Attachment
 from daybook.errors import InvalidInput
-from daybook.features.conversations import accounts, mailbox
+from daybook.features.conversations import accounts, handling, mailbox, people, store, words
 from daybook.features.conversations.mailbox import MailboxAccount, MailboxPlatform
 from daybook.features.conversations.platform import AccessRevoked, PlatformError, Post, Update
 from daybook.features.conversations.settings import MailboxSettings
+from daybook.ledger.tables import OutboxRow
 from tests import certificates, mail_host
 from tests.imap_server import PASSWORD, USER
 from tests.mail_host import ANNA, MailHost
+from tests.world import World
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("daybook_home")]
 
@@ -262,6 +267,65 @@ async def test_an_unknown_folder_is_named(host: MailHost) -> None:
     async with account(host, folder="Robots").open() as box:
         with pytest.raises(InvalidInput, match="use one of: INBOX"):
             await box.identity()
+
+
+class Handled:
+    """Letters that are received, stored and handled at once, as the leading keeper does."""
+
+    def __init__(self, world: World, host: MailHost, box: MailboxPlatform) -> None:
+        self.world, self.host, self.box = world, host, box
+
+    async def write(self, text: str = "", **more: Any) -> str:
+        """Write a letter. Return the answer in the outbox; "" if there is none."""
+        self.host.write(text, **more)
+        return await self.next()
+
+    async def next(self) -> str:
+        ledger = self.world.ledger
+        async with ledger.read() as session:
+            after = await store.last_position(session, "mail", ledger.now())
+        updates = await self.box.receive(after)
+        before = await self._answers()
+        await store.put(ledger, "mail", updates, self.box.position)
+        await self.box.settle(updates)
+        await handling.handle_new(ledger, account(self.host), self.box)
+        return "".join((await self._answers())[len(before) :])
+
+    async def _answers(self) -> list[str]:
+        async with self.world.ledger.read() as session:
+            query = select(OutboxRow.body).order_by(col(OutboxRow.created_at))
+            return list((await session.execute(query)).scalars())
+
+
+@pytest.mark.usefixtures("shared_ledger", "prefect_is_away")
+async def test_a_forged_or_copied_letter_does_nothing(
+    world: World, host: MailHost, box: MailboxPlatform
+) -> None:
+    letters = Handled(world, host, box)
+    host.write("/jobs")
+    assert await letters.next() == ""  # it is older than the first connection
+    code = await people.make_code("mail")
+    assert "paired as operator" in await letters.write(f"{code.code}\n-- \nAnna", verified=False)
+    stored = await world.jobs.add("brief", cron="0 9 * * *")
+    forged = {"Authentication-Results": "mx.eve.example; dmarc=pass header.from=example.com"}
+    for more in (
+        {"verified": False},
+        {"headers": forged},
+        {"headers": {"Auto-Submitted": "auto-replied"}},
+        {"headers": {"In-Reply-To": "<o.0.c0de@example.org>"}, "verified": False},
+    ):
+        assert await letters.write("/pause brief", **more) == ""
+        world.passes(days=2)
+    assert await letters.write("/pause brief", person="eve@eve.example") == words.STRANGER_TEXT
+    assert await letters.write("/pause brief", person="eve@eve.example") == ""
+    assert (await api.jobs.show(stored.id)).enabled
+
+    answered = {"In-Reply-To": f"<{await box.send(Post(ANNA, 'hello', key='o.0'))}>"}
+    assert "paused" in await letters.write("/pause brief", headers=answered, verified=False)
+    await api.jobs.resume(stored.id)
+    host.imap.deliver("", content=host.imap.folders["INBOX"][-1].content)
+    assert await letters.next() == ""
+    assert (await api.jobs.show(stored.id)).enabled
 
 
 @pytest.mark.parametrize(
