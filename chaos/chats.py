@@ -29,7 +29,7 @@ from tests import bot_api
 from tests.bot_api import TOKEN, BotApi
 
 CHANNEL = "telegram"
-INTERVAL = timedelta(seconds=3)
+INTERVAL = timedelta(seconds=8)
 MAX_WAIT = timedelta(seconds=60)
 PEOPLE = (1, 2)
 _FAULTS = {"getUpdates": 0.10, "sendMessage": 0.15, "sendChatAction": 0.3}

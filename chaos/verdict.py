@@ -14,8 +14,8 @@ from sqlalchemy import func
 from sqlmodel import col, select
 
 from chaos import callbacks, messages, restarts, steps
-from chaos.chats import Chats
 from chaos.callbacks import Receiver
+from chaos.chats import Chats
 from chaos.faults import KILLS_RUNS, InjectedFault
 from chaos.progress import ProgressCheck, Remaining
 from chaos.restarts import Restart

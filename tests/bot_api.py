@@ -135,12 +135,15 @@ class BotApi:
 
     async def until(self, what: Callable[[], Any], within: float = 60.0) -> Any:
         """Wait until ``what`` returns a true value, and return it."""
-        async with asyncio.timeout(within):
-            while True:
-                changed = self._changed
-                if found := what():
-                    return found
-                await changed.wait()
+        try:
+            async with asyncio.timeout(within):
+                while True:
+                    changed = self._changed
+                    if found := what():
+                        return found
+                    await changed.wait()
+        except TimeoutError:
+            raise AssertionError("not in time:\n" + "\n".join(map(str, self.sent))) from None
 
     async def message(self, text: str, within: float = 60.0) -> Sent:
         """Wait for a message of the bot that contains ``text``. Return the newest one."""
@@ -312,7 +315,7 @@ async def serving(token: str = TOKEN) -> AsyncIterator[BotApi]:
     """Yield a Bot API on localhost that serves until the context ends."""
     api = BotApi(token)
     app = Starlette(routes=[Route("/bot{token}/{method}", api.handle, methods=["GET", "POST"])])
-    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", lifespan="off")
+    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="critical", lifespan="off")
     server = uvicorn.Server(config)
     listening = socket.create_server(("127.0.0.1", 0))
     api.port = listening.getsockname()[1]  # connections wait until it serves

@@ -1,10 +1,16 @@
-"""Texts of a run's steps as its page shows them: the arguments of a call, and JSON in replies."""
+"""Texts of a run's steps as its page shows them: arguments of a call, JSON, patches, Markdown.
+
+A patch has only colours here. The page of a change, which a person reviews, has tables with the
+syntax of the lines (`features.repositories.diff_view`).
+"""
 
 from __future__ import annotations
 
 import json
 import re
 from typing import Any
+
+from markupsafe import Markup, escape
 
 from daybook.short_text import one_line
 
@@ -18,6 +24,11 @@ _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 """Half of a pair, which JSON may have as an escape, and which no page can contain."""
 _MAX_ESCAPE = 12
 """Maximum length of an escape of JSON, which the cut may have split: two halves of a pair."""
+_HUNK = re.compile(r"^@@ -\d+(?:,(\d+))? \+\d+(?:,(\d+))? @@", re.MULTILINE)
+_FILE = re.compile(r"^\+\+\+ \S", re.MULTILINE)
+_BLOCK = re.compile(r"^ {0,3}(?:#{1,6} |[-*+] |\d{1,3}[.)] |> )\S", re.MULTILINE)
+_INLINE = re.compile(r"\*\*\S[^*\n]*\*\*|\]\(https?://[^\s)]+\)")
+_TABLE = re.compile(r"^ {0,3}\|?(?: ?:?-{3,}:? ?\|)+", re.MULTILINE)
 
 
 def preview(given: str | None, kind: str, output: str | None) -> str:
@@ -70,6 +81,39 @@ def readable(text: str) -> str:
     return text if value is None else _indented(value)
 
 
+def form(text: str) -> str:
+    """Return the form of a text: `patch`, `markdown`, or "" for any other text.
+
+    A program's output may look like Markdown by chance, such as YAML with comments. So Markdown
+    needs a table, or a heading or list and also a link or bold words.
+    """
+    if _HUNK.search(text) and _FILE.search(text):
+        return "patch"
+    if _json(text) is None and (
+        _TABLE.search(text) or (_BLOCK.search(text) and _INLINE.search(text))
+    ):
+        return "markdown"
+    return ""
+
+
+def patch(text: str) -> Markup:
+    """Return a text with a patch as HTML, with marks for the lines that it removes and adds."""
+    html, removed, added = list[str](), 0, 0
+    for line in text.split("\n"):
+        tag = ""
+        if header := _HUNK.match(line):
+            removed, added = (int(each or 1) for each in header.groups())
+        elif removed > 0 or added > 0:
+            tag = {"-": "del", "+": "ins"}.get(line[:1], "")
+            removed -= line[:1] in ("-", " ", "")
+            added -= line[:1] in ("+", " ", "")
+        if tag:
+            html.append(f"<{tag}>{escape(line[1:])}</{tag}>")
+        else:
+            html.append(f"<span>{escape(line)}</span>")
+    return Markup("".join(html))
+
+
 def _json(text: str) -> Any:
     """Return the JSON object or list in ``text``; None if it is something else."""
     if not text.lstrip().startswith(("{", "[")):
@@ -102,4 +146,10 @@ def _encodable(text: str) -> str:
     return _LONE_SURROGATE.sub("\ufffd", text)
 
 
-FILTERS = {"preview": preview, "inputs": inputs, "readable": readable}
+FILTERS = {
+    "preview": preview,
+    "inputs": inputs,
+    "readable": readable,
+    "text_form": form,
+    "patch": patch,
+}

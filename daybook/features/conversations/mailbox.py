@@ -84,6 +84,10 @@ class MailboxAccount:
     def agent(self) -> str:
         return self.settings.agent
 
+    @property
+    def account_id(self) -> str:
+        return self.settings.address.lower()
+
     @asynccontextmanager
     async def open(self) -> AsyncIterator[MailboxPlatform]:
         """Open a mailbox. It connects to a server when it needs it."""
@@ -99,6 +103,7 @@ class MailboxPlatform:
 
     max_characters = MAX_CHARACTERS
     is_letter = True
+    position_lifetime: timedelta | None = None
 
     def __init__(self, name: str, settings: MailboxSettings) -> None:
         self.position: int | None = None

@@ -112,15 +112,23 @@ async def connect(
     checked = documents.validate(settings)
     if name in registry.BUILTIN:
         raise InvalidInput("name", f'"{name}" is a built-in channel', "choose another")
-    tried = await try_account(kind.build(name, checked))
+    account = kind.build(name, checked)
+    async with reading() as session:
+        other = await store.channel_of_account(session, account.account_id)
+    if other not in ("", name):
+        raise InvalidInput("token", f'is that of the channel "{other}"', "use another account")
+    tried = await try_account(account)
     async with prefect.answering() as client:
         known = await registry.names(client)
         if known.get(name, kind.store.slug) != kind.store.slug:
             problem = f'"{name}" is another channel ({known[name]})'
             raise InvalidInput("name", problem, "choose another name")
         await kind.store.save(client, name, checked, replace=replace)
-    if tried.position is not None:
-        async with open_ledger() as ledger:
+    async with open_ledger() as ledger:
+        if not replace:
+            await store.forget_people(ledger, name)
+        if tried.position is not None:
+            await store.use_account(ledger, name, account.account_id)
             await store.record_account(ledger, name, tried.identity, "")
             await store.put(ledger, name, (), tried.position)
     code = await people.make_code(name, Role.OPERATOR)

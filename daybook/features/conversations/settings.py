@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
+import httpx
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, field_validator
 
 from daybook.jobs.actions import DEFAULT_AGENT
@@ -34,7 +35,7 @@ class TelegramSettings(AccountSettings):
         title="Token",
         description="Token of the bot, from @BotFather: 123456789:AAE….",
     )
-    api_url: Line = Field(
+    api_url: Annotated[Line, Marker(gets_secrets=True)] = Field(
         default="",
         title="API URL",
         description="URL of a Bot API server of your own; empty for Telegram's.",
@@ -58,7 +59,11 @@ class TelegramSettings(AccountSettings):
     @field_validator("api_url")
     @classmethod
     def _is_url(cls, value: str) -> str:
-        if value and not value.startswith(("http://", "https://")):
+        try:
+            is_url = httpx.URL(value).scheme in ("http", "https") and bool(httpx.URL(value).host)
+        except httpx.InvalidURL:
+            is_url = False
+        if value and not is_url:
             raise ValueError("is not a URL; use one such as http://localhost:8081, or none")
         return value.rstrip("/")
 
@@ -74,12 +79,12 @@ class MailboxSettings(AccountSettings):
     password: SecretStr = Field(
         title="Password", description="Password of the mailbox, for IMAP and SMTP."
     )
-    imap_host: Line = Field(
+    imap_host: Annotated[Line, Marker(gets_secrets=True)] = Field(
         title="IMAP server",
         description="Server of the mailbox, by TLS.",
         examples=["imap.example.org"],
     )
-    smtp_host: Line = Field(
+    smtp_host: Annotated[Line, Marker(gets_secrets=True)] = Field(
         title="SMTP server",
         description="Server that sends, by TLS; by STARTTLS if its port is not 465.",
         examples=["smtp.example.org"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -89,3 +90,63 @@ def test_a_folded_step_shows_what_it_did(
     kind: str, given: str | None, output: str | None, shown: str
 ) -> None:
     assert step_texts.preview(given, kind, output) == shown
+
+
+PATCH = """\
+diff --git a/shop.py b/shop.py
+--- a/shop.py
++++ b/shop.py
+@@ -1,3 +1,3 @@ def price():
+ def price():
+--- <b>comment of SQL
+-    return 0
++    return "<i>"
+
+@@ -9 +9 @@
+-old
++new
+- after the patch
+"""
+
+
+def test_only_lines_of_a_hunk_are_removed_or_added() -> None:
+    assert step_texts.form(PATCH) == "patch"
+    html = str(step_texts.patch(PATCH))
+    assert re.findall("<del>(.*?)</del>", html) == [
+        "-- &lt;b&gt;comment of SQL",
+        "    return 0",
+        "old",
+    ]
+    assert re.findall("<ins>(.*?)</ins>", html) == ["    return &#34;&lt;i&gt;&#34;", "new"]
+    assert "<span>--- a/shop.py</span><span>+++ b/shop.py</span>" in html
+    assert "<span>- after the patch</span>" in html
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "# Harbour\n\nIt is **closed**.",
+        "- [Ferry](https://ferry.example/)\n- none",
+        "a | b\n--- | ---\n1 | 2",
+        "| a | b |\n|---|:-:|\n| 1 | 2 |",
+    ],
+)
+def test_a_text_with_marks_of_markdown_is_markdown(text: str) -> None:
+    assert step_texts.form(text) == "markdown"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "# A comment\njobs:\n- a\n- b",
+        "def power(**kwargs):  # a**b**c\n    return 2**3",
+        "total 4\n-rw-r--r-- 1 me me 12 Jan 1 notes.md",
+        '["**a**", "# b"]',
+        "@@ -1 +1 @@ is the header of a hunk",
+        'web_fetch(url="https://ferry.example/")',
+        "see [1](https://a.example/)",
+    ],
+)
+def test_the_output_of_a_program_is_a_text(text: str) -> None:
+    assert step_texts.form(text) == ""

@@ -29,6 +29,22 @@ async def test_an_error_stands_once_and_the_list_has_it_too(
     assert "<span>nothing to report</span>" in (await browser.get("/runs")).text
 
 
+async def test_the_results_of_steps_are_formatted(world: World, browser: httpx.AsyncClient) -> None:
+    job = await world.jobs.add("fix", prompt="x", on_demand=True)
+    granted = await world.runs.running(await world.runs.request(job))
+    call = {"kind": "tool", "name": "shell"}
+    for number, output in enumerate(
+        ("--- a/x\n+++ b/x\n@@ -1 +1 @@\n-<b>\n+<i>", "# News\n\nAll is **well**.", "# none\n- x")
+    ):
+        await world.runs.stepped(
+            granted, Status.SUCCEEDED, number=number + 1, output=output, input="ls", **call
+        )
+    page = (await browser.get(f"/runs/{granted.run_id}")).text
+    assert "<del>&lt;b&gt;</del><ins>&lt;i&gt;</ins>" in page
+    assert "<p>All is <strong>well</strong>.</p>" in page
+    assert "# none\n- x</pre>" in page
+
+
 async def test_a_message_in_the_inbox_counts_as_delivered(world: World) -> None:
     job = await world.jobs.add("brief", prompt="x", cron="0 * * * *", channel="inbox")
     run = await world.runs.finished(job, Status.SUCCEEDED, output="news")

@@ -283,7 +283,7 @@ class Handled:
     async def next(self) -> str:
         ledger = self.world.ledger
         async with ledger.read() as session:
-            after = await store.last_position(session, "mail", ledger.now())
+            after = await store.last_position(session, "mail", None, ledger.now())
         updates = await self.box.receive(after)
         before = await self._answers()
         await store.put(ledger, "mail", updates, self.box.position)
