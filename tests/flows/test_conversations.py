@@ -147,7 +147,7 @@ async def test_a_brief_is_answered_and_goes_on_in_its_session(chat: Chat) -> Non
 async def test_a_message_without_a_thread_goes_to_the_session_of_the_chat(chat: Chat) -> None:
     world = chat.world
     agent = await world.agents.add(KEEPS)
-    await operations.TELEGRAM.edit("telegram", {"agent": agent.name})
+    await operations.DOCUMENTS["telegram"].edit("telegram", {"agent": agent.name})
     await chat.bot.until(lambda: chat.bot.calls.count("getMe") >= 3)  # it listens anew
     first = await chat.says("remember {{last_output}}")
     assert first.plain == "answer to remember { {last_output}}"
@@ -245,7 +245,7 @@ async def test_a_failure_is_retried_with_a_button(chat: Chat) -> None:
 async def test_a_failed_answer_says_why_and_a_stopped_one_that_it_stopped(chat: Chat) -> None:
     world = chat.world
     broken = await world.agents.add('sys.exit("no model today")')
-    await operations.TELEGRAM.edit("telegram", {"agent": broken.name})
+    await operations.DOCUMENTS["telegram"].edit("telegram", {"agent": broken.name})
     await chat.bot.until(lambda: chat.bot.calls.count("getMe") >= 3)
     answer = await chat.says("hello")
     assert answer.plain.startswith("I could not answer:")
@@ -269,4 +269,4 @@ async def test_a_refused_token_stores_nothing(world: PrefectWorld) -> None:
                 "telegram", "telegram", {"token": "12:wrong-s3cr3t", "api_url": bot.address}
             )
     assert "s3cr3t" not in str(refused.value)
-    assert await operations.TELEGRAM.list() == []
+    assert await operations.DOCUMENTS["telegram"].list() == []

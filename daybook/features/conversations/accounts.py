@@ -11,8 +11,9 @@ from pydantic import BaseModel
 from sqlmodel import col, select
 
 from daybook.errors import CopyDamaged, InvalidInput
+from daybook.features.conversations.mailbox import MailboxAccount
 from daybook.features.conversations.platform import Account
-from daybook.features.conversations.settings import TelegramSettings
+from daybook.features.conversations.settings import MailboxSettings, TelegramSettings
 from daybook.features.conversations.telegram import TelegramAccount
 from daybook.home import Home
 from daybook.ledger.credential_tables import BlockCopyRow
@@ -28,6 +29,14 @@ TELEGRAM = BlockStore(
     title="Daybook Telegram bot",
     noun="telegram bot",
     model=TelegramSettings,
+    field="channel",
+)
+
+MAIL = BlockStore(
+    slug="daybook-mailbox",
+    title="Daybook mailbox",
+    noun="mailbox",
+    model=MailboxSettings,
     field="channel",
 )
 
@@ -54,6 +63,14 @@ KINDS = (
         TelegramAccount,
         "Open Telegram and write /newbot to @BotFather. It asks for a name, and then shows the "
         "bot's token. Anyone who knows this token is the bot, so keep it secret.",
+    ),
+    AccountKind(
+        "mail",
+        "E-mail",
+        MAIL,
+        MailboxAccount,
+        "Use a mailbox of its own, because every mail in it is for Daybook. Many providers need an "
+        "app password.",
     ),
 )
 """All services, the first of which is the default."""

@@ -75,6 +75,8 @@ COMMANDS = {
     "stop": "stop what is being answered here",
     "help": "this list",
 }
+LONG_COMMANDS = frozenset({"ask", "new"})
+"""Commands whose argument may have several paragraphs."""
 READER_COMMANDS = frozenset({"help", "start", "stop"})
 
 STRANGER_TEXT = (
@@ -102,11 +104,14 @@ def decide(update: Update, role: Role, answered: Answered | None) -> Decision:
         return Decision(Action.REFUSE, problem)
     if update.is_forwarded:
         return _prompt(role, f"Forwarded from another person:\n\n{text}", update, None)
-    if people.is_code(text) and not update.is_group:
+    beginning = text.partition("\n\n")[0] if update.is_letter else text
+    if people.is_code(beginning) and not update.is_group:
         return Decision(Action.PAIR)
-    if command := read_command(text):
+    if command := read_command(beginning):
+        if command[0] in LONG_COMMANDS:
+            command = read_command(text) or command
         return _of_command(role, *command)
-    if answered is not None and (pressed := _pressed(text, answered)):
+    if answered is not None and (pressed := _pressed(beginning, answered)):
         return _if_operator(role, pressed)
     if answered is not None and any(each.takes_reason for each in answered.buttons):
         return Decision(Action.REFUSE, _how_to_decide(answered))
@@ -160,8 +165,8 @@ def _pressed(text: str, answered: Answered) -> Decision | None:
     The reply is one of the button's words, and nothing else. A reason may follow the word of a
     button that takes one: a refusal, but never an approval, because `ok, but …` is none.
     """
-    first, _, rest = text.partition(" ")
-    first, rest = first.rstrip(".,:;!").lower(), rest.strip()
+    first, *others = text.split(maxsplit=1)
+    first, rest = first.rstrip(".,:;!").lower(), "".join(others)
     for each in answered.buttons:
         if first in each.all_words and (not rest or each.takes_reason):
             return Decision(Action.PRESS, " ".join(rest.split()), word=each.word)
