@@ -22,9 +22,9 @@ FEATURE = Feature(
     commands=(
         Commands("", "commands", ("connect", "pair", "people", "unpair", "heard"), "channels"),
     ),
-    documents=("accounts:TELEGRAM",),
-    blocks=("blocks:TelegramBlock",),
-    channels=("channel:TELEGRAM",),
+    documents=("accounts:TELEGRAM", "accounts:SLACK"),
+    blocks=("blocks:TelegramBlock", "blocks:SlackBlock"),
+    channels=("channel:TELEGRAM", "channel:SLACK"),
     pages="page",
     message_buttons="message_buttons:of",
     tables="tables",

@@ -232,3 +232,4 @@ def kind(store_: BlockStore[Any]) -> ChannelKind:
 
 
 TELEGRAM = kind(accounts.TELEGRAM)
+SLACK = kind(accounts.SLACK)

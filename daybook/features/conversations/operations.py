@@ -87,8 +87,7 @@ class _Accounts(Documents[AccountView]):
         ]
 
 
-TELEGRAM = _Accounts(accounts.TELEGRAM, AccountView)
-DOCUMENTS = {"telegram": TELEGRAM}
+DOCUMENTS = {each.word: _Accounts(each.store, AccountView) for each in accounts.KINDS}
 """The documents of each service."""
 
 
