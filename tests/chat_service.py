@@ -110,7 +110,7 @@ class ChatService(Generic[M]):
             app,
             host="127.0.0.1",
             port=0,
-            log_level="error",
+            log_level="critical",
             lifespan="off",
             ws="websockets-sansio",
         )

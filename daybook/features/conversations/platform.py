@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import StrEnum
 from typing import Protocol
 
@@ -119,12 +120,14 @@ class Platform(Protocol):
 
     ``max_characters`` is the maximum length of a message's text. If messages are letters
     (``is_letter``), each has a subject, and its files. ``position`` is the one after which
-    `receive` reads next, also if what it has read is no update; None if the service keeps it.
+    `receive` reads next, also if what it has read is no update; None before it has read anything,
+    and if the service keeps it. A position is valid for ``position_lifetime``; None for ever.
     """
 
     max_characters: int
     is_letter: bool
     position: int | None
+    position_lifetime: timedelta | None
 
     async def identity(self) -> str:
         """Return the account's name, as people find it, such as `@morning_bot`."""
@@ -178,6 +181,11 @@ class Account(Protocol):
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def account_id(self) -> str:
+        """Return what identifies the account at its service; a new token does not change it."""
+        ...
 
     @property
     def agent(self) -> str: ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import httpx
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -21,7 +22,11 @@ Line = Annotated[str, StringConstraints(strip_whitespace=True, max_length=500)]
 
 
 def _checked_url(value: str) -> str:
-    if value and not value.startswith(("http://", "https://")):
+    try:
+        is_url = httpx.URL(value).scheme in ("http", "https") and bool(httpx.URL(value).host)
+    except httpx.InvalidURL:
+        is_url = False
+    if value and not is_url:
         raise ValueError("is not a URL; use one such as http://localhost:8081, or none")
     return value.rstrip("/")
 
@@ -29,6 +34,7 @@ def _checked_url(value: str) -> str:
 ApiUrl = Annotated[
     Line,
     AfterValidator(_checked_url),
+    Marker(gets_secrets=True),
     Field(
         title="API URL",
         description="URL of the service's API; empty for the public one.",

@@ -206,7 +206,6 @@ class DestinationPages(StoredPages):
     test_help = "Sends one signed event to the URL, and shows what it answers."
     documents = api.destinations.DOCUMENTS
     first = ("url",)
-    omitted = ("previous_secret", "previous_until")
     note = "Leave the secret empty: Daybook makes one, and shows it once, for the receiver."
 
     async def entries(self) -> Sequence[Listed]:

@@ -135,6 +135,12 @@ def test_stop_needs_no_slash_and_a_path_is_no_command() -> None:
     assert decide(message("/ what is this"), OPERATOR, None).action is Action.ASK
 
 
+def test_a_code_of_a_paired_person_is_exactly_as_it_was_shown() -> None:
+    assert decide(message("ABCD-EFGH"), OPERATOR, None).action is Action.PAIR
+    for text in ("well-kept", "abcd-efgh", "ABCDEFGH", "ABCD-EFGH please"):
+        assert decide(message(text), OPERATOR, None).action is Action.ASK, text
+
+
 def test_what_is_no_text_is_refused_in_words() -> None:
     decision = decide(message(unreadable="a voice message"), OPERATOR, ANSWER)
     assert decision.action is Action.REFUSE
