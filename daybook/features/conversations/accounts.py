@@ -7,13 +7,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 from sqlmodel import col, select
 
 from daybook.errors import CopyDamaged, InvalidInput
 from daybook.features.conversations.mailbox import MailboxAccount
 from daybook.features.conversations.platform import Account
-from daybook.features.conversations.settings import MailboxSettings, TelegramSettings
+from daybook.features.conversations.settings import (
+    MailboxSettings,
+    SlackSettings,
+    TelegramSettings,
+)
+from daybook.features.conversations.slack import MANIFEST, SlackAccount
 from daybook.features.conversations.telegram import TelegramAccount
 from daybook.home import Home
 from daybook.ledger.credential_tables import BlockCopyRow
@@ -31,6 +36,13 @@ TELEGRAM = BlockStore(
     model=TelegramSettings,
     field="channel",
 )
+SLACK = BlockStore(
+    slug="daybook-slack",
+    title="Daybook Slack app",
+    noun="slack app",
+    model=SlackSettings,
+    field="channel",
+)
 
 MAIL = BlockStore(
     slug="daybook-mailbox",
@@ -45,7 +57,8 @@ MAIL = BlockStore(
 class AccountKind:
     """A messaging service: the word for it, the store of its accounts, and their class.
 
-    ``about`` are sentences about where the token comes from.
+    ``about`` are sentences about where the tokens come from, and ``to_paste`` is a text that they
+    mention, if any.
     """
 
     word: str
@@ -53,6 +66,17 @@ class AccountKind:
     store: BlockStore[Any]
     build: Callable[[str, Any], Account]
     about: str
+    to_paste: str = ""
+
+    @property
+    def secrets(self) -> dict[str, str]:
+        """Return the titles of the secrets that an account needs, by field."""
+        fields = self.store.model.model_fields
+        return {
+            name: each.title or name
+            for name, each in fields.items()
+            if each.annotation is SecretStr and each.is_required()
+        }
 
 
 KINDS = (
@@ -63,6 +87,17 @@ KINDS = (
         TelegramAccount,
         "Open Telegram and write /newbot to @BotFather. It asks for a name, and then shows the "
         "bot's token. Anyone who knows this token is the bot, so keep it secret.",
+    ),
+    AccountKind(
+        "slack",
+        "Slack",
+        SLACK,
+        SlackAccount,
+        "On https://api.slack.com/apps, create an app from the manifest that `daybook channels "
+        "connect slack` prints, and install it in your workspace: OAuth & Permissions then shows "
+        "its bot token. Under Basic Information, generate an app-level token with the scope "
+        "connections:write. Anyone who knows these tokens is the app, so keep them secret.",
+        to_paste=MANIFEST,
     ),
     AccountKind(
         "mail",
