@@ -34,6 +34,7 @@ MESSAGES = {
     "document-edited": "It was changed. Runs use it from now on.",
     "document-removed": "It was removed.",
     "document-tested": "The test succeeded:",
+    "secret-rotated": "It has a new secret.",
     "edited": "The job was changed.",
     "unchanged": "Nothing was changed.",
     "synced": "The jobs and their deployments in Prefect agree.",
