@@ -24,6 +24,7 @@ from daybook.operations import server
 
 if TYPE_CHECKING:
     from chaos.callbacks import Receiver
+    from chaos.chats import Chats
     from chaos.cluster import Cluster
     from chaos.edits import EditWalk
     from chaos.faults import InjectedFault
@@ -67,7 +68,17 @@ async def _run(home: Home, options: argparse.Namespace, seed: int, address: str)
     # These modules import Prefect, which must not read its environment before now.
     from prefect.client.orchestration import get_client
 
-    from chaos import callbacks, cluster, edits, effects, messages, restarts, verdict, workload
+    from chaos import (
+        callbacks,
+        chats,
+        cluster,
+        edits,
+        effects,
+        messages,
+        restarts,
+        verdict,
+        workload,
+    )
     from daybook import repository
     from daybook.ledger.engine import Ledger
     from daybook.prefect import work_pool
@@ -79,6 +90,7 @@ async def _run(home: Home, options: argparse.Namespace, seed: int, address: str)
         cluster.database(home, address) as ledger_url,
         effects.serve(home.path, random.Random(seed + 2), longest) as counted,
         callbacks.serve(random.Random(seed + 3)) as receiver,
+        chats.serve(random.Random(seed + 5)) as chat,
     ):
         os.environ["DAYBOOK_LEDGER_URL"] = ledger_url
         os.environ["DAYBOOK_WEBHOOK_SECRET"] = receiver.secret
@@ -92,13 +104,15 @@ async def _run(home: Home, options: argparse.Namespace, seed: int, address: str)
             ):
                 await repository.load_entry_point("blocks/__init__.py").register(client)
                 await work_pool.ensure(client)
+                await chat.connect()
 
                 sent, sending = messages.Messages(random.Random(seed + 4)), list[Task[None]]()
 
                 async def add_jobs(plan: Plan) -> Workload:
                     added = await workload.add(client, counted, receiver, home.path, plan)
-                    added.messages = sent.keys
+                    added.messages, added.chat_messages = sent.keys, chat.keys
                     sending.append(group.create_task(sent.send(ledger, plan.end)))
+                    sending.append(group.create_task(chat.write(plan.end)))
                     return added
 
                 inject = _kill_everything if options.restart_after else _inject_faults
@@ -117,7 +131,7 @@ async def _run(home: Home, options: argparse.Namespace, seed: int, address: str)
                     found.broken += await verdict.wrong_catch_ups(ledger, jobs, restart, healthy_at)
                 found.broken += await verdict.wrong_callbacks(ledger, receiver)
                 found.broken += await verdict.wrong_steps(ledger, counted.steps)
-                found.broken += await verdict.wrong_messages(ledger)
+                found.broken += await verdict.wrong_messages(ledger, chat)
                 found.broken += [standstill] if standstill else []
                 found.broken += await edits.differences(ledger, client)
                 print(
@@ -131,6 +145,7 @@ async def _run(home: Home, options: argparse.Namespace, seed: int, address: str)
                         counted=counted.steps,
                         cluster=members,
                         messages=len(sent.keys),
+                        chat=chat,
                     )
                 )
         finally:
@@ -198,6 +213,7 @@ def _table(
     counted: CountedSteps,
     cluster: Cluster,
     messages: int,
+    chat: Chats,
 ) -> str:
     hits = [each for each in faults if each.target]
     kinds = Counter(each.fault.kind for each in hits)
@@ -213,6 +229,8 @@ def _table(
         *(row(f"… {kind}", str(count)) for kind, count in sorted(kinds.items())),
         row("starts of each process", starts),
         row("messages to sessions", str(messages)),
+        row("messages in chats", str(len(chat.written))),
+        row("… answers that arrived twice", str(chat.repeated)),
         row("edits", str(sum(steps.values()))),
         *(row(f"… {kind}", str(count)) for kind, count in sorted(steps.items())),
         row("due times", str(found.due)),

@@ -15,6 +15,7 @@ from sqlmodel import col, select
 
 from chaos import callbacks, messages, restarts, steps
 from chaos.callbacks import Receiver
+from chaos.chats import Chats
 from chaos.faults import KILLS_RUNS, InjectedFault
 from chaos.progress import ProgressCheck, Remaining
 from chaos.restarts import Restart
@@ -67,7 +68,7 @@ async def wait_until_finished(ledger: Ledger, workload: Workload, slots: int) ->
     check = ProgressCheck(slots, start)
     while True:
         rows = await _rows(ledger)
-        due = await _due(ledger, workload) | _chained(workload, rows) | workload.messages
+        due = await _due(ledger, workload) | _chained(workload, rows) | workload.all_messages
         lacking, _ = _compare(due, rows)
         remaining = Remaining.of(rows, len(lacking), await _unsent(ledger))
         if not check.must_wait(remaining, loop.time()):
@@ -84,7 +85,7 @@ async def judge(
 ) -> Verdict:
     """Check the ledger and Prefect; report the broken promises."""
     rows = await _rows(ledger)
-    due = await _due(ledger, workload) | _chained(workload, rows) | workload.messages
+    due = await _due(ledger, workload) | _chained(workload, rows) | workload.all_messages
     lacking, twice = _compare(due, rows)
     found = Verdict(due=len(due), effects=sum(effects.values()))
     found.outcomes.update(row.status for row in rows for _ in range(row.count))
@@ -134,9 +135,11 @@ async def wrong_callbacks(ledger: Ledger, receiver: Receiver) -> list[str]:
     return callbacks.violations(receiver, of_jobs, outbox)
 
 
-async def wrong_messages(ledger: Ledger) -> list[str]:
-    """Return what is wrong with the messages of sessions."""
-    return await messages.violations(ledger, await _rows(ledger))
+async def wrong_messages(ledger: Ledger, chat: Chats) -> list[str]:
+    """Return what is wrong with the messages of sessions, and with those of chats."""
+    await chat.wait_until_finished(ledger)
+    rows = await _rows(ledger)
+    return [*await messages.violations(ledger, rows), *await chat.violations(ledger, rows)]
 
 
 async def wrong_steps(ledger: Ledger, counted: CountedSteps) -> list[str]:
@@ -147,9 +150,10 @@ async def wrong_steps(ledger: Ledger, counted: CountedSteps) -> list[str]:
 
 
 async def _unsent(ledger: Ledger) -> int:
-    """Count the callbacks that are not sent yet, and the unsent alerts that are due."""
+    """Count the callbacks and answers that are not sent yet, and the unsent alerts that are due."""
     pending = col(OutboxRow.status) == Delivery.PENDING.value
-    due = (col(OutboxRow.purpose) == "callback") | (col(OutboxRow.next_at) <= ledger.now())
+    is_awaited = col(OutboxRow.purpose).in_(("callback", "message"))
+    due = is_awaited | (col(OutboxRow.next_at) <= ledger.now())
     unsent = select(func.count()).select_from(OutboxRow).where(pending, due)
     async with ledger.read() as session:
         count: int = (await session.execute(unsent)).scalar_one()

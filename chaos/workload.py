@@ -40,8 +40,8 @@ class Chain(NamedTuple):
 class Workload:
     """The job ids by name. ``edited`` are the jobs reserved for the edits; ``end`` is in UTC.
 
-    ``chained`` are the jobs that run after others. ``messages`` are the keys of the runs that
-    answer messages of sessions.
+    ``chained`` are the jobs that run after others. ``messages`` and ``chat_messages`` are the keys
+    of the runs that answer messages of sessions, and of chats.
     """
 
     end: datetime
@@ -49,6 +49,11 @@ class Workload:
     edited: dict[str, str] = field(default_factory=dict)
     chained: dict[str, Chain] = field(default_factory=dict)
     messages: set[str] = field(default_factory=set)
+    chat_messages: set[str] = field(default_factory=set)
+
+    @property
+    def all_messages(self) -> set[str]:
+        return self.messages | self.chat_messages
 
     def occurrence(self, effect: str) -> str:
         """Return the occurrence key of an effect; an agent's line has job name and due time."""

@@ -10,8 +10,9 @@ rest of Daybook names no feature, but goes through `features`::
     program_folders                                 `execution.program_folders`
     workspace         `execution.workspaces`
     sources           `api.sources`           files       `api.run_files`
-    devices           `web.pages.site`
+    devices           `web.pages.site`      channels      `delivery.channels`
     run_links         `api.run_life`          message_links  `delivery.links`
+    message_buttons   `delivery.buttons`
     resources         `mcp.resources`         status      `diagnosis.feature_status`
     pages, links      `web.pages`             needs       `diagnosis.attention`
     new_job_links     `web.pages`
@@ -53,7 +54,8 @@ class Commands:
 
     The commands begin with the words ``group``, such as `task session`; with an empty ``group``,
     each is a command of one word. ``help`` is the group's help, to which the names of its commands
-    are added. A group inside another one has no section.
+    are added. A group inside another one has no section. Commands of an existing group are added to
+    it; its help stays.
     """
 
     section: str
@@ -91,6 +93,10 @@ class Feature:
       `ledger.views.RunLink`s of the run's page.
     - ``message_links`` is a coroutine function of a read session, an `OutboxRow` and the public
       URL. It returns the lines of this message before the link to its run, when it is sent.
+    - ``message_buttons`` is a coroutine function of a read session and an `OutboxRow`. It returns
+      the `delivery.buttons.MessageButton`s of this message, as they are now.
+    - ``channels`` are `delivery.channels.base.ChannelKind`s: channels with a block type of their
+      own.
     - ``resources`` is a class of `mcp.resources.Resources`.
     - ``pages`` is a module with `ROUTES` and perhaps `ACTIONS` and their `MESSAGES` (`web.pages`),
       `DOCUMENTS`, the pages of its settings documents (`web.pages.documents`), and `SETTINGS`, its
@@ -142,6 +148,8 @@ class Feature:
     files: str = ""
     run_links: str = ""
     message_links: str = ""
+    message_buttons: str = ""
+    channels: tuple[str, ...] = ()
     resources: str = ""
     pages: str = ""
     links: tuple[tuple[str, str], ...] = ()
@@ -288,7 +296,9 @@ def load_others() -> None:
         named = {each_field.name: getattr(each, each_field.name) for each_field in fields(each)}
         paths = [(name, value) for name, value in named.items() if isinstance(value, str)]
         paths += [
-            (name, path) for name in ("documents", "blocks", "retention") for path in named[name]
+            (name, path)
+            for name in ("documents", "blocks", "channels", "retention")
+            for path in named[name]
         ]
         paths += [(f"check {name}", path) for name, path in each.ledger_checks]
         paths += [(f"tool {name}", path) for name, path in each.agent_tools]

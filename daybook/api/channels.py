@@ -156,10 +156,10 @@ async def test(name: str, chat_id: str = "", text: str = TEST_TEXT) -> ChannelTe
 
 
 async def remove(name: str) -> None:
-    """Delete a channel that `add` stored.
+    """Delete a channel of Daybook's own: one that `add` stored, or that a feature has.
 
-    Raise `NotFound` for an unknown channel. Raise `InvalidInput` for a channel that `add` did not
-    store, and for a channel that jobs or the operator's alerts use.
+    Raise `NotFound` for an unknown channel. Raise `InvalidInput` for any other channel, and for one
+    that jobs or the operator's alerts use.
     """
     if name in registry.BUILTIN:
         raise InvalidInput("channel", f'"{name}" is a built-in channel, which cannot be removed')
@@ -167,14 +167,15 @@ async def remove(name: str) -> None:
         known = await registry.names(client)
         # If Prefect has lost a channel, the keeper restores it from its copy in the ledger.
         kind = known.get(name) or known.get(f"{apprise.STORE.slug}/{name}") or apprise.STORE.slug
-        if kind != apprise.STORE.slug:
+        own = registry.kinds()
+        if kind not in own:
             problem = f'"{name}" is a Prefect block ({kind})'
             raise InvalidInput("channel", problem, "delete it in Prefect's UI, under Blocks")
         references = await _references()
         references.append((settings.load().alert_channel, "DAYBOOK_ALERT_CHANNEL"))
         users = _users_of(name, kind, references)
         refuse_if_used("channel", name, users)
-        await apprise.STORE.remove(client, name.rpartition("/")[2])
+        await own[kind].store.remove(client, name.rpartition("/")[2])
 
 
 async def _references() -> list[tuple[str, str]]:

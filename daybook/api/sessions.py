@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Self
 
 from pydantic import BaseModel
@@ -198,17 +199,30 @@ async def send(ref: str, prompt: str) -> RunDetails:
         return await api.runs.ask_here({**parameters, "prompt": prompt})
 
 
-async def reply(ref: str, prompt: str, *, request_id: str | None = None) -> RunDetails:
+async def reply(
+    ref: str,
+    prompt: str,
+    *,
+    request_id: str | None = None,
+    channel: str = "",
+    chat_id: str = "",
+    approve: Sequence[str] = (),
+) -> RunDetails:
     """Request a run that continues a session with ``prompt``. Return it before it starts.
 
-    A worker runs it. Arguments, parameters and what does not happen are as for `send`. A call with
-    the same ``request_id`` returns the same run. Raise the errors of `runs.request_answer`, and
-    `NotFound`, `Ambiguous`, and `InvalidInput` for an agent.
+    A worker runs it, and sends the answer to ``channel``, if any. Calls of the tools ``approve``
+    also wait for an approval. Other arguments, parameters and what does not happen are as for
+    `send`. A call with the same ``request_id`` returns the same run. Raise the errors of
+    `runs.request_answer`, and `NotFound`, `Ambiguous`, and `InvalidInput` for an agent.
     """
     session_id, parameters = await _continued(ref)
-    return await api.runs.request_answer(
-        {**parameters, "prompt": prompt}, session_id=session_id, request_id=request_id
-    )
+    policy: JsonObject = parameters["policy"]
+    parameters |= {
+        "prompt": prompt,
+        "policy": policy | {"approve": [*policy.get("approve", ()), *approve]},
+        "notify": {"channel": channel, "chat_id": chat_id},
+    }
+    return await api.runs.request_answer(parameters, session_id=session_id, request_id=request_id)
 
 
 async def start(
@@ -217,13 +231,20 @@ async def start(
     agent: str = DEFAULT_AGENT,
     model: str = "",
     request_id: str | None = None,
+    channel: str = "",
+    chat_id: str = "",
+    continues_chat: bool = False,
 ) -> RunDetails:
     """Request a run that asks an agent ``prompt`` in a new session. Return it before it starts.
 
-    Its ``session_id`` is the session. Otherwise as for `reply`.
+    With ``continues_chat``, the session is that of the agent in the chat, which jobs with the
+    session `chat` share. The run's ``session_id`` is the session. Otherwise as for `reply`.
     """
     authorization.require_operator()
-    given = {"prompt": prompt, "agent": agent, "model": model}
+    given: JsonObject = {"prompt": prompt, "agent": agent, "model": model}
+    given["notify"] = {"channel": channel, "chat_id": chat_id}
+    if continues_chat:
+        given["session"] = "chat"
     return await api.runs.request_answer(given, request_id=request_id)
 
 

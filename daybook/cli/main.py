@@ -177,6 +177,8 @@ def _add_commands(
 
 
 def _add_group(commands: Commands, section: Group | None, order: int) -> App:
+    if commands.group in _group_apps:  # a feature adds commands to a group
+        return _group_apps[commands.group]
     parent_path, _, name = commands.group.rpartition(" ")
     group = App(
         name=name,
@@ -195,7 +197,8 @@ def _command_names(commands: Commands) -> str:
     of_features = (given for each in features() for given in each.commands)
     all_commands = (*_COMMANDS, *of_features)
     subgroups = (each.group.partition(f"{commands.group} ")[2] for each in all_commands)
-    names = [*commands.names, *filter(None, subgroups)]
+    own = [name for each in all_commands if each.group == commands.group for name in each.names]
+    names = [*own, *filter(None, subgroups)]
     if len(names) > _MAX_COMMANDS_IN_HELP:
         return f"{', '.join(names[:4])}, …"
     return f"{', '.join(names)}."

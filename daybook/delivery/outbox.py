@@ -295,6 +295,16 @@ def kind_of_queue(queue: str) -> QueueKind:
     return next((kind for kind in prefixed if queue.startswith(kind)), QueueKind.URL)
 
 
+def is_ordered_queue(queue: str) -> bool:
+    """Return whether the rows are sent one at a time: to a listener, or to one chat of a channel.
+
+    So a person reads them in their order.
+    """
+    kind = kind_of_queue(queue)
+    is_chat = kind is QueueKind.CHANNEL and "/" in queue and not is_builtin_queue(queue)
+    return kind is QueueKind.LISTENER or is_chat
+
+
 def is_outgoing(queue: str) -> bool:
     """Return whether the rows of the queue leave Daybook: callbacks, and messages to channels."""
     return kind_of_queue(queue) in (QueueKind.URL, QueueKind.CHANNEL)

@@ -38,7 +38,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from daybook.delivery import outbox
-from daybook.delivery.outbox import PENDING, QueueKind
+from daybook.delivery.outbox import PENDING
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Delivery
 from daybook.ledger.tables import OutboxRow, QueueRow
@@ -159,8 +159,8 @@ class _Capacity:
         if self._wanted is not None and not self._wanted(queue):
             return 0
         most = self._most(self._queues.get(queue))
-        if outbox.kind_of_queue(queue) is QueueKind.LISTENER:
-            most = min(most, 1)  # send one row at a time, in order
+        if outbox.is_ordered_queue(queue):
+            most = min(most, 1)
         return most - self._flying.get(queue, 0)
 
     def _most(self, state: QueueRow | None) -> int:

@@ -7,7 +7,7 @@
 
 `delivery.callbacks` and `execution.watches` send like `execution.webhook`. `addresses` classifies
 IP addresses, `redirects` builds the request after a redirect, and `bodies` reads a response up to a
-limit.
+limit. `imap` is a connection to a mail server.
 
 `guard` decides which IP addresses a request may reach. The decision depends on the owner of the job
 and on the writer of the URL. `transport` enforces the decision. Each request, also after a

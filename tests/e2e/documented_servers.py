@@ -1,13 +1,18 @@
-"""Server for the documentation's examples: MCP with three tools, and 200 for all other requests.
+"""Servers for the documentation's examples: MCP with three tools, any other request, and mail.
 
-`documented_servers.py FD` serves on the listening socket FD; `http://…/mcp` is the MCP server.
+`documented_servers.py HTTP MAIL` serves on two listening sockets. `http://…/mcp` is the MCP server,
+and all other requests get 200. The mail server accepts any mail.
 """
 
 from __future__ import annotations
 
+import asyncio
+import socket
 import sys
 
 import uvicorn
+from aiosmtpd.handlers import Sink
+from aiosmtpd.smtp import SMTP
 from fastmcp import FastMCP
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -40,5 +45,12 @@ async def anything(request: Request) -> Response:
     return PlainTextResponse("ok")
 
 
+async def serve(http: int, mail: int) -> None:
+    loop = asyncio.get_running_loop()
+    await loop.create_server(lambda: SMTP(Sink()), sock=socket.socket(fileno=mail))
+    config = uvicorn.Config(server.http_app(), fd=http, log_level="warning")
+    await uvicorn.Server(config).serve()
+
+
 if __name__ == "__main__":
-    uvicorn.run(server.http_app(), fd=int(sys.argv[1]), log_level="warning")
+    asyncio.run(serve(*map(int, sys.argv[1:])))

@@ -136,17 +136,18 @@ class Reader:
 
 
 @contextmanager
-def servers() -> Iterator[str]:
-    """Start the servers that the examples call, and yield their host and port."""
-    with socket.create_server(("127.0.0.1", 0)) as listens:
-        listens.set_inheritable(True)
+def servers() -> Iterator[list[str]]:
+    """Start the servers that the examples call; yield host and port of HTTP, and of mail."""
+    address = ("127.0.0.1", 0)
+    with socket.create_server(address) as http, socket.create_server(address) as mail:
+        numbers = [http.fileno(), mail.fileno()]
         child = subprocess.Popen(
-            [sys.executable, "-m", "tests.e2e.documented_servers", str(listens.fileno())],
-            pass_fds=[listens.fileno()],
+            [sys.executable, "-m", "tests.e2e.documented_servers", *map(str, numbers)],
+            pass_fds=numbers,
             cwd=REPOSITORY,
         )
         try:
-            yield f"127.0.0.1:{listens.getsockname()[1]}"
+            yield [f"127.0.0.1:{each.getsockname()[1]}" for each in (http, mail)]
         finally:
             child.kill()
             child.wait()
@@ -162,10 +163,11 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
         (programs / name).write_text(f"#!/bin/sh\n{text}\n")
         (programs / name).chmod(0o700)
     path = os.pathsep.join([str(programs), str(Path(sys.executable).parent), os.environ["PATH"]])
-    with providers.provider() as provider, servers() as host:
-        work = tmp_path_factory.mktemp("work")
-        (work / "shop").mkdir()
-        variables = {"PATH": path, "DAYBOOK_ALLOWED_WORK_DIRS": str(work)}
+    with providers.provider() as provider, servers() as (host, mail):
+        own = tmp_path_factory.mktemp("person")  # the reader's home directory
+        for name in ("src/shop", "reports"):
+            (own / name).mkdir(parents=True)
+        variables = {"PATH": path, "HOME": str(own)}
         for role in ("AUTHOR", "COMMITTER"):  # as the reader's own git
             variables |= {f"GIT_{role}_NAME": "ana", f"GIT_{role}_EMAIL": "ana@example.org"}
         up = Up(home, tmp_path_factory.mktemp("empty"), variables=variables)
@@ -174,7 +176,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
             keys = dict.fromkeys(("ANTHROPIC_API_KEY", "OPENAI_API_KEY"), providers.KEY)
             for name in ("stdin.txt", "token.txt", "password.txt"):
                 (folder / name).write_text("a-value-that-nobody-knows\n")
-            (folder / "url.txt").write_text(f"json://{host}/messages\n")
+            (folder / "url.txt").write_text(f"mailto://{mail}?from=me@a.example&to=me@b.example\n")
             (folder / "chats-url.txt").write_text(f"json://{host}/chats/{{chat_id}}\n")
             yield Reader(
                 folder,
@@ -184,7 +186,6 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
                 | {"PREPARED_VENV": sys.prefix, "FILES": str(folder)},
                 {
                     r"<this repository>": str(REPOSITORY),
-                    r"~/src": str(work),
                     r"< ([\w-]+\.txt)": r'< "$FILES/\1"',
                     r"https://\w+\.example\.org": f"http://{host}",
                     r"--host \w+\.example\.org": f"--host {host}",

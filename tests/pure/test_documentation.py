@@ -19,6 +19,8 @@ PAGES = [
 ]
 PLACE_IN_CODE = re.compile(r"`([\w/]+\.py):([\w.]+)`")
 FENCE = re.compile(r"^ *```.*?^ *```$", re.DOTALL | re.MULTILINE)
+CONSOLE = re.compile(r"^ *```console$.*?^ *```$", re.DOTALL | re.MULTILINE)
+ADDED = re.compile(r"\b(?:agents|channels|secrets|tools) add [\w-]+|--name [\w-]+")
 
 
 def _anchors(page: Path) -> set[str]:
@@ -48,6 +50,17 @@ def test_no_paragraph_appears_twice() -> None:
             if len(text) > 60 and not text.startswith(("|", "#", "<!--", "--8<--")):
                 where[text].append(name)
     assert {text: pages for text, pages in where.items() if len(pages) > 1} == {}
+
+
+def test_pages_give_names_of_their_own() -> None:
+    """`tests/e2e/test_documented.py` runs all pages in one home, where a name can be taken."""
+    where = defaultdict(set)
+    for name in PAGES:
+        for block in CONSOLE.findall((REPOSITORY / name).read_text()):
+            for added in ADDED.findall(block):
+                where[added].add(name)
+    assert "agents add coder" in where
+    assert {added: pages for added, pages in where.items() if len(pages) > 1} == {}
 
 
 def test_readme_is_short() -> None:

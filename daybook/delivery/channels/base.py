@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from daybook.delivery.attachments import Attachment
 from daybook.errors import DaybookError
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import PrefectClient
+
+    from daybook.resources.store import BlockStore
 
 SEND_TIMEOUT_SECONDS = 30.0
 """Timeout for sending one message."""
@@ -69,3 +75,15 @@ class Channel(Protocol):
         An implementation must not block the event loop, and must end within `SEND_TIMEOUT_SECONDS`.
         """
         ...
+
+
+@dataclass(frozen=True)
+class ChannelKind:
+    """The channels whose settings are documents of ``store``.
+
+    ``read`` returns the channel with a name. It raises `UnknownName`, and `InvalidInput` for
+    invalid settings.
+    """
+
+    store: BlockStore[Any]
+    read: Callable[[PrefectClient, str], Awaitable[Channel]]

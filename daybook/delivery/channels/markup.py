@@ -20,6 +20,8 @@ from typing import ClassVar
 from daybook import markdown
 from daybook.delivery.channels.text import as_html
 
+_PRE = re.compile(r"<pre>.*?</pre>", re.DOTALL)
+_INDENT = re.compile(r"^ +", re.MULTILINE)
 _URL = re.compile(r"https?://[^\s<>\"']+[^\s<>\"'.,:;!?)]")
 
 _MAIL = """\
@@ -57,6 +59,16 @@ def mail(body: str, note: str, *, is_rich: bool) -> str:
 
 
 def telegram(body: str) -> str:
+    """Return the Markdown ``body`` as `telegram_html`, in the form that apprise leaves unchanged.
+
+    Apprise removes blank lines, and spaces at the beginning of a line.
+    """
+    found = _PRE.sub(lambda pre: pre[0].replace(" ", "&nbsp;"), telegram_html(body))
+    found = _INDENT.sub(lambda indent: "&nbsp;" * len(indent[0]), found)
+    return found.replace("\n\n", "\n&nbsp;\n").replace("\n", "<br/>")
+
+
+def telegram_html(body: str) -> str:
     """Return the Markdown ``body`` with only the tags that Telegram knows."""
     parser = _Telegram()
     parser.feed(str(markdown.render(body)))
@@ -85,9 +97,7 @@ class _Telegram(HTMLParser):
         self._in_pre, self._quotes = False, 0
 
     def text(self) -> str:
-        joined = re.sub(r"\n{3,}", "\n\n", "".join(self._parts)).strip()
-        # Apprise removes blank lines, and spaces at the beginning of a line.
-        return joined.replace("\n\n", "\n&nbsp;\n").replace("\n", "<br/>")
+        return re.sub(r"\n{3,}", "\n\n", "".join(self._parts)).strip()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag in ("ul", "ol"):
@@ -97,7 +107,7 @@ class _Telegram(HTMLParser):
             mark = "• " if number is None else f"{number}. "
             if number is not None:
                 self._lists[-1] = number + 1
-            self._parts.append("\n" + "&nbsp;" * 3 * (len(self._lists) - 1) + mark)
+            self._parts.append("\n" + "   " * (len(self._lists) - 1) + mark)
         elif tag == "hr":
             self._parts.append("\n—\n")
         elif tag == "br":
@@ -137,6 +147,6 @@ class _Telegram(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         if self._in_pre:
-            self._parts.append(html.escape(data, quote=False).replace(" ", "&nbsp;"))
+            self._parts.append(html.escape(data, quote=False))
         elif data.strip() or self._parts[-1:] not in (["\n"], ["\n\n"]):
             self._parts.append(html.escape(data.strip("\n") or "", quote=False))

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 from daybook.delivery import attachments
 from daybook.delivery.attachments import ATTEMPTS_WITH_FILES, WrittenFile
 from daybook.delivery.channels import apprise, builtin, markup
-from daybook.delivery.channels.base import Channel, Message, NotDelivered
+from daybook.delivery.channels.base import Channel, ChannelKind, Message, NotDelivered
 from daybook.delivery.outbox import ALERT, CONSOLE, FILE, INBOX
 from daybook.errors import Ambiguous, InvalidInput, PrefectUnreachable, UnknownName
+from daybook.feature import loaded
 from daybook.jobs import limits
 from daybook.jobs.limits import check_channel, may_use
 from daybook.ledger.tables import OutboxRow
@@ -37,6 +38,12 @@ PREFECT_TIMEOUT_SECONDS = 10.0
 
 If the server is gone, Prefect's client would retry for minutes.
 """
+
+
+def kinds() -> dict[str, ChannelKind]:
+    """Return the kinds of channels with a block type of Daybook's own, by its slug."""
+    own = ChannelKind(apprise.STORE, apprise.read)
+    return {each.store.slug: each for each in (own, *loaded("channels"))}
 
 
 async def names(client: PrefectClient | None) -> dict[str, str]:
@@ -167,8 +174,8 @@ async def find(client: PrefectClient | None, name: str) -> Channel:
     from daybook.delivery.channels import prefect_blocks
 
     [(slug, short)] = matches
-    if slug == apprise.STORE.slug:
-        return await apprise.read(client, short)
+    if slug in (own := kinds()):
+        return await own[slug].read(client, short)
     return await prefect_blocks.read(client, slug, short)
 
 
@@ -178,5 +185,7 @@ async def _documents(client: PrefectClient | None) -> list[tuple[str, str]]:
         return []
     from daybook.delivery.channels import prefect_blocks
 
-    ours = [(apprise.STORE.slug, name) for name in await apprise.STORE.names(client)]
+    own = kinds()
+    listed = await asyncio.gather(*(each.store.names(client) for each in own.values()))
+    ours = [(slug, name) for slug, names in zip(own, listed, strict=True) for name in names]
     return [*await prefect_blocks.list_blocks(client), *ours]

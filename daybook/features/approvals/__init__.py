@@ -12,5 +12,6 @@ FEATURE = Feature(
     operator_tools="tools:TOOLS",
     pages="page",
     message_links="links:lines",
+    message_buttons="message_buttons:of",
     settings="settings:ApprovalSettings",
 )

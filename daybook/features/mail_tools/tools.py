@@ -10,10 +10,10 @@ from typing import Any
 from daybook.agents.base import Tool
 from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import InvalidInput
-from daybook.execution import conversation
+from daybook.execution import conversation, mail_text, parse_mail
 from daybook.execution.builtin_tools import ToolContext
-from daybook.features.mail_tools import message_text, parse_message
-from daybook.features.mail_tools.mailbox import Mailbox, MailConnection
+from daybook.features.mail_tools.mailbox import Mailbox
+from daybook.http.imap import MailConnection
 from daybook.json_text import JsonObject
 from daybook.ledger.texts import sanitize
 
@@ -167,7 +167,7 @@ class MailReader:
         if not found:
             raise InvalidInput("id", f"the folder has no mail {uid}", "use an id of mailbox_search")
         ((about, content), *_) = found
-        mail = await message_text.read(content)
+        mail = await mail_text.read(content)
         part = mail.text[start : start + MAX_PART_CHARACTERS]
         end, size = start + len(part), len(mail.text)
         total = _first(_SIZE, about)
@@ -188,7 +188,7 @@ def _listed(uid: int, about: str, head: bytes) -> str:
     size, unread = _first(_SIZE, about), "\\Seen" not in _first(_FLAGS, about)
     size = f"{int(size):,} bytes" if size.isdecimal() else ""
     facts = ", ".join(filter(None, (f"Id: {uid}", size, "unread" if unread else "")))
-    shown = parse_message.headers(head[:MAX_HEAD_BYTES], LISTED_HEADERS)
+    shown = parse_mail.headers(head[:MAX_HEAD_BYTES], LISTED_HEADERS)
     return f"{facts}\n{_lines(shown)}".rstrip()
 
 

@@ -26,6 +26,7 @@ FEATURE = Feature(
     pages="page",
     links=(("/changes", "Changes"),),
     run_links="page:links",
+    message_buttons="message_buttons:of",
     needs="needs:waiting",
     changes="changes:parts",
     ledger_checks=(("git", "checks:git"),),

@@ -1,4 +1,9 @@
-"""A process that runs `daybook apply` and is killed at one moment of its work on the ledger."""
+"""A process that runs `daybook apply` and is killed at one moment of its work on the ledger.
+
+The moments are before and after each statement that writes, and before and after each commit. The
+statements that read are no moments: their number depends on time, because a ledger that is open for
+five seconds verifies its id again (`engine.VERIFY_INTERVAL_SECONDS`).
+"""
 
 from __future__ import annotations
 
@@ -15,6 +20,7 @@ def _apply(
 ) -> None:
     os.environ.update(variables)
     from sqlalchemy import Engine, event
+    from sqlalchemy.orm import Session
 
     from daybook.cli.main import main
 
@@ -26,8 +32,14 @@ def _apply(
         if passed == moment:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    for name in ("before_cursor_execute", "after_cursor_execute", "commit"):
-        event.listen(Engine, name, pass_moment)
+    def pass_write(_: object, __: object, statement: str, *___: object) -> None:
+        if statement.startswith(("INSERT", "UPDATE", "DELETE")):
+            pass_moment()
+
+    for name in ("before_cursor_execute", "after_cursor_execute"):
+        event.listen(Engine, name, pass_write)
+    event.listen(Engine, "commit", pass_moment)
+    event.listen(Session, "after_commit", pass_moment)
     code = main(["apply", "-f", path, "--set", "team", *options])
     Path(counted).write_text(str(passed))
     os._exit(code)
@@ -42,8 +54,7 @@ def killed_apply(
 ) -> int | None:
     """Run the command until it has exited, and return its exit code.
 
-    It is killed at the ``moment``-th of the moments before and after a statement, and before a
-    commit. If it ends, ``counted`` has the number of its moments.
+    It is killed at the ``moment``-th moment. If it ends, ``counted`` has the number of its moments.
     """
     given = (dict(variables), str(path), tuple(options), moment, str(counted))
     child = CONTEXT.Process(target=_apply, args=given)

@@ -93,4 +93,4 @@ async def test_a_killed_apply_leaves_the_old_jobs_or_the_new_ones(
             assert [job.sync for job in await jobs.list_jobs() if job.name == "new"] == ["pending"]
         await apply(SECOND)
         assert await state() == after
-    assert "before" in seen
+    assert seen == {"before", "after"}

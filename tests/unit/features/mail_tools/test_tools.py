@@ -17,12 +17,13 @@ import pytest
 from daybook.agents.base import Tool
 from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import InvalidInput, OutgoingRefused, UnknownName
-from daybook.execution import builtin_tools
+from daybook.execution import builtin_tools, mail_text
 from daybook.execution.builtin_tools import ToolContext
-from daybook.features.mail_tools import mailbox, message_text, tools
+from daybook.execution.mail_text import UnreadableMail
+from daybook.features.mail_tools import tools
 from daybook.features.mail_tools.mailbox import Mailbox, MailFailed
-from daybook.features.mail_tools.message_text import UnreadableMail
 from daybook.home import Home
+from daybook.http import imap
 from daybook.http.secrets import Secret
 from tests import certificates
 from tests.imap_server import PASSWORD, USER, MailServer, serving
@@ -192,7 +193,7 @@ async def test_a_broken_mail_breaks_nothing(server: MailServer, content: bytes) 
 async def test_a_mail_that_cannot_be_parsed_is_refused_and_still_listed(
     server: MailServer, monkeypatch: pytest.MonkeyPatch, content: bytes
 ) -> None:
-    monkeypatch.setattr(message_text, "PARSE_SECONDS", 3.0)
+    monkeypatch.setattr(mail_text, "PARSE_SECONDS", 3.0)
     server.deliver("x", content=b"Subject: Hello\r\n" + content)
     with pytest.raises(UnreadableMail, match="too much time or memory"):
         await read(id=1)
@@ -202,7 +203,7 @@ async def test_a_mail_that_cannot_be_parsed_is_refused_and_still_listed(
 async def test_a_mail_with_a_huge_header_does_not_fill_the_list(
     server: MailServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mailbox, "MAX_RECEIVED_BYTES", 100_000)
+    monkeypatch.setattr(imap, "MAX_RECEIVED_BYTES", 100_000)
     server.deliver("Small", "x")
     server.deliver("x", content=b"Subject: Huge" + b" x" * 100_000 + b"\r\n\r\nxyz")
     text = await found()
@@ -351,7 +352,7 @@ async def test_a_server_that_hangs_is_left_and_its_thread_ends(
         await calling
     assert has_ended.is_set()
 
-    monkeypatch.setattr(mailbox, "TOTAL_SECONDS", 0.2)
+    monkeypatch.setattr(imap, "TOTAL_SECONDS", 0.2)
     with pytest.raises(MailFailed, match=r"did not answer within 0\.2 s"):
         await search.call({})
 
@@ -360,19 +361,19 @@ async def test_a_call_that_is_cancelled_while_it_connects_sends_nothing(
     server: MailServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connecting, is_stopped = threading.Event(), threading.Event()
-    connect, stop = socket.create_connection, mailbox.Stop.set
+    connect, stop = socket.create_connection, imap.Stop.set
 
     def slow(*arguments: Any) -> socket.socket:
         connecting.set()
         is_stopped.wait(60)
         return connect(*arguments)
 
-    def stopped(self: mailbox.Stop) -> None:
+    def stopped(self: imap.Stop) -> None:
         stop(self)
         is_stopped.set()
 
     monkeypatch.setattr(socket, "create_connection", slow)
-    monkeypatch.setattr(mailbox.Stop, "set", stopped)
+    monkeypatch.setattr(imap.Stop, "set", stopped)
     calling = asyncio.ensure_future(found())
     await asyncio.to_thread(connecting.wait, 60)
     calling.cancel()
@@ -384,7 +385,7 @@ async def test_a_call_that_is_cancelled_while_it_connects_sends_nothing(
 async def test_a_server_that_sends_too_much_is_left(
     server: MailServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mailbox, "MAX_RECEIVED_BYTES", 10_000)
+    monkeypatch.setattr(imap, "MAX_RECEIVED_BYTES", 10_000)
     server.deliver("x", "y" * 20_000)
     with pytest.raises(MailFailed, match="more than 10,000 bytes"):
         await read(id=1)

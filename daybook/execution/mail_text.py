@@ -8,12 +8,11 @@ from dataclasses import dataclass
 
 from daybook.agents import process
 from daybook.errors import DaybookError
-from daybook.execution import html_text
-from daybook.features.mail_tools import parse_message
+from daybook.execution import html_text, parse_mail
 from daybook.processes.pipes import HeadPipe
 
 MAX_PARSED_BYTES = 32 * 2**20
-"""Maximum length of what `parse_message` prints; JSON needs six bytes for some characters."""
+"""Maximum length of what `parse_mail` prints; JSON needs six bytes for some characters."""
 PARSE_SECONDS = 20.0
 """How long parsing may take, on a busy machine."""
 
@@ -26,7 +25,7 @@ class UnreadableMail(DaybookError):
 
 @dataclass(frozen=True)
 class MailText:
-    """A mail. ``headers`` maps those of `parse_message.HEADERS` that it has to their values."""
+    """A mail. ``headers`` maps those of `parse_mail.HEADERS` that it has to their values."""
 
     headers: dict[str, str]
     text: str
@@ -39,7 +38,7 @@ async def read(content: bytes) -> MailText:
     Its text is that of its plain parts or, without one, that of its first part of HTML.
     """
     done = await process.run(
-        [sys.executable, "-I", "-S", parse_message.__file__],
+        [sys.executable, "-I", "-S", parse_mail.__file__],
         folder="/",
         environment={},
         stdin=content,

@@ -1,7 +1,7 @@
 """Program that parses a mail, with limits on its memory and CPU time.
 
 Anyone can send a mail of which `email` needs hours, for example one with many semicolons in a
-parameter. So `message_text` runs this file as a program of its own, without Daybook's packages. It
+parameter. So `mail_text` runs this file as a program of its own, without Daybook's packages. It
 reads the mail from standard input, and prints a JSON object with `headers`, `text`, `html` (of a
 mail without text) and `attachments`.
 """

@@ -1,0 +1,35 @@
+"""Conversations: people talk to agents, and decide, where messages arrive.
+
+::
+
+    chat ──► platform.receive ──► store: a row for each update, before anything is done
+               │ telegram            │ words.decide (pure): who, and what it means
+               │                     ▼
+               │                   handling ─┬─ a prompt: a run that continues the session
+               │                             ├─ a button: `delivery.buttons`
+               │                             └─ a command: `chat_commands`
+               │                                      │ idempotent for the update's id
+    chat ◄── channel.send ◄──────── outbox ◄──────────┘
+
+`people` says who may speak, and `listening` is the service of the leading keeper. An account is a
+settings document, and a channel like any other.
+"""
+
+from daybook.feature import Commands, Feature
+
+FEATURE = Feature(
+    package=__name__,
+    commands=(
+        Commands("", "commands", ("connect", "pair", "people", "unpair", "heard"), "channels"),
+    ),
+    documents=("accounts:TELEGRAM",),
+    blocks=("blocks:TelegramBlock",),
+    channels=("channel:TELEGRAM",),
+    pages="page",
+    message_buttons="message_buttons:of",
+    tables="tables",
+    loops="listening:LOOPS",
+    retention=("store:delete_old",),
+    status="status:ConversationStatus",
+    needs="status:needs",
+)

@@ -1,0 +1,112 @@
+"""The accounts: settings documents, read from their copies in the ledger, so without Prefect."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel
+from sqlmodel import col, select
+
+from daybook.errors import CopyDamaged, InvalidInput
+from daybook.features.conversations.platform import Account
+from daybook.features.conversations.settings import TelegramSettings
+from daybook.features.conversations.telegram import TelegramAccount
+from daybook.home import Home
+from daybook.ledger.credential_tables import BlockCopyRow
+from daybook.ledger.engine import Ledger
+from daybook.resources import copies
+from daybook.resources.copies import CopyVersion
+from daybook.resources.store import BlockStore
+
+log = logging.getLogger(__name__)
+
+TELEGRAM = BlockStore(
+    slug="daybook-telegram",
+    title="Daybook Telegram bot",
+    noun="telegram bot",
+    model=TelegramSettings,
+    field="channel",
+)
+
+
+@dataclass(frozen=True)
+class AccountKind:
+    """A messaging service: the word for it, the store of its accounts, and their class.
+
+    ``about`` are sentences about where the token comes from.
+    """
+
+    word: str
+    title: str
+    store: BlockStore[Any]
+    build: Callable[[str, Any], Account]
+    about: str
+
+
+KINDS = (
+    AccountKind(
+        "telegram",
+        "Telegram",
+        TELEGRAM,
+        TelegramAccount,
+        "Open Telegram and write /newbot to @BotFather. It asks for a name, and then shows the "
+        "bot's token. Anyone who knows this token is the bot, so keep it secret.",
+    ),
+)
+"""All services, the first of which is the default."""
+
+
+def kind_of(word: str) -> AccountKind:
+    """Return the service with this word. Raise `InvalidInput`."""
+    found = next((each for each in KINDS if each.word == word), None)
+    if found is None:
+        known = ", ".join(each.word for each in KINDS)
+        raise InvalidInput("service", f'"{word}" is unknown', f"known: {known}")
+    return found
+
+
+def build(slug: str, name: str, data: Mapping[str, Any]) -> Account:
+    """Return the account with these stored settings. Raise `InvalidInput` if they are invalid."""
+    kind = next(each for each in KINDS if each.store.slug == slug)
+    settings: BaseModel = kind.store.parse(name, data)
+    return kind.build(name, settings)
+
+
+@dataclass
+class AccountIndex:
+    """The accounts by name. It omits, and logs, a copy that is damaged or invalid.
+
+    ``names`` are the names of all copies.
+    """
+
+    home: Home
+    accounts: dict[str, Account] = field(default_factory=dict, repr=False)
+    names: frozenset[str] = frozenset()
+    _versions: dict[tuple[str, str], CopyVersion | None] = field(default_factory=dict, repr=False)
+
+    async def update(self, ledger: Ledger) -> bool:
+        """Read the copies. Return whether an account was added, changed or removed.
+
+        Raise `LedgerUnreachable`, and `LedgerKeyMissing` if the home cannot decrypt the copies.
+        """
+        slugs = [each.store.slug for each in KINDS]
+        async with ledger.read() as session:
+            query = select(BlockCopyRow).where(col(BlockCopyRow.slug).in_(slugs))
+            rows = {(row.slug, row.name): row for row in (await session.execute(query)).scalars()}
+            versions = {ref: copies.version(row) for ref, row in rows.items()}
+            if versions == self._versions:
+                return False
+            key = await copies.key(session, self.home)
+        found = dict[str, Account]()
+        for (slug, name), row in rows.items():
+            try:
+                assert key is not None
+                found[name] = build(slug, name, copies.decrypt(row, key))
+            except (CopyDamaged, InvalidInput) as error:
+                log.warning("%s", error, extra={"action": "account_invalid"})
+        self.accounts, self._versions = found, versions
+        self.names = frozenset(name for _, name in rows)
+        return True

@@ -1,0 +1,319 @@
+"""Handling of stored updates: each is handled once, in the order of its channel.
+
+::
+
+    NEW ──► decide ──► do it, under the update's id ──► DONE, and the answer in the outbox
+                          │ asks an agent                          one transaction
+                          └──────────────────────────► ASKED ──► the run ends ──► DONE
+
+What is done is idempotent for the update's id: a run is requested with it, a button gets it, and
+the answer has it in its key. So after a `kill -9` at any line, the next leader handles the update
+again, and neither a run nor an answer exists twice. A run that ends without an answer for the chat,
+because it was cancelled or its agent wrote nothing, gets one here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col, select
+
+from daybook import api, owners
+from daybook.delivery import buttons, outbox
+from daybook.delivery.buttons import Press
+from daybook.errors import DaybookError, InvalidInput, LedgerUnreachable, Unreachable
+from daybook.features.conversations import chat_commands, people, store, words
+from daybook.features.conversations.people import Role
+from daybook.features.conversations.platform import Account, Platform, PlatformError, Update
+from daybook.features.conversations.store import UpdateState
+from daybook.features.conversations.tables import UpdateRow
+from daybook.features.conversations.words import Action, Answered, Decision
+from daybook.ledger.engine import Ledger
+from daybook.ledger.states import TERMINAL, Status
+from daybook.ledger.tables import OutboxRow, RunRow
+from daybook.names import Id
+from daybook.owners import Actor
+from daybook.short_text import one_line
+
+log = logging.getLogger(__name__)
+
+MAX_ACTION = 200
+MAX_ERROR = 1_000
+MAX_RECORDING = timedelta(seconds=10)
+"""Maximum time for which an update waits for the record of the message that it answers."""
+RECORDING_CHECK_SECONDS = 0.1
+ALL_TOOLS = ("*",)
+"""The entry of `approve` for the runs of readers: each call of a tool waits for an operator."""
+
+_ENDS = {
+    Status.CANCELLED: "Stopped.",
+    Status.SUCCEEDED: "The agent has nothing to say.",
+}
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was done: a text for the chat ("" for none), for a record, and the requested run."""
+
+    text: str = ""
+    action: str = ""
+    run_id: str | None = None
+    notice: str = ""
+
+
+async def handle_new(ledger: Ledger, account: Account, platform: Platform) -> int:
+    """Handle the new updates of an account. Return how many have requested a run.
+
+    Raise `Unreachable` if Prefect or the ledger does not answer; the update stays new.
+    """
+    async with ledger.read() as session:
+        rows = await store.in_state(session, account.name, UpdateState.NEW)
+    asked = 0
+    for row in rows:
+        asked += await _handle(ledger, account, platform, row)
+    return asked
+
+
+async def _handle(ledger: Ledger, account: Account, platform: Platform, row: UpdateRow) -> bool:
+    update = store.update_of(row)
+    await _wait_until_recorded(ledger, row, update)
+    async with ledger.read() as session:
+        person = await people.find(session, row.channel, row.person_id)
+        answered, message = await _answered(session, row, update)
+    person = person if update.is_verified else None
+    role = people.role_of(person)
+    decision = words.decide(update, role, answered)
+    if decision.action is Action.ASK:
+        with suppress(PlatformError):
+            await platform.show_typing(row.chat_id)
+    actor = Actor(user_id=person.name if person else "", via=row.channel)
+    handler = _Handler(ledger, account, row, update, role, answered, message)
+    try:
+        with owners.acting_as(actor):
+            result = await handler.do(decision)
+    except (Unreachable, LedgerUnreachable):
+        raise
+    except DaybookError as error:
+        result = Result(f"That did not work: {error}", f"{decision.action}: {error}")
+    except Exception as error:  # one update must not stop the others
+        log.exception("an update was not handled", extra={"action": "update_failed"})
+        result = Result("That did not work.", f"{decision.action}: {type(error).__name__}")
+    if update.press_id:
+        with suppress(PlatformError):
+            await platform.acknowledge(update.press_id, result.notice or result.text)
+    await _finish(ledger, row, decision, result, is_person=role is not Role.STRANGER)
+    return result.run_id is not None
+
+
+async def _finish(
+    ledger: Ledger, row: UpdateRow, decision: Decision, result: Result, *, is_person: bool
+) -> None:
+    async with ledger.write() as session:
+        stored = await store.get_update(session, row.channel, row.id)
+        if stored is None or stored.state != UpdateState.NEW:
+            return
+        now = ledger.now()
+        stored.state = UpdateState.ASKED if result.run_id else UpdateState.DONE
+        stored.run_id, stored.handled_at = result.run_id, now
+        stored.action = one_line(result.action or decision.action, MAX_ACTION)
+        if decision.action in (Action.IGNORE, Action.STRANGER, Action.PAIR):
+            stored.content = {}  # a text that is not for Daybook, or a code
+        session.add(stored)
+        if result.text:
+            await store.enqueue(session, stored, result.text, now)
+        person = await people.find(session, row.channel, row.person_id)
+        if is_person and person is not None:
+            person.used_at = now
+            session.add(person)
+
+
+async def _wait_until_recorded(ledger: Ledger, row: UpdateRow, update: Update) -> None:
+    """Wait until the message that the person answers is recorded.
+
+    A person may answer a message before its sender has recorded it.
+    """
+    if not (message_id := update.answers):
+        return
+    end = ledger.now() + MAX_RECORDING
+    while ledger.now() < end:
+        async with ledger.read() as session:
+            if await store.find_sent(session, row.channel, row.chat_id, message_id):
+                return
+            if not await store.is_sending(session, row.channel, ledger.now()):
+                return
+        await asyncio.sleep(RECORDING_CHECK_SECONDS)
+
+
+async def _answered(
+    session: AsyncSession, row: UpdateRow, update: Update
+) -> tuple[Answered | None, OutboxRow | None]:
+    """Return the message that an update answers or whose button it presses; None if unknown."""
+    sent = None
+    if update.answers:
+        sent = await store.find_sent(session, row.channel, row.chat_id, update.answers)
+    message = await session.get(OutboxRow, sent.outbox_id) if sent else None
+    if message is None:
+        return None, None
+    run = await session.get(RunRow, message.run_id) if message.run_id else None
+    return Answered(
+        await buttons.of(session, message), has_session=bool(run and run.session_id)
+    ), message
+
+
+@dataclass
+class _Handler:
+    """Does what a decision about one update says."""
+
+    ledger: Ledger
+    account: Account
+    row: UpdateRow
+    update: Update
+    role: Role
+    answered: Answered | None
+    message: OutboxRow | None
+
+    async def do(self, decision: Decision) -> Result:
+        does: dict[Action, Callable[[Decision], Awaitable[Result]]] = {
+            Action.PAIR: self._pair,
+            Action.STRANGER: self._stranger,
+            Action.REFUSE: self._refuse,
+            Action.PRESS: self._press,
+            Action.COMMAND: self._command,
+            Action.STOP: self._stop,
+            Action.ASK: self._ask,
+        }
+        return await does[decision.action](decision) if decision.action in does else Result()
+
+    @property
+    def request_id(self) -> str:
+        return store.answer_key(self.row.channel, self.row.id)
+
+    async def _pair(self, decision: Decision) -> Result:
+        async with self.ledger.write() as session:
+            now = self.ledger.now()
+            role = await people.pair(session, self.row.channel, self.update, now)
+            if role is not None:
+                # In the transaction that uses the code up: a second attempt would find none.
+                text = f"You are paired as {role}. Write /help to see what you can do."
+                await store.enqueue(session, self.row, text, now)
+                return Result("", f"paired as {role}")
+        if self.role is not Role.STRANGER:
+            return Result("This code is wrong or too old.", "wrong code")
+        return replace(await self._stranger(decision), action="wrong code")
+
+    async def _stranger(self, decision: Decision) -> Result:
+        async with self.ledger.write() as session:
+            now = self.ledger.now()
+            if not await people.may_answer_stranger(session, self.row.channel, self.update, now):
+                return Result("", "stranger")
+            await store.enqueue(session, self.row, words.STRANGER_TEXT, now)
+        return Result("", "stranger")
+
+    async def _refuse(self, decision: Decision) -> Result:
+        return Result(decision.text, f"refused: {decision.text}")
+
+    async def _press(self, decision: Decision) -> Result:
+        button = self.answered.button(decision.word) if self.answered else None
+        if button is None or self.message is None:
+            gone = "This button is no longer valid."
+            return Result("" if self.update.press_id else gone, "button gone", notice=gone)
+        by = api.authorization.person()
+        press = Press(self.request_id, by, self.row.channel, self.row.chat_id, decision.text)
+        text = await button.press(press)
+        return Result(text, f"{button.label}: {self.message.subject}", notice=button.label)
+
+    async def _command(self, decision: Decision) -> Result:
+        text = await chat_commands.answer(decision.word, decision.text, self.request_id, self.role)
+        return Result(text, f"/{decision.word} {decision.text}")
+
+    async def _stop(self, decision: Decision) -> Result:
+        """Cancel the runs that this chat waits for: a reader only those of the reader."""
+        async with self.ledger.read() as session:
+            asked = await store.in_state(session, self.row.channel, UpdateState.ASKED)
+        mine = [each for each in asked if each.chat_id == self.row.chat_id]
+        if self.role is not Role.OPERATOR:
+            mine = [each for each in mine if each.person_id == self.row.person_id]
+        for each in mine:
+            if each.run_id:
+                with suppress(InvalidInput):  # it has just ended
+                    await api.runs.cancel(Id(each.run_id), within=0.0)
+        return Result("" if mine else "Nothing is being answered here.", f"stopped {len(mine)}")
+
+    async def _ask(self, decision: Decision) -> Result:
+        # A person's message is a text, and no template that could read other jobs' answers.
+        prompt = decision.text.replace("{{", "{ {")
+        place = {"channel": self.row.channel, "chat_id": self.row.chat_id}
+        approve = () if self.role is Role.OPERATOR else ALL_TOOLS
+        if decision.continues and self.message is not None and self.message.run_id:
+            async with self.ledger.read() as session:
+                asked = await session.get_one(RunRow, self.message.run_id)
+            run = await api.sessions.reply(
+                str(asked.session_id), prompt, request_id=self.request_id, approve=approve, **place
+            )
+        else:
+            run = await api.sessions.start(
+                prompt,
+                agent=self.account.agent,
+                request_id=self.request_id,
+                continues_chat=decision.word != "ask",
+                **place,
+            )
+        return Result("", f"asked {run.agent or self.account.agent}", run.id)
+
+
+# --- the ends of runs
+
+
+async def finish_asked(ledger: Ledger, account: Account, platform: Platform) -> int:
+    """Finish the updates whose run has ended; show that the others are being answered.
+
+    Return the number of runs that have not ended.
+    """
+    async with ledger.read() as session:
+        rows = await store.in_state(session, account.name, UpdateState.ASKED)
+        runs = {each.id: each for each in await _runs(session, rows)}
+    chats = dict[str, None]()
+    for row in rows:
+        run = runs.get(row.run_id or "")
+        if run is not None and run.state not in TERMINAL:
+            if run.state is Status.RUNNING:
+                chats[row.chat_id] = None
+            continue
+        await _end(ledger, row, run)
+    for chat_id in chats:
+        with suppress(PlatformError):
+            await platform.show_typing(chat_id)
+    return sum(each.state not in TERMINAL for each in runs.values())
+
+
+async def _runs(session: AsyncSession, rows: list[UpdateRow]) -> list[RunRow]:
+    ids = [each.run_id for each in rows if each.run_id]
+    query = select(RunRow).where(col(RunRow.id).in_(ids))
+    return list((await session.execute(query)).scalars()) if ids else []
+
+
+async def _end(ledger: Ledger, row: UpdateRow, run: RunRow | None) -> None:
+    async with ledger.write() as session:
+        stored = await store.get_update(session, row.channel, row.id)
+        if stored is None or stored.state != UpdateState.ASKED:
+            return
+        stored.state = UpdateState.DONE
+        session.add(stored)
+        if run is None:
+            await store.enqueue(session, stored, "The answer was deleted.", ledger.now())
+            return
+        sends = select(OutboxRow.id).where(
+            col(OutboxRow.run_id) == run.id,
+            col(OutboxRow.purpose) == outbox.MESSAGE,
+            col(OutboxRow.event).in_(("completed", "failed")),
+        )
+        if (await session.execute(sends.limit(1))).first() is None:
+            why = one_line(run.error or run.reason, MAX_ERROR)
+            text = _ENDS.get(run.state) or f"There is no answer: {why or run.status}"
+            await store.enqueue(session, stored, text, ledger.now())

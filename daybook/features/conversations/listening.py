@@ -1,0 +1,207 @@
+"""The service of the keeper that listens to all accounts.
+
+::
+
+    leader ──► one task for each account: receive ──► store.put ──► handle ──► receive …
+                                            │ the service may then delete them
+               one task: the ends of runs, typing, and buttons that are no longer valid
+
+Only the leader listens, so several keepers do not compete for an account. An account that does not
+answer is tried again after a growing pause; its problem is recorded, and shown as a finding. A
+change of the accounts starts all tasks anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import partial
+from typing import NoReturn
+
+from daybook import home as homes
+from daybook.delivery import buttons
+from daybook.errors import DaybookError, InvalidInput, Unreachable
+from daybook.features.conversations import handling, store
+from daybook.features.conversations.accounts import AccountIndex
+from daybook.features.conversations.platform import (
+    AccessRevoked,
+    Account,
+    Platform,
+    PlatformError,
+    UsedElsewhere,
+)
+from daybook.features.conversations.tables import SentRow
+from daybook.keeper.services import Loop, Service
+from daybook.ledger.engine import Ledger, sharing
+from daybook.ledger.tables import OutboxRow
+
+log = logging.getLogger(__name__)
+
+INTERVAL = timedelta(seconds=5)
+"""Interval at which the accounts are read while there are none."""
+CYCLE_SECONDS = 3_600.0
+CHECK_SECONDS = 5.0
+"""Interval at which the documents are checked for a change, and buttons for their validity."""
+TYPING_SECONDS = 4.0
+"""Interval at which a chat shows that an answer is being written."""
+MIN_PAUSE_SECONDS = 1.0
+MAX_PAUSE_SECONDS = 60.0
+MAX_CONFLICT_PAUSE_SECONDS = 900.0
+"""Maximum pause while another program listens to the same account."""
+SPREAD = 0.5
+"""Random part of a pause, so that several accounts do not try at the same time."""
+
+
+@dataclass
+class ListeningState:
+    """State between two cycles: the accounts as they were read last."""
+
+    index: AccountIndex = field(default_factory=lambda: AccountIndex(homes.current_home()))
+
+
+async def listen(ledger: Ledger, state: ListeningState) -> float | None:
+    """Listen until the accounts change. Return at once if there are none."""
+    await state.index.update(ledger)
+    await store.forget_accounts(ledger, state.index.names)
+    if not state.index.accounts:
+        return None
+    with sharing(ledger), suppress(TimeoutError):
+        async with asyncio.timeout(CYCLE_SECONDS), asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(_Listener(ledger, each).run())
+                for each in state.index.accounts.values()
+            ]
+            while True:
+                await asyncio.sleep(CHECK_SECONDS)
+                if await state.index.update(ledger):
+                    break
+            for each in tasks:
+                each.cancel()
+    return 0.0
+
+
+class _Listener:
+    """Listens to one account."""
+
+    def __init__(self, ledger: Ledger, account: Account) -> None:
+        self._ledger, self._account = ledger, account
+        self._asked = asyncio.Event()
+        self._failures = self._conflicts = 0
+        self._identity = ""
+
+    async def run(self) -> NoReturn:
+        """Listen until this task is cancelled; after an error, connect again after a pause."""
+        while True:
+            try:
+                async with self._account.open() as platform:
+                    await self._connected(platform)
+            except* (PlatformError, Unreachable, InvalidInput) as errors:
+                error = errors.exceptions[0]
+                await self._pause(error)
+            except* Exception:
+                log.exception(
+                    "listening to %s failed", self._account.name, extra={"action": "pass_failed"}
+                )
+                await self._pause(DaybookError("an error of Daybook's, which its log has"))
+
+    async def _connected(self, platform: Platform) -> None:
+        self._identity = await platform.identity()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._receive(platform))
+            group.create_task(self._follow(platform))
+            group.create_task(self._refresh_buttons(platform))
+
+    async def _receive(self, platform: Platform) -> NoReturn:
+        name = self._account.name
+        self._asked.set()  # a run that was requested before may have ended
+        while True:
+            if await handling.handle_new(self._ledger, self._account, platform):
+                self._asked.set()
+            async with self._ledger.read() as session:
+                after = await store.last_position(session, name, self._ledger.now())
+            updates = await platform.receive(after)
+            await store.put(self._ledger, name, updates, platform.position)
+            await platform.settle(updates)
+            self._failures = 0
+            if not self._conflicts:
+                await store.record_account(self._ledger, name, self._identity, "")
+
+    async def _follow(self, platform: Platform) -> NoReturn:
+        """Follow the requested runs to their ends; wait while there are none."""
+        while True:
+            await self._asked.wait()
+            self._asked.clear()
+            while True:
+                if not await handling.finish_asked(self._ledger, self._account, platform):
+                    break
+                await asyncio.sleep(TYPING_SECONDS)
+
+    async def _refresh_buttons(self, platform: Platform) -> NoReturn:
+        while True:
+            await remove_invalid_buttons(self._ledger, self._account, platform)
+            await asyncio.sleep(CHECK_SECONDS)
+
+    async def _pause(self, error: BaseException) -> None:
+        """Record the problem, and wait, each time longer."""
+        self._failures += 1
+        problem = str(error)
+        # A single failure, such as a lost connection, is no problem that a person has to know.
+        if self._failures > 1 or isinstance(error, (AccessRevoked, UsedElsewhere, InvalidInput)):
+            with suppress(Unreachable):
+                await store.record_account(self._ledger, self._account.name, "", problem)
+        log.log(
+            logging.INFO if self._failures > 1 else logging.WARNING,
+            "%s: %s",
+            self._account.name,
+            problem,
+            extra={"action": "account_unreachable"},
+        )
+        pause = min(MIN_PAUSE_SECONDS * 2 ** min(self._failures - 1, 10), MAX_PAUSE_SECONDS)
+        if isinstance(error, PlatformError):
+            pause = max(pause, error.retry_after)
+        if isinstance(error, AccessRevoked):
+            pause = MAX_PAUSE_SECONDS
+        elif isinstance(error, UsedElsewhere):
+            # Two programs that poll with one token would end each other's polls for ever. So the
+            # problem stays recorded until this listener starts anew.
+            self._conflicts += 1
+            pause = min(MAX_PAUSE_SECONDS * 2 ** (self._conflicts - 1), MAX_CONFLICT_PAUSE_SECONDS)
+        await asyncio.sleep(pause * (1 + SPREAD * random.random()))
+
+
+async def remove_invalid_buttons(ledger: Ledger, account: Account, platform: Platform) -> None:
+    """Remove the buttons of messages that have none any more, such as a decided question."""
+    async with ledger.read() as session:
+        shown = await store.with_buttons(session, account.name, ledger.now())
+        invalid = list[SentRow]()
+        for each in shown:
+            message = await session.get(OutboxRow, each.outbox_id)
+            if message is None or not await buttons.of(session, message):
+                invalid.append(each)
+    for each in invalid:
+        try:
+            await platform.remove_buttons(each.chat_id, each.message_id)
+        except PlatformError as error:
+            if error.is_temporary:
+                return
+        async with ledger.write() as session:
+            await store.clear_buttons(session, each)
+
+
+LOOPS = (
+    Loop(
+        interval=lambda: INTERVAL,
+        services=(
+            Service(
+                "conversations",
+                "hears what people write and press in chats, and answers",
+                lambda context, _: partial(listen, context.ledger, ListeningState()),
+                timeout=2 * CYCLE_SECONDS,
+            ),
+        ),
+    ),
+)

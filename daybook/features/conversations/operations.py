@@ -1,0 +1,190 @@
+"""Operations on conversations: connect an account, pair and unpair people, and what was heard."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self
+
+from pydantic import BaseModel
+from sqlmodel import col, select
+
+from daybook import api
+from daybook.api import authorization
+from daybook.api.documents import Documents
+from daybook.clock import SYSTEM_CLOCK
+from daybook.delivery.channels import registry
+from daybook.errors import InvalidInput
+from daybook.features.conversations import accounts, people, store
+from daybook.features.conversations.people import PairedPerson, PairingCode, Role
+from daybook.features.conversations.platform import PlatformError
+from daybook.features.conversations.tables import AccountRow, UpdateRow
+from daybook.ledger.engine import reading
+from daybook.ledger.views import UtcTime, columns
+from daybook.prefect import client as prefect
+from daybook.resources.store import DocumentView
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import PrefectClient
+
+MAX_HEARD = 20
+
+
+class AccountView(DocumentView, frozen=True):
+    """An account as operations return it, without its token."""
+
+    name: str
+    problem: str | None
+    agent: str
+
+
+class ConnectedAccount(BaseModel, frozen=True):
+    """An account that was stored, its name at the service, and a code for its first person."""
+
+    channel: str
+    service: str
+    identity: str
+    code: PairingCode
+
+
+class AccountState(BaseModel, frozen=True):
+    """An account that listens. ``problem`` is None if it works, and ``identity`` its name."""
+
+    channel: str
+    identity: str
+    problem: str | None
+    changed_at: UtcTime
+
+    @classmethod
+    def of(cls, row: AccountRow) -> Self:
+        return cls(**{**columns(cls, row), "problem": row.problem or None})
+
+
+class HeardUpdate(BaseModel, frozen=True):
+    """What a person has done in a chat, and what Daybook did about it."""
+
+    channel: str
+    id: str
+    chat_id: str
+    person_name: str
+    kind: str
+    state: str
+    action: str
+    run_id: str | None
+    received_at: UtcTime
+
+    @classmethod
+    def of(cls, row: UpdateRow) -> Self:
+        return cls.model_validate(columns(cls, row))
+
+
+class _Accounts(Documents[AccountView]):
+    """The documents of the accounts of one service."""
+
+    async def users(self, client: PrefectClient, name: str) -> list[str]:
+        return [
+            each.row.name
+            for each in await api.documents.stored_jobs()
+            if each.job.notify.channel == name
+        ]
+
+
+TELEGRAM = _Accounts(accounts.TELEGRAM, AccountView)
+DOCUMENTS = {"telegram": TELEGRAM}
+"""The documents of each service."""
+
+
+async def connect(
+    service: str, name: str, settings: dict[str, Any], *, replace: bool = False
+) -> ConnectedAccount:
+    """Try the account, store it as a channel, and return it with a code for its operator.
+
+    Raise `InvalidInput`, also if the service refuses the account; then nothing was stored.
+    """
+    authorization.require_operator()
+    kind = accounts.kind_of(service)
+    kind.store.check_name(name)
+    documents = DOCUMENTS[service]
+    checked = documents.validate(settings)
+    if name in registry.BUILTIN:
+        raise InvalidInput("name", f'"{name}" is a built-in channel', "choose another")
+    identity = await try_account(kind.build(name, checked))
+    async with prefect.answering() as client:
+        known = await registry.names(client)
+        if known.get(name, kind.store.slug) != kind.store.slug:
+            problem = f'"{name}" is another channel ({known[name]})'
+            raise InvalidInput("name", problem, "choose another name")
+        await kind.store.save(client, name, checked, replace=replace)
+    code = await people.make_code(name, Role.OPERATOR)
+    return ConnectedAccount(channel=name, service=kind.title, identity=identity, code=code)
+
+
+async def try_account(account: Any) -> str:
+    """Return the name of an account at its service. Raise `InvalidInput` if it does not work."""
+    try:
+        async with account.open() as platform:
+            identity: str = await platform.identity()
+            return identity
+    except PlatformError as error:
+        hint = "try again" if error.is_temporary else "copy it again"
+        raise InvalidInput("token", f"does not work: {error}", hint) from None
+
+
+async def try_stored(kind: accounts.AccountKind, name: str) -> AccountState:
+    """Try a stored account; return its name at the service, or the problem. Raise `NotFound`."""
+    authorization.require_operator()
+    async with prefect.answering() as client:
+        document = await kind.store.get(client, name, include_secrets=True)
+    identity, problem = "", None
+    try:
+        identity = await try_account(accounts.build(kind.store.slug, name, dict(document.data)))
+    except InvalidInput as error:
+        problem = str(error)
+    return AccountState(
+        channel=name, identity=identity, problem=problem, changed_at=SYSTEM_CLOCK.now()
+    )
+
+
+async def channels() -> list[str]:
+    """Return the names of the channels that hear."""
+    found = [await api.documents.names(kind.store.noun) for kind in accounts.KINDS]
+    return sorted(name for names in found for name in names)
+
+
+async def make_code(channel: str, role: str = Role.OPERATOR) -> PairingCode:
+    """Return a code with which a person pairs. Raise `InvalidInput` for an unknown account."""
+    authorization.require_operator()
+    names = await channels()
+    if channel not in names:
+        hint = f"known: {', '.join(names)}" if names else "connect one: daybook channels connect"
+        raise InvalidInput("channel", f'"{channel}" hears nothing', hint)
+    return await people.make_code(channel, role)
+
+
+async def list_people(channel: str = "") -> list[PairedPerson]:
+    """Return the paired people of one channel, or of all."""
+    return await people.list_people(channel)
+
+
+async def unpair(ref: str) -> PairedPerson:
+    """End what a person may do. Raise the errors of `people.unpair`."""
+    return await people.unpair(ref)
+
+
+async def states() -> list[AccountState]:
+    """Return the accounts that have listened. Raise `InvalidInput` for an agent."""
+    authorization.require_operator()
+    async with reading() as session:
+        return [AccountState.of(each) for each in await store.accounts(session)]
+
+
+async def heard(channel: str = "", limit: int = MAX_HEARD) -> list[HeardUpdate]:
+    """Return what was heard last, newest first. Raise `InvalidInput` for an agent."""
+    authorization.require_operator()
+    async with reading() as session:
+        query = select(UpdateRow).order_by(
+            col(UpdateRow.received_at).desc(), col(UpdateRow.position).desc()
+        )
+        if channel:
+            query = query.where(col(UpdateRow.channel) == channel)
+        return [
+            HeardUpdate.of(each) for each in (await session.execute(query.limit(limit))).scalars()
+        ]

@@ -1,0 +1,312 @@
+"""The rows of conversations: updates that were received, and messages that were sent."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, fields
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from sqlalchemy import delete, update
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col, select
+
+from daybook.delivery import outbox
+from daybook.features.conversations.platform import Update, UpdateKind
+from daybook.features.conversations.tables import (
+    AccountRow,
+    CodeRow,
+    PersonRow,
+    SentRow,
+    UpdateRow,
+)
+from daybook.ledger.engine import Ledger
+from daybook.ledger.tables import OutboxRow
+from daybook.runs.retention import BATCH_SIZE, RetentionLimits
+
+EVENT = "chat"
+"""The event of a message of Daybook's own in a chat, such as the answer to a command."""
+MAX_AGE = timedelta(days=30)
+"""Age from which updates and sent messages are deleted: a reply to such a message is a new one."""
+POSITION_LIFETIME = timedelta(days=6)
+"""Age from which the position of the last update no longer says where the next one is."""
+BUTTONS_LIFETIME = timedelta(days=2)
+"""Age from which the buttons of a message are no longer removed if they become invalid."""
+
+_COLUMNS = frozenset(UpdateRow.model_fields)
+
+
+class UpdateState(StrEnum):
+    """The state of an update.
+
+    =======  ================================================================
+    state    next
+    =======  ================================================================
+    NEW      it was stored; `handling` is to do what it says
+    ASKED    it has requested a run, whose end is still to come
+    DONE     nothing; ``action`` says what was done
+    =======  ================================================================
+    """
+
+    NEW = "new"
+    ASKED = "asked"
+    DONE = "done"
+
+
+async def put(
+    ledger: Ledger, channel: str, updates: Sequence[Update], position: int | None = None
+) -> list[str]:
+    """Store updates that are not stored yet, and the position, in one transaction.
+
+    Return the ids of the new updates.
+    """
+    if not updates:
+        if position is not None:
+            await _put_position(ledger, channel, position)
+        return []
+    async with ledger.write() as session:
+        ids = {each.id for each in updates}
+        query = select(UpdateRow.id).where(
+            col(UpdateRow.channel) == channel, col(UpdateRow.id).in_(ids)
+        )
+        known = set((await session.execute(query)).scalars())
+        now, added = ledger.now(), list[str]()
+        for each in updates:
+            if each.id not in known:
+                known.add(each.id)
+                added.append(each.id)
+                session.add(_row(channel, each, now))
+        if position is not None:
+            await _set_position(session, channel, position, now)
+        return added
+
+
+async def _put_position(ledger: Ledger, channel: str, position: int) -> None:
+    async with ledger.read() as session:
+        row = await session.get(AccountRow, channel)
+        if row is not None and row.position == position:
+            return
+    async with ledger.write() as session:
+        await _set_position(session, channel, position, ledger.now())
+
+
+async def _set_position(session: AsyncSession, channel: str, position: int, now: datetime) -> None:
+    row = await session.get(AccountRow, channel)
+    row = row or AccountRow(channel=channel, changed_at=now)
+    row.position = position
+    session.add(row)
+
+
+def _row(channel: str, given: Update, now: datetime) -> UpdateRow:
+    values = asdict(given)
+    content = {name: value for name, value in values.items() if name not in _COLUMNS}
+    columns = {name: value for name, value in values.items() if name in _COLUMNS}
+    return UpdateRow(
+        **columns, channel=channel, content=content, state=UpdateState.NEW, received_at=now
+    )
+
+
+def update_of(row: UpdateRow) -> Update:
+    """Return the update that ``row`` stores."""
+    known = {each.name for each in fields(Update)}
+    values = {**row.model_dump(include=known), **row.content}
+    return Update(**{**values, "kind": UpdateKind(row.kind)})
+
+
+async def last_position(session: AsyncSession, channel: str, now: datetime) -> int | None:
+    """Return the position of the account or, without one, that of the last update.
+
+    Return None if that update is not recent: after a week without updates, Telegram chooses the
+    next position at random.
+    """
+    account = await session.get(AccountRow, channel)
+    if account is not None and account.position is not None:
+        return account.position
+    query = (
+        select(UpdateRow.position)
+        .where(
+            col(UpdateRow.channel) == channel,
+            col(UpdateRow.received_at) > now - POSITION_LIFETIME,
+        )
+        .order_by(col(UpdateRow.received_at).desc(), col(UpdateRow.position).desc())
+        .limit(1)
+    )
+    found: int | None = (await session.execute(query)).scalar_one_or_none()
+    return found
+
+
+async def in_state(session: AsyncSession, channel: str, state: UpdateState) -> list[UpdateRow]:
+    """Return the updates in this state, in their order."""
+    query = (
+        select(UpdateRow)
+        .where(col(UpdateRow.channel) == channel, col(UpdateRow.state) == state)
+        .order_by(col(UpdateRow.position), col(UpdateRow.id))
+    )
+    return list((await session.execute(query)).scalars())
+
+
+async def get_update(session: AsyncSession, channel: str, id_: str) -> UpdateRow | None:
+    return await session.get(UpdateRow, (channel, id_))
+
+
+async def update_of_run(session: AsyncSession, run_id: str) -> UpdateRow | None:
+    """Return the update that has requested this run; None if no update has."""
+    query = select(UpdateRow).where(col(UpdateRow.run_id) == run_id).limit(1)
+    return (await session.execute(query)).scalar_one_or_none()
+
+
+# --- messages of Daybook's own, and sent messages
+
+
+def answer_key(channel: str, update_id: str) -> str:
+    """Return the key of the outbox row that answers an update."""
+    return f"{EVENT}:{channel}:{update_id}"
+
+
+async def enqueue(
+    session: AsyncSession, row: UpdateRow, text: str, now: datetime, run_id: str | None = None
+) -> None:
+    """Enqueue the answer to an update in its chat, unless it was enqueued before."""
+    await outbox.enqueue_message(
+        session,
+        key=answer_key(row.channel, row.id),
+        purpose=outbox.MESSAGE,
+        event=EVENT,
+        channel=row.channel,
+        chat_id=row.chat_id,
+        subject="",
+        body=text,
+        run_id=run_id,
+        now=now,
+    )
+
+
+async def answered(session: AsyncSession, row: OutboxRow) -> UpdateRow | None:
+    """Return the update that an outbox row answers; None if it answers none.
+
+    It is the answer of the update's run, or a message of Daybook's own.
+    """
+    if row.event == EVENT:
+        _, channel, id_ = row.key.split(":", 2)
+        return await get_update(session, channel, id_)
+    return await update_of_run(session, row.run_id) if row.run_id else None
+
+
+async def parts_sent(session: AsyncSession, outbox_id: str) -> set[int]:
+    """Return the parts of the outbox row that were sent."""
+    query = select(SentRow.part).where(col(SentRow.outbox_id) == outbox_id)
+    return set((await session.execute(query)).scalars())
+
+
+async def find_sent(
+    session: AsyncSession, channel: str, chat_id: str, message_id: str
+) -> SentRow | None:
+    return await session.get(SentRow, (channel, chat_id, message_id))
+
+
+async def is_sending(session: AsyncSession, channel: str, now: datetime) -> bool:
+    """Return whether a process is sending a message to the channel."""
+    query = select(OutboxRow.id).where(
+        outbox.PENDING,
+        col(OutboxRow.address) == channel,
+        col(OutboxRow.lease_until) > now,
+    )
+    return (await session.execute(query.limit(1))).first() is not None
+
+
+async def with_buttons(session: AsyncSession, channel: str, now: datetime) -> list[SentRow]:
+    """Return the recent messages that show buttons, oldest first."""
+    query = (
+        select(SentRow)
+        .where(
+            col(SentRow.channel) == channel,
+            col(SentRow.buttons) != "",
+            col(SentRow.sent_at) > now - BUTTONS_LIFETIME,
+        )
+        .order_by(col(SentRow.sent_at))
+    )
+    return list((await session.execute(query)).scalars())
+
+
+async def clear_buttons(session: AsyncSession, row: SentRow) -> None:
+    statement = (
+        update(SentRow)
+        .where(
+            col(SentRow.channel) == row.channel,
+            col(SentRow.chat_id) == row.chat_id,
+            col(SentRow.message_id) == row.message_id,
+        )
+        .values(buttons="")
+    )
+    await session.execute(statement)
+
+
+# --- accounts
+
+
+async def record_account(ledger: Ledger, channel: str, identity: str, problem: str) -> None:
+    """Record the state of an account, if it has changed. An empty ``identity`` keeps the name."""
+    async with ledger.read() as session:
+        row = await session.get(AccountRow, channel)
+        if row and row.problem == problem and identity in ("", row.identity):
+            return
+    async with ledger.write() as session:
+        row = await session.get(AccountRow, channel)
+        row = row or AccountRow(channel=channel, changed_at=ledger.now())
+        row.identity = identity or row.identity
+        row.problem, row.changed_at = problem, ledger.now()
+        session.add(row)
+
+
+async def accounts(session: AsyncSession) -> list[AccountRow]:
+    query = select(AccountRow).order_by(col(AccountRow.channel))
+    return list((await session.execute(query)).scalars())
+
+
+async def forget_accounts(ledger: Ledger, known: Collection[str]) -> None:
+    """Delete the people and the state of channels that were removed, so not among ``known``.
+
+    Their updates stay, because a new channel may have the same account.
+    """
+    async with ledger.read() as session:
+        gone = [each.channel for each in await accounts(session) if each.channel not in known]
+    if gone:
+        async with ledger.write() as session:
+            for table in (PersonRow, CodeRow, AccountRow):
+                await session.execute(delete(table).where(col(table.channel).in_(gone)))
+
+
+# --- retention
+
+
+async def delete_old(ledger: Ledger, limits: RetentionLimits) -> int:
+    """Delete one batch of old updates and sent messages. Return their number."""
+    before = ledger.now() - MAX_AGE
+    old_updates = select(UpdateRow.channel, UpdateRow.id).where(
+        col(UpdateRow.received_at) <= before,
+        col(UpdateRow.state) == UpdateState.DONE,
+    )
+    old_sent = select(SentRow.channel, SentRow.chat_id, SentRow.message_id).where(
+        col(SentRow.sent_at) <= before
+    )
+    async with ledger.read() as session:
+        found = [(await session.execute(each.limit(1))).first() for each in (old_updates, old_sent)]
+        if not any(found):
+            return 0
+    async with ledger.write() as session:
+        count = 0
+        for channel, id_ in (await session.execute(old_updates.limit(BATCH_SIZE))).tuples():
+            is_row = (col(UpdateRow.channel) == channel) & (col(UpdateRow.id) == id_)
+            await session.execute(delete(UpdateRow).where(is_row))
+            count += 1
+        for channel, chat_id, message_id in (
+            await session.execute(old_sent.limit(BATCH_SIZE))
+        ).tuples():
+            is_row = (
+                (col(SentRow.channel) == channel)
+                & (col(SentRow.chat_id) == chat_id)
+                & (col(SentRow.message_id) == message_id)
+            )
+            await session.execute(delete(SentRow).where(is_row))
+            count += 1
+        return count

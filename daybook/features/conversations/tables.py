@@ -1,0 +1,122 @@
+"""The tables of conversations: people, codes, received updates, sent messages, and accounts."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import JSON, BigInteger, Index, text
+from sqlmodel import Field
+
+from daybook.json_text import JsonObject
+from daybook.ledger.column_types import Instant
+from daybook.ledger.table_parts import Table, partial_index
+from daybook.ledger.tables import new_id
+
+_UNFINISHED = text("state IN ('new', 'asked')")
+_WITH_BUTTONS = text("buttons <> ''")
+
+
+class PersonRow(Table, table=True):
+    """A person who may speak in a channel, or a stranger who has tried (``role``).
+
+    ``person_id`` and ``chat_id`` are the service's ids of the person and of the private chat.
+    ``used_at`` is when a person last did something, and a stranger last got an answer.
+    """
+
+    __tablename__ = "conversations_people"
+    __table_args__ = (Index("conversations_people_id", "channel", "person_id", unique=True),)
+
+    id: str = Field(default_factory=new_id, primary_key=True)
+    channel: str
+    person_id: str
+    chat_id: str
+    name: str
+    role: str
+    paired_by: str = ""
+    paired_at: datetime = Field(sa_type=Instant)
+    used_at: datetime = Field(sa_type=Instant)
+
+
+class CodeRow(Table, table=True):
+    """A code with which one person can pair. ``digest`` is that of the code.
+
+    ``tries`` counts the wrong codes that strangers have sent to the channel since.
+    """
+
+    __tablename__ = "conversations_codes"
+
+    digest: str = Field(primary_key=True)
+    channel: str
+    role: str
+    made_by: str
+    expires_at: datetime = Field(sa_type=Instant)
+    tries: int = 0
+
+
+class UpdateRow(Table, table=True):
+    """A received update, stored before anything is done about it.
+
+    ``state`` is one of `store.UpdateState`. ``content`` has the fields of `platform.Update` that
+    are not columns. ``action`` says what was done, and ``run_id`` is the run that it has requested.
+    """
+
+    __tablename__ = "conversations_updates"
+    __table_args__ = (
+        partial_index("conversations_unfinished", "channel", "position", where=_UNFINISHED),
+        Index("conversations_updates_run", "run_id"),
+        Index("conversations_updates_last", "channel", "received_at"),
+        Index("conversations_updates_received", "received_at"),
+    )
+
+    channel: str = Field(primary_key=True)
+    id: str = Field(primary_key=True)
+    position: int = Field(sa_type=BigInteger)
+    kind: str
+    chat_id: str
+    person_id: str
+    person_name: str
+    message_id: str
+    content: JsonObject = Field(sa_type=JSON, repr=False)
+    state: str
+    action: str = ""
+    run_id: str | None = None
+    received_at: datetime = Field(sa_type=Instant)
+    handled_at: datetime | None = Field(default=None, sa_type=Instant)
+
+
+class SentRow(Table, table=True):
+    """A message that was sent to a chat: ``part`` of the row ``outbox_id`` of the outbox.
+
+    ``buttons`` are the words of its buttons, joined by spaces; "" if it has none, or none any more.
+    """
+
+    __tablename__ = "conversations_messages"
+    __table_args__ = (
+        Index("conversations_messages_outbox", "outbox_id"),
+        Index("conversations_messages_sent", "sent_at"),
+        partial_index("conversations_buttons", "channel", "sent_at", where=_WITH_BUTTONS),
+    )
+
+    channel: str = Field(primary_key=True)
+    chat_id: str = Field(primary_key=True)
+    message_id: str = Field(primary_key=True)
+    outbox_id: str
+    part: int
+    run_id: str | None = None
+    buttons: str = ""
+    sent_at: datetime = Field(sa_type=Instant)
+
+
+class AccountRow(Table, table=True):
+    """An account that listens: its name at the service, and its problem, "" if it works.
+
+    ``position`` is `platform.Platform.position`.
+    """
+
+    __tablename__ = "conversations_accounts"
+
+    channel: str = Field(primary_key=True)
+    identity: str = ""
+    problem: str = ""
+    position: int | None = Field(default=None, sa_type=BigInteger)
+    changed_at: datetime = Field(sa_type=Instant)

@@ -1,0 +1,329 @@
+"""A local Telegram: a server of the Bot API, and the people who write to the bot.
+
+Written from https://core.telegram.org/bots/api: `getUpdates` with long polling and an offset that
+confirms, one poller at a time (409), messages with HTML, inline keyboards, replies and documents,
+`answerCallbackQuery`, `sendChatAction` and edits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import socket
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.datastructures import UploadFile
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+TOKEN = "1234567890:AAE-s3cr3t-t0ken-of-the-bot"
+_TAG = re.compile(r"</?([a-z]+)[^>]*>")
+_TAGS = frozenset({"b", "i", "u", "s", "a", "code", "pre", "blockquote"})
+NOW = 1_800_000_000
+
+
+@dataclass
+class Sent:
+    """A message of the bot. ``buttons`` are words by label."""
+
+    id: int
+    chat_id: str
+    text: str
+    buttons: dict[str, str]
+    reply_to: int | None
+    document: tuple[str, bytes] | None = None
+    edits: list[str] = field(default_factory=list)
+
+    @property
+    def plain(self) -> str:
+        text = _TAG.sub("", self.text)
+        return text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
+
+
+class BotApi:
+    """The server. ``faults`` are the next responses of a method, in place of its own."""
+
+    def __init__(self, token: str = TOKEN) -> None:
+        self.token, self.port = token, 0
+        self.sent: list[Sent] = []
+        self.typing: list[str] = []
+        self.acknowledged: list[tuple[str, str]] = []
+        self.calls: list[str] = []
+        self.faults: dict[str, deque[Callable[[], Response]]] = {}
+        self.redelivers = False
+        """Whether confirmed updates are delivered again."""
+        self.disturb: Callable[[str], tuple[bool, Response] | None] | None = None
+        """Returns a response in place of that of a method, and whether it is done nevertheless."""
+        self.next_update = 500
+        self._updates: list[dict[str, Any]] = []
+        self._next_message = 1_000
+        self._changed = asyncio.Event()
+        self._poll = 0
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    # --- people
+
+    def write(
+        self,
+        text: str = "",
+        *,
+        person: int = 1,
+        name: str = "Anna",
+        chat: int | None = None,
+        reply_to: Sent | int | None = None,
+        **content: Any,
+    ) -> int:
+        """Write a message to the bot, in private or in a group ``chat``. Return its id."""
+        message = self._message(person, name, chat) | content
+        if text:
+            message["text"] = text
+        if reply_to is not None:
+            id_ = reply_to if isinstance(reply_to, int) else reply_to.id
+            known = next((each for each in self.sent if each.id == id_), None)
+            replied = {**self._message(0, "bot", chat), "message_id": id_}
+            replied["from"] = self._bot()
+            replied["text"] = known.plain if known else "an older message"
+            message["reply_to_message"] = replied
+        self._add({"message": message})
+        return int(message["message_id"])
+
+    def press(self, on: Sent, word: str, *, person: int = 1, name: str = "Anna") -> None:
+        """Press the button with this word, whether the message has it or not."""
+        message = {"message_id": on.id, "date": NOW, "chat": self._chat(person, on.chat_id)}
+        query = {
+            "id": f"press-{self.next_update}",
+            "from": {"id": person, "is_bot": False, "first_name": name},
+            "chat_instance": "1",
+            "message": message | {"text": on.plain},
+            "data": word,
+        }
+        self._add({"callback_query": query})
+
+    def _message(self, person: int, name: str, chat: int | None) -> dict[str, Any]:
+        self._next_message += 1
+        return {
+            "message_id": self._next_message,
+            "date": NOW,
+            "chat": self._chat(person, str(chat or person)),
+            "from": {"id": person, "is_bot": False, "first_name": name},
+        }
+
+    def _chat(self, person: int, chat: str) -> dict[str, Any]:
+        if chat.startswith("-"):
+            return {"id": int(chat), "type": "group", "title": "Team"}
+        return {"id": int(chat), "type": "private", "first_name": "Anna"}
+
+    def _add(self, content: dict[str, Any]) -> None:
+        self._updates.append({"update_id": self.next_update, **content})
+        self.next_update += 1
+        self._change()
+
+    def _change(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    async def until(self, what: Callable[[], Any], within: float = 60.0) -> Any:
+        """Wait until ``what`` returns a true value, and return it."""
+        try:
+            async with asyncio.timeout(within):
+                while True:
+                    changed = self._changed
+                    if found := what():
+                        return found
+                    await changed.wait()
+        except TimeoutError:
+            raise AssertionError("not in time:\n" + "\n".join(map(str, self.sent))) from None
+
+    async def message(self, text: str, within: float = 60.0) -> Sent:
+        """Wait for a message of the bot that contains ``text``. Return the newest one."""
+        found: Sent = await self.until(
+            lambda: next((each for each in reversed(self.sent) if text in each.plain), None), within
+        )
+        return found
+
+    # --- the server
+
+    def fail(self, method: str, *responses: Callable[[], Response]) -> None:
+        self.faults.setdefault(method, deque()).extend(responses)
+
+    async def handle(self, request: Request) -> Response:
+        method = request.path_params["method"]
+        self.calls.append(method)
+        self._change()
+        if request.path_params["token"] != self.token:
+            return _error(401, "Unauthorized")
+        if faults := self.faults.get(method):
+            return faults.popleft()()
+        is_done, disturbed = (self.disturb and self.disturb(method)) or (True, None)
+        if not is_done and disturbed is not None:
+            return disturbed
+        form: dict[str, Any] = dict(await request.form())
+        if method == "getUpdates":
+            return disturbed or await self._get_updates(form)
+        handler: Callable[[dict[str, Any]], Any] | None = getattr(self, f"_{method}", None)
+        if handler is None:
+            return _error(404, "Not Found")
+        result = handler(form)
+        if asyncio.iscoroutine(result):
+            result = await result
+        self._change()
+        if disturbed is not None:
+            return disturbed
+        return result if isinstance(result, Response) else _ok(result)
+
+    async def _get_updates(self, form: dict[str, Any]) -> Response:
+        self._poll += 1
+        mine = self._poll
+        self._change()  # ends the poll of another program
+        offset = int(form.get("offset", 0))
+        if offset and not self.redelivers:
+            self._updates = [each for each in self._updates if each["update_id"] >= offset]
+        with suppress(TimeoutError):
+            async with asyncio.timeout(float(form.get("timeout", 0))):
+                while not self._unconfirmed(offset) and self._poll == mine:
+                    await self._changed.wait()
+        if self._poll != mine:
+            return _error(409, "Conflict: terminated by other getUpdates request")
+        found = self._unconfirmed(offset)
+        if found and self.redelivers:
+            found = [*reversed([each for each in self._updates if each["update_id"] < offset][-5:])]
+            found += self._unconfirmed(offset)
+        return _ok(found[:100])
+
+    def _unconfirmed(self, offset: int) -> list[dict[str, Any]]:
+        return [each for each in self._updates if each["update_id"] >= offset]
+
+    def _bot(self) -> dict[str, Any]:
+        return {"id": 99, "is_bot": True, "first_name": "Daybook", "username": "daybook_bot"}
+
+    def _getMe(self, form: dict[str, Any]) -> Any:
+        return self._bot()
+
+    def _sendMessage(self, form: dict[str, Any]) -> Any:
+        return self._send(form, str(form["text"]), form.get("parse_mode") == "HTML")
+
+    async def _sendDocument(self, form: dict[str, Any]) -> Any:
+        found = next(each for each in form.values() if isinstance(each, UploadFile))
+        document = (str(found.filename), await found.read())
+        await found.close()
+        return self._send(form, str(form.get("caption", "")), False, document)
+
+    def _send(
+        self,
+        form: dict[str, Any],
+        text: str,
+        is_html: bool,
+        document: tuple[str, bytes] | None = None,
+    ) -> Any:
+        if problem := _problem(text, is_html):
+            return problem
+        self._next_message += 1
+        reply = json.loads(form.get("reply_parameters", "{}"))
+        sent = Sent(
+            self._next_message,
+            str(form["chat_id"]),
+            text,
+            _buttons(form),
+            reply.get("message_id"),
+            document,
+        )
+        self.sent.append(sent)
+        return self._as_message(sent)
+
+    def _as_message(self, sent: Sent) -> dict[str, Any]:
+        chat = self._chat(1, sent.chat_id)
+        return {"message_id": sent.id, "date": NOW, "chat": chat, "text": sent.plain}
+
+    def _sendChatAction(self, form: dict[str, Any]) -> Any:
+        self.typing.append(str(form["chat_id"]))
+        return True
+
+    def _answerCallbackQuery(self, form: dict[str, Any]) -> Any:
+        self.acknowledged.append((str(form["callback_query_id"]), str(form.get("text", ""))))
+        return True
+
+    def _editMessageReplyMarkup(self, form: dict[str, Any]) -> Any:
+        sent = next(each for each in self.sent if each.id == int(form["message_id"]))
+        if sent.buttons == (buttons := _buttons(form)):
+            return _error(400, "Bad Request: message is not modified")
+        sent.buttons = buttons
+        return self._as_message(sent)
+
+    def _editMessageText(self, form: dict[str, Any]) -> Any:
+        sent = next(each for each in self.sent if each.id == int(form["message_id"]))
+        text = str(form["text"])
+        if problem := _problem(text, form.get("parse_mode") == "HTML"):
+            return problem
+        sent.text, sent.buttons = text, _buttons(form)
+        sent.edits.append(text)
+        return self._as_message(sent)
+
+
+def _problem(text: str, is_html: bool) -> Response | None:
+    if is_html and (tags := {found[1] for found in _TAG.finditer(text)} - _TAGS):
+        start = f'Unsupported start tag "{sorted(tags)[0]}"'
+        return _error(400, f"Bad Request: can't parse entities: {start} at byte offset 0")
+    if not text.strip() and is_html:
+        return _error(400, "Bad Request: message text is empty")
+    shown = _TAG.sub("", text) if is_html else text
+    if len(shown.encode("utf-16-le")) // 2 > 4_096:
+        return _error(400, "Bad Request: message is too long")
+    return None
+
+
+def _buttons(form: dict[str, Any]) -> dict[str, str]:
+    rows = json.loads(form.get("reply_markup", "{}")).get("inline_keyboard", [])
+    return {each["text"]: each["callback_data"] for row in rows for each in row}
+
+
+def _ok(result: Any) -> Response:
+    return JSONResponse({"ok": True, "result": result})
+
+
+def _error(code: int, description: str, **parameters: Any) -> Response:
+    body = {"ok": False, "error_code": code, "description": description, "parameters": parameters}
+    return JSONResponse(body, code)
+
+
+def too_many(seconds: float) -> Callable[[], Response]:
+    """Return the response of a bot that sends too much."""
+    text = f"Too Many Requests: retry after {seconds}"
+    return lambda: _error(429, text, retry_after=seconds)
+
+
+def error(code: int, description: str) -> Callable[[], Response]:
+    return lambda: _error(code, description)
+
+
+def bad_gateway() -> Response:
+    return Response("<html>502 Bad Gateway</html>", 502)
+
+
+@asynccontextmanager
+async def serving(token: str = TOKEN) -> AsyncIterator[BotApi]:
+    """Yield a Bot API on localhost that serves until the context ends."""
+    api = BotApi(token)
+    app = Starlette(routes=[Route("/bot{token}/{method}", api.handle, methods=["GET", "POST"])])
+    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", lifespan="off")
+    server = uvicorn.Server(config)
+    listening = socket.create_server(("127.0.0.1", 0))
+    api.port = listening.getsockname()[1]  # connections wait until it serves
+    serves = asyncio.create_task(server._serve([listening]))
+    try:
+        yield api
+    finally:
+        server.should_exit = server.force_exit = True
+        api._change()
+        await serves
+        listening.close()

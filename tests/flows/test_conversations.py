@@ -1,0 +1,270 @@
+"""A conversation in Telegram: from the brief to the answer, with a real Prefect and a local bot."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from uuid import UUID
+
+import pytest
+
+from daybook import api
+from daybook.clock import SYSTEM_CLOCK
+from daybook.delivery.outgoing import dispatch_outgoing
+from daybook.errors import InvalidInput
+from daybook.features.conversations import accounts, listening, operations
+from daybook.features.conversations.listening import ListeningState, listen
+from daybook.ledger.states import Status
+from daybook.ledger.tables import RunRow
+from daybook.prefect import scheduled_runs
+from tests import bot_api
+from tests.bot_api import TOKEN, BotApi, Sent
+from tests.calling import ModelAgent, calls
+from tests.toolbox import install
+from tests.waiting import becomes_true
+from tests.world.prefect_world import PrefectWorld
+from tests.world.workers import PREFECT_LEAVES_A_SOCKET
+
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e, *PREFECT_LEAVES_A_SOCKET]
+
+KEEPS = 'had(); print("answer to", sys.stdin.read().strip().splitlines()[-1])'
+PYTHON = """
+def note(text: str) -> str:
+    "Note a text."
+    with open({notes!r}, "a") as file:
+        file.write(text + "\\n")
+    return "noted"
+"""
+
+
+@dataclass
+class Chat:
+    """Anna's private chat with the bot, and the processes that a worker and a keeper would be."""
+
+    world: PrefectWorld
+    bot: BotApi
+
+    async def says(self, text: str, reply_to: Sent | None = None) -> Sent:
+        """Write, let the requested run happen, and return the answer."""
+        before = len(self.bot.sent)
+        self.bot.write(text, reply_to=reply_to)
+        return await self.next(before)
+
+    async def presses(self, on: Sent, word: str) -> Sent:
+        before = len(self.bot.sent)
+        self.bot.press(on, word)
+        return await self.next(before)
+
+    async def next(self, before: int) -> Sent:
+        """Run what waits and send what is due, until the bot has sent another message."""
+        await self.works_until(lambda: len(self.bot.sent) > before)
+        return self.bot.sent[-1]
+
+    async def works_until(self, what: Callable[[], object]) -> None:
+        async def is_true() -> object:
+            await self.work()
+            return what()
+
+        assert await becomes_true(is_true, 60)
+
+    async def work(self) -> None:
+        world = self.world
+        await scheduled_runs.ensure_all(world.ledger, world.client)
+        for row in await world.runs.rows():
+            if row.state is Status.WAITING and row.flow_run_id and not row.wait_reason.for_person:
+                run = await world.client.read_flow_run(UUID(row.flow_run_id))
+                if run.expected_start_time and run.expected_start_time <= SYSTEM_CLOCK.now():
+                    await world.executions.complete_here(run)
+        await self.send()
+
+    async def send(self) -> None:
+        await dispatch_outgoing(self.world.ledger, self.world.client, "test:1", ui=None)
+
+
+@asynccontextmanager
+async def listening_to(world: PrefectWorld) -> AsyncIterator[None]:
+    async def repeat() -> None:
+        state = ListeningState()
+        while True:  # as the keeper does
+            await listen(world.ledger, state)
+
+    task = asyncio.create_task(repeat())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+@pytest.fixture
+async def chat(world: PrefectWorld, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Chat]:
+    """Yield the chat of Anna, who is paired as an operator with the channel `telegram`."""
+    monkeypatch.setattr(listening, "CHECK_SECONDS", 0.1)
+    monkeypatch.setattr(listening, "TYPING_SECONDS", 0.1)
+    async with bot_api.serving() as bot:
+        connected = await operations.connect(
+            "telegram", "telegram", {"token": TOKEN, "api_url": bot.address}
+        )
+        async with listening_to(world):
+            found = Chat(world, bot)
+            paired = await found.says(connected.code.code)
+            assert "You are paired as operator" in paired.plain
+            yield found
+        await accounts.TELEGRAM.remove(world.client, "telegram")
+
+
+async def test_a_brief_is_answered_and_goes_on_in_its_session(chat: Chat) -> None:
+    world = chat.world
+    agent = await world.agents.add(KEEPS)
+    stored = await world.deploy(
+        on_demand=True, prompt="Brief me", agent=agent.name, channel="telegram", chat_id="1"
+    )
+    await world.executions.complete_here(await world.prefect.custom_run(stored))
+    await chat.send()
+    brief = await chat.bot.message("answer to Brief me")
+    assert brief.plain.startswith(stored.job.name)
+
+    answer = await chat.says("which is urgent?", reply_to=brief)
+    assert answer.plain == "answer to which is urgent?"
+    assert answer.reply_to is not None
+    assert "1" in chat.bot.typing
+    again = await chat.says("why?", reply_to=answer)
+    assert again.plain == "answer to why?"
+
+    shown = await api.sessions.show(stored.job.name)
+    assert [each.content for each in shown.history] == [
+        *("Brief me", "answer to Brief me"),
+        *("which is urgent?", "answer to which is urgent?"),
+        *("why?", "answer to why?"),
+    ]
+    assert agent.effect_count == 3
+
+
+async def test_a_message_without_a_thread_goes_to_the_session_of_the_chat(chat: Chat) -> None:
+    world = chat.world
+    agent = await world.agents.add(KEEPS)
+    await operations.TELEGRAM.edit("telegram", {"agent": agent.name})
+    await chat.bot.until(lambda: chat.bot.calls.count("getMe") >= 3)  # it listens anew
+    first = await chat.says("remember {{last_output}}")
+    assert first.plain == "answer to remember { {last_output}}"
+    assert (await chat.says("and?")).plain == "answer to and?"
+    [session] = await api.sessions.list_sessions()
+    assert session.id == f"{agent.name}:chat:telegram:1"
+    assert session.messages == 4
+    asked = await chat.says("/ask something else")
+    assert asked.plain == "answer to something else"
+    assert len(await api.sessions.list_sessions()) == 2
+
+    # A job of the session `chat` continues the same conversation.
+    stored = await world.deploy(
+        on_demand=True,
+        prompt="Summarize",
+        agent=agent.name,
+        channel="telegram",
+        chat_id="1",
+        session="chat",
+    )
+    await world.executions.complete_here(await world.prefect.custom_run(stored))
+    assert (await api.sessions.show(session.id)).messages == 6
+
+
+@pytest.mark.parametrize("way", ["reply", "button"])
+async def test_a_call_is_approved_from_the_phone_and_made_once(
+    chat: Chat, model_agent: ModelAgent, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    world = chat.world
+    notes = world.home.path / "notes"
+    install(world.home.path / "site", PYTHON.format(notes=str(notes)), "note")
+    monkeypatch.syspath_prepend(str(world.home.path / "site"))
+    await model_agent.given("note")
+    model_agent.fake_provider.script = [calls("note", text="rain"), "Done."]
+    stored = await world.deploy(
+        on_demand=True,
+        agent=model_agent.name,
+        approve=["note"],
+        channel="telegram",
+        chat_id="1",
+    )
+    await world.executions.complete_here(await world.prefect.custom_run(stored))
+    await chat.send()
+    question = await chat.bot.message("wants to call note")
+    assert question.buttons == {"Approve": "approve", "Reject": "reject"}
+    unclear = await chat.says("ok, but with snow", reply_to=question)
+    assert "To decide, reply with" in unclear.plain
+    assert not notes.exists()
+
+    before = len(chat.bot.sent)
+    if way == "reply":
+        chat.bot.write("ok", reply_to=question)
+    else:
+        chat.bot.press(question, "approve")
+    await chat.next(before)
+    await chat.works_until(lambda: any("Done." in each.plain for each in chat.bot.sent))
+    assert notes.read_text() == "rain\n"
+    assert any(each.plain.startswith("Approved: note") for each in chat.bot.sent)
+    await chat.bot.until(lambda: not question.buttons)
+    chat.bot.press(question, "reject")
+    late = await chat.bot.until(
+        lambda: [each for _, each in chat.bot.acknowledged if "valid" in each]
+    )
+    assert late == ["This button is no longer valid."]
+    run = await api.runs.show((await world.runs.row()).id)
+    assert run.approvals[0].decided_by == "Anna (telegram)"
+
+
+async def test_a_failure_is_retried_with_a_button(chat: Chat) -> None:
+    world = chat.world
+    flag = world.home.path / "works"
+    agent = await world.agents.add(
+        f'import os; print("fine") if os.path.exists({str(flag)!r}) else sys.exit("no network")'
+    )
+    stored = await world.deploy(
+        on_demand=True, prompt="Brief me", agent=agent.name, channel="telegram", chat_id="1"
+    )
+    await world.executions.complete_here(await world.prefect.custom_run(stored))
+    await chat.send()
+    alert = await chat.bot.message("failed")
+    assert list(alert.buttons) == ["Retry", "Show log", "Snooze 1 h", "Pause"]
+    flag.touch()
+    chat.bot.press(alert, "retry")
+    ends = {"fine", "again."}
+    await chat.works_until(lambda: ends <= {each.plain.split()[-1] for each in chat.bot.sent})
+    await chat.bot.message(f"{stored.job.name} runs again.")
+    runs = await world.runs.rows()
+    assert [each.status for each in runs] == ["failed", "succeeded"]
+    chat.bot.press(alert, "pause")
+    await chat.next(len(chat.bot.sent))
+    assert not (await api.jobs.show(stored.id)).enabled
+
+
+async def test_a_failed_answer_says_why_and_a_stopped_one_that_it_stopped(chat: Chat) -> None:
+    world = chat.world
+    broken = await world.agents.add('sys.exit("no model today")')
+    await operations.TELEGRAM.edit("telegram", {"agent": broken.name})
+    await chat.bot.until(lambda: chat.bot.calls.count("getMe") >= 3)
+    answer = await chat.says("hello")
+    assert answer.plain.startswith("I could not answer:")
+    assert "no model today" in answer.plain
+    chat.bot.write("hello again")
+
+    async def is_requested() -> bool:
+        return len(await world.runs.rows()) == 2
+
+    assert await becomes_true(is_requested, 60)
+    stopped = await chat.says("stop")
+    assert stopped.plain == "Stopped."
+    rows: list[RunRow] = await world.runs.rows()
+    assert [each.status for each in rows] == ["failed", "cancelled"]
+
+
+async def test_a_refused_token_stores_nothing(world: PrefectWorld) -> None:
+    async with bot_api.serving() as bot:
+        with pytest.raises(InvalidInput) as refused:
+            await operations.connect(
+                "telegram", "telegram", {"token": "12:wrong-s3cr3t", "api_url": bot.address}
+            )
+    assert "s3cr3t" not in str(refused.value)
+    assert await operations.TELEGRAM.list() == []
