@@ -22,6 +22,8 @@ MESSAGES = {
     "unsnoozed": "The snooze has ended.",
     "selected-paused": "These jobs are paused:",
     "selected-resumed": "These jobs are enabled:",
+    "selected-tagged": "These jobs have the tag:",
+    "selected-untagged": "These jobs have the tag no more:",
     "muted": "Today leaves out the answers of this job.",
     "unmuted": "Today shows the answers of this job again.",
     "seen": "The answers are marked as read.",
