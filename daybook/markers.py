@@ -42,6 +42,10 @@ class Marker:
     """Whether a run that continues a session of the job uses the job's value."""
     is_long: bool = False
     """Whether the value is a text that usually has more than one line."""
+    is_internal: bool = False
+    """Whether only Daybook sets the value, so that no form and no file has the field."""
+    gets_secrets: bool = False
+    """Whether the value is the URL to which the secrets of the same settings document belong."""
     missing: str = ""
     """Hint for the user if the required field is missing."""
     folder: Literal["", "changed", "made"] = ""

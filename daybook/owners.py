@@ -110,7 +110,7 @@ def validate_user_id(user_id: str) -> str:
 class Actor:
     """The owner that makes a request, and the interface that it uses.
 
-    The interface, ``via``, is `cli`, `web`, `mcp`, `api`, or `run` for the tools of a run.
+    The interface, ``via``, is `cli`, `web`, `chat`, `mcp`, `api`, or `run` for the tools of a run.
     ``user_id`` is the id that an agent or a program has for its user, or "". ``approve`` and
     ``only_tools`` have the entries of these fields of the job whose run makes the request, and
     ``sandbox`` is the level of its sandbox; jobs that it adds or changes inherit them.

@@ -16,6 +16,8 @@ TOKEN_PREFIX = "dbt_"
 
 _TOKEN = re.compile(rf"{TOKEN_PREFIX}(?=[a-z0-9_-]{{0,42}}[A-Z])[A-Za-z0-9_-]{{43}}")
 
+_CUT_TOKEN = re.compile(rf"{TOKEN_PREFIX}[A-Za-z0-9_-]{{1,42}}\Z")
+
 MIN_PART_LENGTH = 4
 """Minimum length, in characters, of the part of a secret that is replaced at the end of a text."""
 
@@ -59,12 +61,14 @@ def spellings(secret: str) -> Iterator[str]:
     yield repr(f'"{secret}')[2:-1]  # the secret stands beside a quotation mark
 
 
-def redact_tokens(text: str) -> str:
+def redact_tokens(text: str, *, is_cut: bool = False) -> str:
     """Return the text with each claim token shortened to its prefix.
 
-    No token may be stored or logged.
+    No token may be stored or logged. Set ``is_cut`` for a text whose end was not received: then
+    shorten also the start of a token at the end of the text.
     """
-    return _TOKEN.sub(f"{TOKEN_PREFIX}…", text)
+    text = _TOKEN.sub(f"{TOKEN_PREFIX}…", text)
+    return _CUT_TOKEN.sub(f"{TOKEN_PREFIX}…", text) if is_cut else text
 
 
 _remembered: dict[str, str] = {}
@@ -78,9 +82,9 @@ def remember(secrets: Mapping[str, str]) -> None:
     _remembered.update(secrets)
 
 
-def redact_remembered(text: str) -> str:
-    """Return ``text`` without the secrets that this process has got so far."""
-    return redact(text, dict(_remembered))
+def redact_remembered(text: str, *, is_cut: bool = False) -> str:
+    """Return ``text``, as by `redact`, without the secrets that this process has got so far."""
+    return redact(text, dict(_remembered), is_cut=is_cut)
 
 
 def hide_in(value: Any, hide: Callable[[str], str]) -> Any:

@@ -315,7 +315,7 @@ async def serving(token: str = TOKEN) -> AsyncIterator[BotApi]:
     """Yield a Bot API on localhost that serves until the context ends."""
     api = BotApi(token)
     app = Starlette(routes=[Route("/bot{token}/{method}", api.handle, methods=["GET", "POST"])])
-    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", lifespan="off")
+    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="critical", lifespan="off")
     server = uvicorn.Server(config)
     listening = socket.create_server(("127.0.0.1", 0))
     api.port = listening.getsockname()[1]  # connections wait until it serves

@@ -35,7 +35,8 @@ class Answer:
     """A text and its token counts; ``cached`` tokens are included in the input's.
 
     ``finish`` is an OpenAI value: ``stop``, ``length`` or ``content_filter``. With ``tool`` the
-    answer also calls that tool with these arguments, and in OpenAI's protocol with each ``more``.
+    answer also calls that tool with these arguments, and in OpenAI's protocol with each ``more``. A
+    stream has the text in ``pieces``, and waits for the event ``wait`` after the first of them.
     """
 
     text: str = "Hello."
@@ -47,6 +48,8 @@ class Answer:
     tool: str | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
     usage: bool = True
+    pieces: int = 2
+    wait: threading.Event | None = field(default=None, compare=False)
     more: tuple[Mapping[str, Any], ...] = ()
 
 
@@ -222,8 +225,10 @@ class _Handler(BaseHTTPRequestHandler):
                 self._send(step.code, _error(request, step), step.headers)
             case Page():
                 self._send(200, step.body.encode(), {"Content-Type": step.content_type})
+            case Answer(wait=threading.Event()):
+                self._send_slowly(step, *_encoded(request, _answer(request, step), step))
             case Answer():
-                self._send(200, *_encoded(request, _answer(request, step)))
+                self._send(200, *_encoded(request, _answer(request, step), step))
 
     def _send(self, code: int, body: bytes, headers: Mapping[str, str] | None = None) -> None:
         request_headers = {"Content-Type": "application/json", "Content-Length": str(len(body))}
@@ -232,6 +237,22 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)
+
+    def _send_slowly(self, step: Answer, body: bytes, headers: Mapping[str, str]) -> None:
+        """Send the events up to the first piece of the text, wait, and send the others."""
+        assert step.wait is not None
+        self.close_connection = True
+        self.send_response(200)
+        self.send_header("Content-Type", headers["Content-Type"])
+        self.send_header("Connection", "close")
+        self.end_headers()
+        events = body.split(b"\n\n")
+        beginning = step.text[:5].encode()
+        first = next(number for number, each in enumerate(events, 1) if beginning in each)
+        self.wfile.write(b"\n\n".join(events[:first]) + b"\n\n")
+        while not step.wait.wait(0.02) and not self.fake_provider.closing.is_set():
+            pass
+        self.wfile.write(b"\n\n".join(events[first:]))
 
     def _hang(self) -> None:
         self.close_connection = True
@@ -252,9 +273,17 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body[: int(len(body) * step.share)])
 
 
-def _encoded(request: ModelRequest, answer: dict[str, Any]) -> tuple[bytes, Mapping[str, str]]:
+def _encoded(
+    request: ModelRequest, answer: dict[str, Any], step: Answer = Answer()
+) -> tuple[bytes, Mapping[str, str]]:
     if request.body.get("stream"):
-        return _stream(_events(answer)), {"Content-Type": "text/event-stream"}
+        if request.path.endswith("/chat/completions"):
+            body = _chat_stream(_chunks(request, answer, step.pieces))
+        elif request.path.endswith("/responses"):
+            body = _stream(_response_events(answer))
+        else:
+            body = _stream(_events(answer))
+        return body, {"Content-Type": "text/event-stream"}
     return json.dumps(answer).encode(), {"Content-Type": "application/json"}
 
 
@@ -297,6 +326,78 @@ def _events(message: dict[str, Any]) -> list[dict[str, Any]]:
     spent = {"output_tokens": message["usage"]["output_tokens"]}
     events.append({"type": "message_delta", "delta": ended, "usage": spent})
     return [*events, {"type": "message_stop"}]
+
+
+def pieces_of(text: str, count: int) -> list[str]:
+    """Return ``text`` in ``count`` pieces of about the same length."""
+    size = max(1, -(-len(text) // count))
+    return [text[start : start + size] for start in range(0, len(text), size)]
+
+
+def _chunks(request: ModelRequest, answer: dict[str, Any], count: int) -> list[dict[str, Any]]:
+    """Return a chat completion as the chunks of a stream; the last one may have the usage."""
+    (choice,) = answer["choices"]
+    message = choice["message"]
+    deltas: list[dict[str, Any]] = [{"role": "assistant", "content": ""}]
+    deltas += [{"content": each} for each in pieces_of(message["content"], count)]
+    for index, call in enumerate(message.get("tool_calls", ())):
+        function = call["function"]
+        begun = {"name": function["name"], "arguments": ""}
+        deltas.append({"tool_calls": [{**call, "index": index, "function": begun}]})
+        for each in pieces_of(function["arguments"], 2):
+            deltas.append({"tool_calls": [{"index": index, "function": {"arguments": each}}]})
+    head = {name: answer[name] for name in ("id", "created", "model")}
+    head["object"] = "chat.completion.chunk"
+    chunks = [
+        {**head, "choices": [{"index": 0, "delta": each, "finish_reason": None}]} for each in deltas
+    ]
+    end = {"index": 0, "delta": {}, "finish_reason": choice["finish_reason"]}
+    chunks.append({**head, "choices": [end]})
+    if "usage" in answer and request.body.get("stream_options", {}).get("include_usage"):
+        chunks.append({**head, "choices": [], "usage": answer["usage"]})
+    return chunks
+
+
+def _chat_stream(chunks: list[dict[str, Any]], end: str = "[DONE]") -> bytes:
+    ends = [end] if end else []
+    return "".join(f"data: {each}\n\n" for each in [*map(json.dumps, chunks), *ends]).encode()
+
+
+def chat_stream(request: ModelRequest, answer: Answer, *, finish: bool, done: bool) -> Page:
+    """Return the stream of an answer, without the reason of its end, or without `[DONE]`."""
+    chunks = _chunks(request, _answer(request, answer), answer.pieces)
+    if not finish:
+        chunks = [each for each in chunks if each["choices"] or "usage" in each]
+        for each in chunks:
+            for choice in each["choices"]:
+                choice["finish_reason"] = None
+    return Page(_chat_stream(chunks, "[DONE]" if done else "").decode(), "text/event-stream")
+
+
+def _response_events(response: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return a response of OpenAI's API as the events of its stream."""
+    began = response | {"status": "in_progress", "output": [], "usage": None}
+    (message,) = response["output"]
+    text = message["content"][0]["text"]
+    place = {"item_id": message["id"], "output_index": 0, "content_index": 0}
+    empty = {"type": "output_text", "text": "", "annotations": []}
+    events: list[dict[str, Any]] = [
+        {"type": "response.created", "response": began},
+        {
+            "type": "response.output_item.added",
+            "output_index": 0,
+            "item": message | {"status": "in_progress", "content": []},
+        },
+        {"type": "response.content_part.added", **place, "part": empty},
+        *(
+            {"type": "response.output_text.delta", **place, "delta": each, "logprobs": []}
+            for each in pieces_of(text, 2)
+        ),
+        {"type": "response.output_text.done", **place, "text": text, "logprobs": []},
+        {"type": "response.output_item.done", "output_index": 0, "item": message},
+        {"type": "response.completed", "response": response},
+    ]
+    return [{**each, "sequence_number": number} for number, each in enumerate(events)]
 
 
 def _tool_events(index: int, block: dict[str, Any]) -> list[dict[str, Any]]:

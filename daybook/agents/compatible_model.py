@@ -5,21 +5,25 @@ status 200 (OpenRouter with the provider's status as the error's `code`, LM Stud
 they omit metadata, or send metadata of another type. An answer is paid for, so an envelope that
 pydantic-ai refuses does not lose it: invalid metadata is removed, and named in ``warnings``.
 
+In a stream, some servers give several tool calls the same index, or omit the reason why the answer
+ended, which its last event `[DONE]` replaces. A server that does not know streams sends a whole
+response.
+
 This module imports pydantic-ai, so import it only when a model is built.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Iterable, Mapping
+from typing import Any
 
+import httpx2
+from openai.types.chat import ChatCompletion
 from pydantic import ValidationError
 from pydantic_ai import exceptions as e
-from pydantic_ai.models.openai import OpenAIChatModel
-
-if TYPE_CHECKING:
-    from openai.types.chat import ChatCompletion
+from pydantic_ai.models import CompletedStreamedResponse
+from pydantic_ai.models.openai import OpenAIChatModel, OpenAIStreamedResponse
 
 _CATEGORIES: dict[int, Any] = {
     401: e.ModelAuthenticationError,
@@ -32,6 +36,9 @@ _CATEGORIES: dict[int, Any] = {
 }
 _UNKNOWN_STATUS = 0
 """Status of an error whose `code` is no HTTP status of an error."""
+
+_ENDED = "Streamed response ended without"
+"""The beginning of pydantic-ai's error for a stream that ended too early."""
 
 _DEFAULTS: dict[str, Any] = {
     "id": "",
@@ -77,6 +84,42 @@ class CompatibleChatModel(OpenAIChatModel):
                 self._warn(repaired)
                 return validated
 
+    @property
+    def _streamed_response_cls(self) -> type[OpenAIStreamedResponse]:
+        return CompatibleStream
+
+    async def _process_streamed_response(
+        self, response: Any, model_request_parameters: Any, model_settings: Any = None
+    ) -> Any:
+        kind = response.response.headers.get("content-type", "")
+        if not kind.startswith("text/event-stream"):
+            whole = self._process_response(await self._whole(response.response, kind))
+            return CompletedStreamedResponse(
+                whole, model_request_parameters=model_request_parameters
+            )
+        end = _EndMark.of(response)
+        try:
+            arriving = await super()._process_streamed_response(
+                response, model_request_parameters, model_settings
+            )
+        except e.ModelAPIError as error:
+            raise _categorized(error) from error
+        assert isinstance(arriving, CompatibleStream)
+        arriving.end = end
+        return arriving
+
+    async def _whole(self, response: httpx2.Response, kind: str) -> ChatCompletion | str:
+        """Return the response of a server that does not stream."""
+        try:
+            given = json.loads(await response.aread())
+        except httpx2.TransportError as error:
+            raise e.UnexpectedModelBehavior(f"{_ENDED} its end") from error
+        except ValueError as error:
+            if "json" not in kind:
+                return response.text
+            raise e.ModelAPIError(self.model_name, "its JSON is not complete") from error
+        return ChatCompletion.construct(**given) if isinstance(given, dict) else str(given)
+
     def _error_in(self, given: Mapping[str, Any]) -> e.ModelAPIError:
         """Return the error of a response without choices, with the words of the server."""
         error = given.get("error")
@@ -98,6 +141,76 @@ class CompatibleChatModel(OpenAIChatModel):
         if names:
             warning = f"the response of {self.system} is not complete: no valid {', '.join(names)}"
             self.warnings = list(dict.fromkeys([*self.warnings, warning]))
+
+
+class CompatibleStream(OpenAIStreamedResponse):
+    """Stream of a `CompatibleChatModel`. ``end`` notes whether the event `[DONE]` has arrived."""
+
+    end: _EndMark
+
+    def __init__(self, *args: Any, **given: Any) -> None:
+        super().__init__(*args, **given)
+        self.end = _EndMark()
+        self._calls: dict[Any, tuple[str, int]] = {}
+        """The id and the part of the last tool call with each index."""
+        self._count = 0
+
+    async def _get_event_iterator(self) -> AsyncIterator[Any]:
+        try:
+            async for event in super()._get_event_iterator():
+                yield event
+        except e.ModelAPIError as error:
+            raise _categorized(error) from error
+
+    def _map_tool_call_delta(self, choice: Any) -> Iterable[Any]:
+        for call in choice.delta.tool_calls or []:
+            known, part = self._calls.get(call.index, ("", -1))
+            is_named = call.index is None and call.function and call.function.name
+            if part < 0 or is_named or (call.id and known and call.id != known):
+                known, part = "", self._count
+                self._count += 1
+            self._calls[call.index] = call.id or known, part
+            call.index = part
+            function = call.function
+            if function is not None and isinstance(function.arguments, Mapping):
+                function.arguments = json.dumps(function.arguments)
+        return super()._map_tool_call_delta(choice)
+
+    def _missing_finish_reason(self) -> Any:
+        return "stop" if self.end.has_arrived else None
+
+
+class _EndMark:
+    """Whether the event `[DONE]` of a stream has arrived."""
+
+    def __init__(self, decoder: Any = None) -> None:
+        self._decoder, self.has_arrived = decoder, False
+
+    @classmethod
+    def of(cls, stream: Any) -> _EndMark:
+        """Return the mark of ``stream``, whose decoder it observes."""
+        mark = cls(getattr(stream, "_decoder", None))
+        if mark._decoder is not None:
+            stream._decoder = mark
+        return mark
+
+    async def aiter_bytes(self, content: Any) -> AsyncIterator[Any]:
+        async for event in self._decoder.aiter_bytes(content):
+            self.has_arrived = self.has_arrived or event.data.startswith("[DONE]")
+            yield event
+
+
+def _categorized(error: e.ModelAPIError) -> e.ModelAPIError:
+    """Return an error inside of a stream as `CompatibleChatModel` reports it in a response."""
+    if not error.in_stream or isinstance(error, e.ModelHTTPError):
+        return error
+    return e.ModelHTTPError.for_category(
+        e.ModelServerError,
+        status_code=_UNKNOWN_STATUS,
+        model_name=error.model_name,
+        body={"error": getattr(error, "body", None) or str(error)},
+        in_stream=True,
+    )
 
 
 Place = tuple[int | str, ...]

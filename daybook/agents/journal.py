@@ -172,6 +172,10 @@ class Journal(Protocol):
         """Return whether a budget in US dollars limits the run."""
         ...
 
+    async def is_limited(self) -> bool:
+        """Return whether a budget limits the run."""
+        ...
+
     async def start(self, step: PlannedStep) -> StepReply | None:
         """Record the start of ``step``. Return None if the step may happen now.
 
@@ -191,6 +195,13 @@ class Journal(Protocol):
 
         If the reply to a request is useless, the agent calls `finish` again, with an error. Then
         the next attempt does not continue from that reply.
+        """
+        ...
+
+    async def show(self, step: PlannedStep, text: str) -> None:
+        """Show the text of the reply so far, until the step ends.
+
+        The text has no effect on any attempt. Raise no error of the ledger.
         """
         ...
 

@@ -24,7 +24,6 @@ class AgentKind(BlockStore[Any]):
     and settings.
     """
 
-    word: str
     make: Callable[[str, Any], StoredAgent]
     noun: str = "agent"
 

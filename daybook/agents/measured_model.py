@@ -18,7 +18,10 @@ class MeasuredModel(WrapperModel):
     """Model that replaces a usage of 0 tokens by an unknown usage."""
 
     async def request(self, *args: Any, **options: Any) -> ModelResponse:
-        response = await super().request(*args, **options)
+        return self.measured(await super().request(*args, **options))
+
+    def measured(self, response: ModelResponse) -> ModelResponse:
+        """Return ``response`` with an unknown usage if the usage is 0 tokens."""
         used = response.usage
         if not (used.input_tokens or used.output_tokens or used.unmeasured_requests):
             response.usage = RequestUsage(unmeasured_requests=1)

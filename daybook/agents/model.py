@@ -150,12 +150,19 @@ class ModelAgent:
 
     def _journaled(self, model: Model, request: AgentRequest, steps: Steps | None) -> Model:
         """Return ``model``, wrapped. If there are ``steps``, the model records its requests."""
+        from daybook.agents import streamed_model
         from daybook.agents.measured_model import MeasuredModel
 
-        measured = MeasuredModel(model)
         if steps is None:
-            return measured
+            return MeasuredModel(model)
         from daybook.agents.model_steps import JournaledModel
+
+        measured = MeasuredModel(model)
+        is_streamed = self.settings.stream and type(model).__name__ in streamed_model.FAMILIES
+        if is_streamed and (request.tokens is None or not streamed_model.may_omit_usage(model)):
+            measured = streamed_model.StreamedModel(
+                model, lambda: failures.incomplete_answer_error(self.name, model)
+            )
 
         return JournaledModel(
             measured,

@@ -57,7 +57,7 @@ class ModelSettings(BaseModel):
         ),
         examples=["openai:gpt-6-luna", "anthropic:claude-haiku-5-5", "google:gemini-3.8-flash"],
     )
-    base_url: str = Field(
+    base_url: Annotated[str, Marker(gets_secrets=True)] = Field(
         default="",
         validate_default=True,
         title="Base URL",
@@ -98,6 +98,14 @@ class ModelSettings(BaseModel):
             "server.get_* for some of them; a Python tool's name. It can call no other tool."
         ),
         examples=[["search", "calendar.list_*", "daybook"]],
+    )
+    stream: bool = Field(
+        default=True,
+        title="Stream",
+        description=(
+            "Whether the pages show the answer while the model writes it. Switch it off for a "
+            "server whose streams are incorrect, or that reports its token usage only without one."
+        ),
     )
     request_limit: int = Field(
         default=0,

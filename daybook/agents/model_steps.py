@@ -1,6 +1,7 @@
 """A model that records each of its requests in the journal, and the texts of its steps.
 
-The model records a request and its whole response, because Daybook does not stream responses.
+The model records a request and its whole response. While a response arrives, the journal shows its
+text (`agents.streamed_model`).
 
 Importing this module imports pydantic-ai.
 """
@@ -21,7 +22,7 @@ from pydantic_ai.messages import (
     TextPart,
     ToolCallPart,
 )
-from pydantic_ai.models import Model, ModelRequestParameters
+from pydantic_ai.models import ModelRequestParameters
 from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.settings import ModelSettings
 from pydantic_ai.usage import RequestUsage
@@ -37,6 +38,8 @@ from daybook.agents.journal import (
     arguments_text,
     digest_of,
 )
+from daybook.agents.measured_model import MeasuredModel
+from daybook.agents.streamed_model import StreamedModel, may_omit_usage
 from daybook.errors import AgentError
 from daybook.json_text import JsonObject
 from daybook.runs.usage import Amount
@@ -105,8 +108,11 @@ class Steps:
 class JournaledModel(WrapperModel):
     """Model that records each request as a step, or returns the reply of an earlier attempt."""
 
-    def __init__(self, wrapped: Model, steps: Steps, priced: Priced, translate: Translate) -> None:
+    def __init__(
+        self, wrapped: MeasuredModel, steps: Steps, priced: Priced, translate: Translate
+    ) -> None:
         super().__init__(wrapped)
+        self._measured = wrapped
         self._steps, self._priced, self._translate = steps, priced, translate
         self._tools: dict[str, str] | None = None
 
@@ -139,7 +145,7 @@ class JournaledModel(WrapperModel):
             await self._answered(response)
             return response
         try:
-            response = await super().request(messages, model_settings, model_request_parameters)
+            response = await self._respond(step, messages, model_settings, model_request_parameters)
         except Exception as error:
             failed, may_cost = self._translate(error), not failures.is_free(error)
             await journal.finish(step, StepReply(error=str(failed), may_cost=may_cost))
@@ -151,6 +157,18 @@ class JournaledModel(WrapperModel):
         self._steps.last_answered = step, reply
         await self._answered(response)
         return response
+
+    async def _respond(self, step: PlannedStep, *asked: Any) -> ModelResponse:
+        """Return the model's response, whose text the journal shows while it arrives.
+
+        A stream may omit the usage. So if a budget limits the run, use no such stream.
+        """
+        journal, measured = self._steps.journal, self._measured
+        if not isinstance(measured, StreamedModel) or (
+            may_omit_usage(measured.wrapped) and await journal.is_limited()
+        ):
+            return await measured.request(*asked)
+        return await measured.respond(lambda text: journal.show(step, text), *asked)
 
     async def _answered(self, response: ModelResponse) -> None:
         """Store the response's tool calls, and record the calls that no tool gets as failed steps.

@@ -40,7 +40,14 @@ class Preset:
 
 PRESETS = {
     "claude-code": Preset(
-        command=("claude", "-p", "--output-format", "stream-json", "--verbose"),
+        command=(
+            "claude",
+            "-p",
+            "--output-format",
+            "stream-json",
+            "--verbose",
+            "--include-partial-messages",
+        ),
         lines=ClaudeCodeLines,
         tool_arguments=("--mcp-config={mcp_config}",),
         environment=("ANTHROPIC_API_KEY", "CLAUDE_CODE_OAUTH_TOKEN", "CLAUDE_CONFIG_DIR"),

@@ -70,6 +70,8 @@ class StepLines(ABC):
     ``text`` is the answer; None until the program has printed its result. ``error`` is the error
     that the result reports; empty if there is none. ``usage`` is the usage so far, in the format of
     `ledger.states.Usage`. ``model`` and ``usage`` are None until the program has printed them.
+    ``writing`` is the step of the response that the program writes, and its text so far; None if
+    there is none.
     ``session`` is the program's own conversation, with which it can be resumed. ``unread`` is the
     number of lines that are not JSON objects, and ``plain`` is the end of these lines. ``warnings``
     are remarks about ``usage`` and ``session``.
@@ -84,6 +86,7 @@ class StepLines(ABC):
         self.model: str | None = None
         self.usage: Usage | None = None
         self.session = ProgramSession()
+        self.writing: tuple[PlannedStep, str] | None = None
         self.unread = 0
         self.plain = b""
         self._wrong_usage = ""
@@ -172,6 +175,8 @@ class StepLines(ABC):
         step = self._open.pop(key, None)
         if step is None:
             return
+        if self.writing is not None and self.writing[0] is step:
+            self.writing = None
         last = self._events[-1] if self._events else None
         if last is not None and last.is_new and last.step is step:
             # Record start and end with one write.
@@ -196,6 +201,8 @@ class _Response:
     step: PlannedStep
     calls: int = 0
     texts: list[str] = field(default_factory=list)
+    written: str = ""
+    """The text so far, from events of the stream or from whole texts."""
     error: str = ""
     tokens: Usage = field(default_factory=dict)
     counted: Usage = field(default_factory=dict)
@@ -209,6 +216,9 @@ class ClaudeCodeLines(StepLines):
     another line of the same response follows such a result, the response ends once more, with all
     of its texts. A line of a subagent has, as its parent, the call that started the subagent. Lines
     of subagents may be mixed with other lines.
+
+    With `--include-partial-messages`, the program also prints the events of the model's stream.
+    They show the text of a response earlier; the response itself is in the lines after them.
     """
 
     full = _CLAUDE_CODE_FULL
@@ -225,6 +235,9 @@ class ClaudeCodeLines(StepLines):
             case "system" if event.get("subtype") == "init":
                 self._read_session(event)
                 self.model = _text(event.get("model")) or None
+            case "stream_event":
+                parent = _text(event.get("parent_tool_use_id"))
+                self._read_part(parent, _object(event.get("event")))
             case "assistant":
                 self._read_response(event)
             case "user":
@@ -241,6 +254,23 @@ class ClaudeCodeLines(StepLines):
     def _read_session(self, event: Json) -> None:
         found = _session(event.get("session_id")) or self.session.id
         self.session = replace(self.session, id=found)
+
+    def _read_part(self, parent: str, event: Json) -> None:
+        """Process an event of the model's stream: a response begins, or its text goes on."""
+        if event.get("type") == "message_start":
+            self._read_response({"message": event.get("message"), "parent_tool_use_id": parent})
+            return
+        response = self._responses.get(self._last_of.get(parent, ""))
+        if response is None:
+            return
+        if event.get("type") == "content_block_start" and response.written:
+            response.written = f"{response.written.rstrip()}\n\n"
+        response.written += _text(_object(event.get("delta")).get("text"))
+        self._show(parent, response)
+
+    def _show(self, parent: str, response: _Response) -> None:
+        if response.written and not parent:  # a subagent does not write the answer
+            self.writing = response.step, response.written
 
     def _read_response(self, event: Json) -> None:
         message, parent = _object(event.get("message")), _text(event.get("parent_tool_use_id"))
@@ -262,7 +292,11 @@ class ClaudeCodeLines(StepLines):
         for block in _blocks(event):
             match block.get("type"):
                 case "text":
-                    response.texts.append(_text(block.get("text")))
+                    text = _text(block.get("text"))
+                    response.texts.append(text)
+                    if text not in response.written:
+                        response.written = "\n\n".join(filter(None, [response.written, text]))
+                    self._show(parent, response)
                 case "tool_use" | "server_tool_use":
                     response.calls += 1
                     name, arguments = _text(block.get("name")) or "tool", block.get("input")
@@ -356,6 +390,8 @@ class CodexLines(StepLines):
                 self._begin_item(item)
             case "item.completed" if item.get("type") == "agent_message":
                 self._message = _text(item.get("text"))
+                if (turn := self._open.get("turn")) is not None:
+                    self.writing = turn, self._message
             case "item.completed":
                 self._begin_item(item)
                 self._end(_text(item.get("id")), _codex_reply(item))

@@ -21,7 +21,8 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from daybook.agents.base import AgentRequest
-from daybook.agents.journal import StepReply
+from daybook.agents.journal import PlannedStep, StepReply
+from daybook.agents.showing import showing
 from daybook.agents.step_lines import StepEvent, StepLines
 from daybook.processes.pipes import LinePipe
 
@@ -49,10 +50,11 @@ MIN_WRITE_SECONDS = 2.0
 class StepRecorder:
     """Recorder of the steps of one answer.
 
-    ``pipe`` receives the program's output. ``hide`` removes secrets from the recorded texts.
+    ``pipe`` receives the program's output. ``hide`` removes secrets from the recorded texts; with
+    ``is_cut``, also the start of a secret at the end of a text.
     """
 
-    def __init__(self, lines: StepLines, request: AgentRequest, hide: Callable[[str], str]) -> None:
+    def __init__(self, lines: StepLines, request: AgentRequest, hide: Callable[..., str]) -> None:
         self.lines = lines
         self.pipe = LinePipe(self._read, MAX_LINE_BYTES)
         self._request, self._hide = request, hide
@@ -103,7 +105,8 @@ class StepRecorder:
         # `writing` ends before the program only because of an error.
         writing.add_done_callback(lambda _: running.cancel())
         try:
-            result = await running
+            async with showing(lambda: self.lines.writing, self._show):
+                result = await running
         except BaseException:
             task = asyncio.current_task()
             is_refused = writing.done() and not (task is not None and task.cancelling())
@@ -115,6 +118,11 @@ class StepRecorder:
         left = min(end - loop.time(), MAX_WRITE_SECONDS)
         await self._finish(writing, max(left, MIN_WRITE_SECONDS))
         return result
+
+    async def _show(self, writing: tuple[PlannedStep, str] | None) -> None:
+        journal = self._request.journal
+        if writing is not None and journal is not None:
+            await journal.show(writing[0], self._hide(writing[1], is_cut=True))
 
     async def _finish(self, writing: asyncio.Task[None], seconds: float) -> None:
         """Wait until all events are recorded, at most ``seconds``."""

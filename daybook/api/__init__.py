@@ -58,6 +58,7 @@ if TYPE_CHECKING:
         destinations as destinations,
         documents as documents,
         due as due,
+        file_documents as file_documents,
         files as files,
         filters as filters,
         inbox as inbox,

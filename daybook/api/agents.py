@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
 from daybook.agents import candidates, documents, kinds, presets, providers, spec
@@ -137,11 +137,7 @@ async def edit(name: str, changes: Mapping[str, Any]) -> SavedAgent:
         fields = {**before, **changes}
         if "options" in changes:
             fields["options"] = {**before.get("options", {}), **changes["options"]}
-        loses_key = (
-            bool(before.get("api_key"))
-            and "api_key" not in changes
-            and _recipient(fields) != _recipient(before)
-        )
+        loses_key = "api_key" not in changes and _loses_key(fields, before)
         if loses_key:
             fields["api_key"] = ""
         checked, notes = _check(kind.word, fields)
@@ -149,6 +145,29 @@ async def edit(name: str, changes: Mapping[str, Any]) -> SavedAgent:
         await kind.save(client, stored_name, checked, replace=True)
         edited = await _details(client, f"{kind.slug}/{stored_name}")
     return SavedAgent(**dict(edited), notes=[*notes, KEY_DELETED] if loses_key else notes)
+
+
+async def check_document(
+    client: PrefectClient, settings: BaseModel, before: Mapping[str, Any] | None
+) -> tuple[BaseModel, list[str]]:
+    """Return the settings of an agent in the form to store, and notes for the user.
+
+    If they have the stored key of ``before``, and another provider or URL gets it, leave the key
+    out, and say so in a note. Raise `InvalidInput`.
+    """
+    notes = list[str]()
+    if isinstance(settings, ModelSettings) and before is not None:
+        key = settings.api_key.get_secret_value()
+        if key == before.get("api_key") and _loses_key(settings.model_dump(), before):
+            settings, notes = settings.model_copy(update={"api_key": SecretStr("")}), [KEY_DELETED]
+    checked, found = _check_settings(settings)
+    await _check_tools(checked, client)
+    return checked, [*notes, *found]
+
+
+def _loses_key(fields: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
+    """Return whether a stored key would go to another provider or URL than ``before``."""
+    return bool(before.get("api_key")) and _recipient(fields) != _recipient(before)
 
 
 def _recipient(model_settings: Mapping[str, Any]) -> tuple[str, str]:
@@ -245,7 +264,10 @@ def _check(kind: str, fields: Mapping[str, Any]) -> tuple[BaseModel, list[str]]:
 
     Raise `InvalidInput` for invalid settings.
     """
-    settings: BaseModel = kinds.find_kind(kind).validate(fields)
+    return _check_settings(kinds.find_kind(kind).validate(fields))
+
+
+def _check_settings(settings: BaseModel) -> tuple[BaseModel, list[str]]:
     match settings:
         case ModelSettings():
             try:

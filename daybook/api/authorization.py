@@ -36,7 +36,10 @@ from daybook.short_text import one_line
 
 log = logging.getLogger(__name__)
 
-TRIGGERS = {"cli": "manual", "web": "manual", "api": "api", "mcp": "mcp", "run": "mcp"}
+TRIGGERS = {
+    **dict.fromkeys(("cli", "web", "chat"), "manual"),
+    **{"api": "api", "mcp": "mcp", "run": "mcp"},
+}
 """The trigger of a requested run, by `Actor.via`.
 
 If a tool inside a run requests another run (`run`), the trigger is `mcp`.

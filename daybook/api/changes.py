@@ -68,7 +68,12 @@ def _query() -> CompoundSelect[Any]:
             func.sum(runs.attempts),
             func.max(runs.queued_at),
         ).where(col(runs.status).in_([*LIVE])),
-        part("live steps", func.count(col(step.run_id)), func.count(col(step.finished_at)))
+        part(
+            "live steps",
+            func.count(col(step.run_id)),
+            func.count(col(step.finished_at)),
+            func.sum(one_if(col(step.finished_at).is_(None)) * func.length(col(step.output))),
+        )
         .select_from(step)
         .join(runs, col(runs.id) == col(step.run_id))
         .where(col(runs.status).in_([*LIVE])),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
@@ -16,6 +17,9 @@ from daybook.errors import InvalidInput, NotFound
 from daybook.ledger.engine import open_ledger
 from daybook.ledger.tables import new_id
 from daybook.prefect import client as prefect
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import PrefectClient
 
 TEST_TEXT = "This is a test message from Daybook: this channel works."
 FIELDS = apprise.ChannelSettings.model_fields
@@ -100,14 +104,8 @@ async def add(name: str, url: str, *, replace: bool = False) -> ListedChannel:
     Raise `InvalidInput`; then nothing was stored, and the error's text does not contain the URL.
     """
     apprise.validate(name, url)
-    if name in registry.BUILTIN:
-        raise InvalidInput("name", f'"{name}" is a built-in channel', "choose another")
     async with prefect.answering() as client:
-        known = await registry.names(client)
-        if known.get(name, apprise.STORE.slug) != apprise.STORE.slug:
-            raise InvalidInput(
-                "name", f'"{name}" is a Prefect block ({known[name]})', "choose another"
-            )
+        await check_name(client, name)
         made = await apprise.add(client, name, url, replace=replace)
     kind = apprise.STORE.slug
     return ListedChannel(
@@ -118,6 +116,15 @@ async def add(name: str, url: str, *, replace: bool = False) -> ListedChannel:
         problem=None,
         jobs=_users_of(name, kind, await _references()),
     )
+
+
+async def check_name(client: PrefectClient, name: str) -> None:
+    """Raise `InvalidInput` if a channel of another kind has the name."""
+    if name in registry.BUILTIN:
+        raise InvalidInput("name", f'"{name}" is a built-in channel', "choose another")
+    for known, kind in (await registry.names(client)).items():
+        if known.rpartition("/")[2] == name and kind not in (apprise.STORE.slug, name):
+            raise InvalidInput("name", f'"{name}" is a Prefect block ({kind})', "choose another")
 
 
 async def test(name: str, chat_id: str = "", text: str = TEST_TEXT) -> ChannelTest:

@@ -17,6 +17,7 @@ from pydantic import BaseModel
 
 from daybook import api, owners, prefect, settings
 from daybook.api import authorization
+from daybook.api.file_documents import DocumentChange, DocumentPlan
 from daybook.errors import (
     DaybookError,
     InvalidFiles,
@@ -32,6 +33,7 @@ from daybook.files.plan import Plan, PlanStep, Verb
 from daybook.jobs import store
 from daybook.jobs.views import FieldChange
 from daybook.ledger.engine import Ledger, open_ledger, reading
+from daybook.resources.planned import with_planned
 from daybook.runs import outcomes
 from daybook.short_text import first_names, one_line
 
@@ -78,13 +80,16 @@ class PlannedChange(BaseModel, frozen=True):
 class ApplyReport(BaseModel, frozen=True):
     """Result of `apply`; with ``dry_run``, the result that `apply` would have.
 
-    ``unchanged`` is the number of jobs that the files do not change. ``pending`` are the new and
+    ``unchanged`` is the number of jobs that the files do not change, and ``unchanged_documents``
+    that of settings documents; ``documents`` are the others. ``pending`` are the new and
     changed jobs that are not in Prefect yet. ``failed`` maps the jobs that Prefect refuses to the
     reasons; it is empty unless `apply` waits.
     """
 
     set: str
     dry_run: bool
+    documents: list[DocumentChange]
+    unchanged_documents: int
     changes: list[PlannedChange]
     unchanged: int
     pending: list[str]
@@ -116,18 +121,21 @@ async def apply(
 ) -> ApplyReport:
     """Add, change and, with ``prune``, remove jobs as the jobs files say: all changes, or none.
 
+    Also add and change the settings documents in the files; all checks come before the first write.
+
     A set owns the jobs. Its name is ``set_name``. The default is the name in the files, or
     ``default_set`` if the files have none. With ``prune``, remove the set's jobs that are in no
     file. If a job in the files has another owner, that is a mistake; with ``adopt``, the set
     becomes its owner. With ``wait``, return when Prefect has the changes.
 
-    Raise `InvalidFiles` with all mistakes, and `InvalidInput` for an invalid set or an agent. With
-    ``wait``, raise `PrefectUnreachable`. If Prefect was unreachable at the start, nothing was
-    stored, unless the plan only removes jobs. If Prefect stopped answering later, the changes are
-    stored, and the remaining jobs are pending.
+    Raise `InvalidFiles` with all mistakes, also for a missing secret, and `InvalidInput` for an
+    invalid set or an agent. With ``wait``, or with settings documents, raise `PrefectUnreachable`.
+    If Prefect was unreachable at the start, nothing was stored, unless the plan only removes jobs.
+    If Prefect stopped answering later, a part of the changes is stored: apply the files again.
     """
     authorization.require_operator()
-    files = [jobs_file.read_file(each) for each in sources]
+    sections = api.file_documents.nouns()
+    files = [jobs_file.read_file(each, sections) for each in sources]
     name, zone = plans.set_name(files, set_name, default_set), settings.load().timezone
 
     def make(stored: Sequence[StoredJob], now: datetime) -> Plan:
@@ -135,8 +143,23 @@ async def apply(
 
     async with open_ledger() as ledger:
         async with ledger.read() as session:
-            plan = make(await store.read_all(session), ledger.now())
-        notes = [*plan.notes, *await _checked(ledger, plan, needs_prefect=wait and not dry_run)]
+            stored = await store.read_all(session)
+            plan = make(stored, ledger.now())
+        documents = await api.file_documents.plan(
+            files,
+            *_names_after(stored, plan, [each.name for file in files for each in file.entries]),
+        )
+        plan.mistakes += documents.mistakes
+        checked = await _checked(ledger, plan, documents, needs_prefect=wait and not dry_run)
+        notes = [*plan.notes, *documents.notes, *checked]
+        if prune and any(file.documents for file in files):
+            notes.append(api.file_documents.NOT_PRUNED)
+        if dry_run:
+            notes += map(str, documents.needed)
+        elif documents.needed:
+            raise InvalidFiles(documents.needed)
+        else:
+            await api.file_documents.perform(ledger, documents, after_jobs=False)
         changed: list[StoredJob] = []
         if not dry_run and (plan.steps or plan.applied):
             async with ledger.write() as session:
@@ -145,6 +168,8 @@ async def apply(
                 if plan.mistakes:  # another process has changed jobs since the plan was made
                     raise InvalidFiles(plan.mistakes)
                 changed = await _perform(session, plan, now)
+        if not dry_run:
+            await api.file_documents.perform(ledger, documents, after_jobs=True)
         failed = await _sync(ledger, changed, progress) if wait and changed else {}
         async with ledger.read() as session:
             current = await store.all_jobs(session, [each.id for each in changed])
@@ -153,6 +178,8 @@ async def apply(
         return ApplyReport(
             set=name,
             dry_run=dry_run,
+            documents=documents.changes(),
+            unchanged_documents=documents.unchanged,
             changes=[PlannedChange.of(each) for each in plan.steps],
             unchanged=plan.unchanged,
             pending=[each.row.name for each in current if each.row.sync_pending],
@@ -178,16 +205,22 @@ async def export(refs: Sequence[str] = ()) -> tuple[str, dict[str, Any]]:
     """Return the jobs ``refs`` (default: all) as the text and the data of a jobs file.
 
     Without ``refs``, omit agents' jobs, because no file can own them, and jobs that cannot be read,
-    each with a comment in the text. Works without Prefect. Raise `NotFound`, `Ambiguous`, and
-    `InvalidInput` for an agent's job and for a job that cannot be read.
+    each with a comment in the text, and add the settings documents. Works without Prefect. Raise
+    `NotFound`, `Ambiguous`, and `InvalidInput` for an agent's job and for a job that cannot be
+    read.
     """
     jobs = await _selected(refs)
     if not refs:
         jobs = [each for each in jobs if not owners.is_agent(each.row.owner)]
-    left_out = [each.problem for each in jobs if each.problem is not None and not refs]
+    left_out = [str(each.problem) for each in jobs if each.problem is not None and not refs]
     exported = [_exportable(each) for each in jobs if each.problem is None or refs]
+    sections: exports.Sections = {}
+    if not refs and not owners.current_actor().is_agent:
+        async with reading() as session:
+            sections, others = await api.file_documents.export(session)
+        left_out += others
     comments = "".join(f"# left out: {one_line(each)}\n" for each in left_out)
-    return exports.text(exported) + comments, exports.document(exported)
+    return exports.text(exported, sections) + comments, exports.document(exported, sections)
 
 
 def definition(stored: StoredJob) -> str:
@@ -218,7 +251,22 @@ async def _selected(refs: Sequence[str]) -> list[StoredJob]:
     return list({each.id: each for each in found}.values())
 
 
-async def _checked(ledger: Ledger, plan: Plan, *, needs_prefect: bool) -> list[str]:
+def _names_after(
+    stored: Sequence[StoredJob], plan: Plan, given: Sequence[str]
+) -> tuple[dict[str, str], set[str]]:
+    """Return the names of the stored jobs by id, and those of all jobs, after the plan."""
+    names = api.file_documents.names_of(stored)
+    for each in plan.steps:
+        if each.before is not None:
+            names[each.before.id] = each.name
+            if each.job is None:
+                del names[each.before.id]
+    return names, {*names.values(), *given}
+
+
+async def _checked(
+    ledger: Ledger, plan: Plan, documents: DocumentPlan, *, needs_prefect: bool
+) -> list[str]:
     """Check the new and changed jobs as `api.jobs.add` does; return notes for the user.
 
     Raise `InvalidFiles` with all mistakes of the plan and of these checks. With ``needs_prefect``,
@@ -226,12 +274,13 @@ async def _checked(ledger: Ledger, plan: Plan, *, needs_prefect: bool) -> list[s
     """
     notes, mistakes = dict[str, list[str]](), list[Mistake](plan.mistakes)
     if any(step.job for step in plan.steps) or (needs_prefect and plan.steps):
-        async with prefect.client.connected_if_reachable() as client:
-            if client is None and needs_prefect:
+        async with prefect.client.connected_if_reachable() as connected:
+            if connected is None and needs_prefect:
                 async with prefect.client.answering():  # this raises an error with the reason
                     pass
             known = dict[str, list[str] | InvalidInput]()
-            for step in plan.steps:
+            client = with_planned(connected, documents.planned) if connected else None
+            for step in plan.steps if documents.is_complete else ():
                 if step.job is None or step.entry is None:
                     continue
                 try:

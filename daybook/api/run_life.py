@@ -61,6 +61,7 @@ class RunLife(BaseModel, frozen=True):
     ``parameters`` are the parameters with which the run was requested or claimed. ``deployment_id``
     is None if the run has no job, or its job no deployment. ``tokens`` is the maximum number of
     tokens from the last claim on; None if unlimited. ``steps`` are the steps of the run's agent,
+    ``partial_answer`` is the text that the agent has written so far, while the run runs.
     ``approvals`` are the questions to a person about its calls and answers, and ``tools``,
     ``sources`` and ``files`` are as in `RunWithSteps`. ``links`` are pages of features about the
     run. ``paused_until`` of the deliveries is None. ``evidence`` has the outcomes that the ledger
@@ -73,6 +74,7 @@ class RunLife(BaseModel, frozen=True):
     tokens: int | None
     attempts: list[Attempt]
     steps: list[Step]
+    partial_answer: str = Field(repr=False)
     approvals: list[Approval]
     tools: list[str]
     sources: list[RunSource]
@@ -97,6 +99,7 @@ async def show(ref: str) -> RunLife:
         row, job = await authorization.find_run(session, ref)
         attempts, so_far = await _attempts(session, row, ledger.now())
         step_rows = await steps.of_run(session, row.id)
+        partial = await steps.partial_answers(session, [row])
         files = await run_files.find(session, row.id)
         links = [link for find in loaded("run_links") for link in await find(session, row.id)]
         asked = [Approval.of(each) for each in await approvals.of_run(session, row.id)]
@@ -111,6 +114,7 @@ async def show(ref: str) -> RunLife:
         tokens=row.tokens,
         attempts=attempts,
         steps=made,
+        partial_answer=partial.get(row.id, ""),
         approvals=asked,
         tools=steps.tools_of(step_rows),
         sources=sources.of_steps(made),

@@ -26,7 +26,8 @@ from daybook.ledger.states import LIVE, Usage
 from daybook.ledger.tables import RunRow
 from daybook.ledger.views import UtcTime, columns
 from daybook.policies import policy
-from daybook.runs import claim_requests, sessions, summaries
+from daybook.policies.policy import EVERY_TOOL
+from daybook.runs import claim_requests, sessions, steps, summaries
 from daybook.runs.sessions import SessionSummary
 
 if TYPE_CHECKING:
@@ -107,6 +108,7 @@ class Summary(BaseModel, frozen=True):
 class UnansweredPrompt(BaseModel, frozen=True):
     """A prompt of a run that has not answered, or not yet: ``status`` is that of the run.
 
+    ``partial_answer`` is the text that the agent has written so far, while the run runs.
     ``problem`` says why the run has failed, or why it waits; it may be empty. ``is_message`` is
     True if a person wrote the prompt to the session, and False for a run of a job.
     """
@@ -117,6 +119,7 @@ class UnansweredPrompt(BaseModel, frozen=True):
     status: str
     problem: str
     is_message: bool
+    partial_answer: str
 
     @property
     def is_live(self) -> bool:
@@ -124,7 +127,7 @@ class UnansweredPrompt(BaseModel, frozen=True):
         return self.status in LIVE
 
     @classmethod
-    def of(cls, row: RunRow) -> Self:
+    def of(cls, row: RunRow, partial_answer: str) -> Self:
         return cls(
             run_id=row.id,
             prompt=str(row.parameters.get("prompt", "")),
@@ -132,6 +135,7 @@ class UnansweredPrompt(BaseModel, frozen=True):
             status=row.status,
             problem=row.error or row.reason,
             is_message=row.started_by is triggers.SESSION,
+            partial_answer=partial_answer,
         )
 
 
@@ -177,11 +181,12 @@ async def show(ref: str, limit: int = 20) -> SessionDetails:
         found = await sessions.without_answer(
             session, listed.row.id, messages[-1].at if messages else None, MAX_UNANSWERED
         )
+        partial = await steps.partial_answers(session, found)
         return SessionDetails(
             **dict(Session.of(listed)),
             summary=Summary(**columns(Summary, newest)) if newest else None,
             history=[SessionMessage(**columns(SessionMessage, each)) for each in messages],
-            unanswered=[UnansweredPrompt.of(each) for each in found],
+            unanswered=[UnansweredPrompt.of(each, partial.get(each.id, "")) for each in found],
             program_session=last.program_session if last is not None else None,
         )
 
@@ -276,6 +281,7 @@ async def _parameters(session: AsyncSession, listed: SessionSummary) -> JsonObje
             asked = await sessions.without_answer(session, listed.row.id, None, 1)
             last = asked[0] if asked else None
         found = last.parameters if last else {}
+        found = _without_reader(found)
     if claim_requests.agent_name(found) != listed.row.agent:
         found = {"agent": listed.row.agent}
     given = found.get("policy") or {}
@@ -283,6 +289,13 @@ async def _parameters(session: AsyncSession, listed: SessionSummary) -> JsonObje
         **{name: found[name] for name in _CONTINUED_FIELDS if found.get(name)},
         "policy": {name: given[name] for name in _CONTINUED_POLICY if name in given},
     }
+
+
+def _without_reader(parameters: JsonObject) -> JsonObject:
+    """Return the parameters without the approval of all calls, which a reader's turn has added."""
+    given = dict(parameters.get("policy") or {})
+    given["approve"] = [each for each in given.get("approve") or () if each != EVERY_TOOL]
+    return {**parameters, "policy": given}
 
 
 async def _find(session: AsyncSession, ref: str) -> SessionSummary:

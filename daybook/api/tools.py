@@ -215,11 +215,7 @@ class _ToolServers(Documents[ToolServerDetails]):
 
         Raise `InvalidInput` for invalid settings.
         """
-        given = STORE.validate(settings)
-        if not given.command:
-            return given
-        command, _ = locations.resolve_command(given.command, given.work_dir)
-        return STORE.validate({**settings, "command": command})
+        return resolve_program(STORE.validate(settings))[0]
 
     async def more(
         self, client: PrefectClient, documents: Sequence[BlockDocument]
@@ -244,6 +240,14 @@ class _ToolServers(Documents[ToolServerDetails]):
             for agent, tools in entries
             if name in {each.partition(".")[0] for each in tools}
         ]
+
+
+def resolve_program(settings: ToolServerSettings) -> tuple[ToolServerSettings, list[str]]:
+    """Return the settings with the full path of the program, and notes for the user."""
+    if not settings.command:
+        return settings, []
+    command, note = locations.resolve_command(settings.command, settings.work_dir)
+    return settings.model_copy(update={"command": command}), [note] if note else []
 
 
 SERVERS = _ToolServers(STORE, ToolServerDetails)

@@ -17,6 +17,9 @@ from daybook.files import sources
 from daybook.short_text import clip
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from daybook.api.file_documents import DocumentChange
     from daybook.api.files import PlannedChange
     from daybook.jobs.views import FieldChange
 
@@ -70,11 +73,11 @@ async def apply_(
     ] = False,
     wait: Annotated[bool, Parameter(help="Wait until Prefect has the changes.")] = False,
 ) -> Answer:
-    """Add and change jobs to match the files: all jobs, or none if there is a mistake.
+    """Add and change jobs, and agents and other settings, to match the files.
 
-    All mistakes are reported at once, with line and column. A job keeps its history under a new
-    name if the file has its earlier name as `renamed_from`. With --wait, exits with 1 if Prefect
-    refuses a job.
+    If there is a mistake, nothing is stored. All mistakes are reported at once, with line and
+    column. A job keeps its history under a new name if the file has its earlier name as
+    `renamed_from`. With --wait, exits with 1 if Prefect refuses a job.
 
     Example: daybook apply -f jobs.yaml --dry-run
     """
@@ -88,15 +91,23 @@ async def apply_(
         wait=wait,
         progress=lambda done, count: output.progress(f"Prefect: {done} of {counted(count, 'job')}"),
     )
-    changed = EXIT_CHANGES if report.changes else 0
+    changed = EXIT_CHANGES if report.changes or report.documents else 0
     yield report, changed if dry_run else int(bool(report.failed or (wait and report.pending)))
+    for document in report.documents:
+        _print_document(document)
     for change in report.changes:
         _print_change(change)
     for note in report.notes:
         output.say(f"! {note}")
     for name, why in report.failed.items():
         output.say(f"! {name}: not in Prefect: {why}")
-    output.say(_summary(report.changes, report.unchanged, report.set, dry_run=dry_run))
+    if report.documents or report.unchanged_documents:
+        documents, unchanged = report.documents, report.unchanged_documents
+        output.say(
+            f"Settings: {_counts(documents, ('add', 'change'), dry_run)}, {unchanged} unchanged."
+        )
+    counts = _counts(report.changes, tuple(_PAST), dry_run)
+    output.say(f"Set {report.set}: {counts}, {report.unchanged} unchanged.")
     if report.pending and not wait:
         output.say(f"{counted(len(report.pending), 'job')}: {api.jobs.PENDING_NOTE}")
 
@@ -123,8 +134,8 @@ async def diff_(*jobs: _Jobs) -> Answer:
 async def export_(*jobs: _Jobs) -> Answer:
     """Print jobs as a jobs file, which `daybook apply` reads; applying it changes nothing.
 
-    Fields with their default values are left out. Secrets appear only as references. Works without
-    Prefect.
+    Without JOB, also print agents and other settings. Fields with their default values are left
+    out. Secrets appear only as references. Works without Prefect.
 
     Example: daybook export > jobs.yaml
     """
@@ -138,18 +149,24 @@ def schema_() -> int:
 
     Example: daybook schema > jobs.schema.json
     """
-    from daybook.files.schema import schema
-
-    output.print_json(schema())
+    output.print_json(api.file_documents.schema())
     return 0
 
 
-def _summary(changes: list[PlannedChange], unchanged: int, name: str, *, dry_run: bool) -> str:
-    counts = [
-        f"{sum(each.action == action for each in changes)} {f'to {action}' if dry_run else past}"
-        for action, past in _PAST.items()
-    ]
-    return f"Set {name}: {', '.join(counts)}, {unchanged} unchanged."
+def _counts(
+    changes: Sequence[PlannedChange | DocumentChange], actions: Sequence[str], dry_run: bool
+) -> str:
+    return ", ".join(
+        f"{sum(each.action == action for each in changes)} "
+        + (f"to {action}" if dry_run else _PAST[action])
+        for action in actions
+    )
+
+
+def _print_document(change: DocumentChange) -> None:
+    sign, style = _SIGNS[change.action]
+    output.line(f"{sign} {change.kind} {change.name}", style=style)
+    _print_fields(change.changes, is_new=change.action == "add")
 
 
 def _print_change(change: PlannedChange) -> None:

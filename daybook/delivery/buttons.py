@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from daybook.feature import loaded
+from daybook.feature import features, leaving_out
 from daybook.ledger.tables import OutboxRow
 
 
@@ -36,9 +36,10 @@ class MessageButton:
     """A button. ``word`` is its name within the message, and ``label`` its text.
 
     A reply that is the ``word``, or one of ``words``, presses it too; if the button
-    ``takes_reason``, a reason may follow. ``press`` does what the button says, and returns a text
-    for the person, in Markdown. It must be idempotent for one `Press.id`. It raises `DaybookError`
-    if nothing was done.
+    ``takes_reason``, a reason may follow. ``may_lapse`` says whether the button may become invalid
+    soon, so that the channel has to remove it. ``press`` does what the button says, and returns a
+    text for the person, in Markdown. It must be idempotent for one `Press.id`. It raises
+    `DaybookError` if nothing was done.
     """
 
     word: str
@@ -46,8 +47,18 @@ class MessageButton:
     press: Callable[[Press], Awaitable[str]]
     words: tuple[str, ...] = ()
     takes_reason: bool = False
+    may_lapse: bool = True
+
+    @property
+    def all_words(self) -> tuple[str, ...]:
+        return (self.word, *self.words)
 
 
 async def of(session: AsyncSession, row: OutboxRow) -> list[MessageButton]:
     """Return the buttons that the message ``row`` has now."""
-    return [each for find in loaded("message_buttons") for each in await find(session, row)]
+    found = list[MessageButton]()
+    for each in features():
+        if each.message_buttons:
+            with leaving_out(each, "message_buttons"):
+                found += await each.load(each.message_buttons)(session, row)
+    return found

@@ -31,17 +31,17 @@ class DestinationSettings(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    url: str = Field(
+    url: Annotated[str, Marker(gets_secrets=True)] = Field(
         description="URL without a query. It also applies to every URL below it.",
     )
     secret: SecretStr = Field(
         description="Secret that signs callbacks: whsec_…, as in Standard Webhooks."
     )
-    previous_secret: SecretStr = Field(
+    previous_secret: Annotated[SecretStr, Marker(is_internal=True)] = Field(
         default=SecretStr(""),
         description="Previous secret, which also signs callbacks during a rotation.",
     )
-    previous_until: AwareDatetime | None = Field(
+    previous_until: Annotated[AwareDatetime | None, Marker(is_internal=True)] = Field(
         default=None, description="End of the rotation. Empty: no rotation."
     )
     token: Annotated[str, Marker(names="secret")] = Field(

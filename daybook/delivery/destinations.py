@@ -233,7 +233,7 @@ async def add(
     not registered. Without ``replace``, raise it also for a name that is in use.
     """
     checked = STORE.validate({"url": url, "secret": secret or new_secret()} | settings)
-    await _check_url(client, name, checked.url)
+    await check_url(client, name, checked.url)
     return await _save(client, name, checked, replace=replace)
 
 
@@ -244,11 +244,11 @@ async def change(client: PrefectClient, name: str, changes: Mapping[str, Any]) -
     """
     document = await STORE.get(client, name, include_secrets=True)
     checked = STORE.validate({**document.data, **changes})
-    await _check_url(client, name, checked.url)
+    await check_url(client, name, checked.url)
     return await _save(client, name, checked, replace=True)
 
 
-async def _check_url(client: PrefectClient, name: str, url: str) -> None:
+async def check_url(client: PrefectClient, name: str, url: str) -> None:
     """Raise `InvalidInput` if another destination than ``name`` has this URL."""
     parts = _url_parts(url)
     for each in await STORE.documents(client):

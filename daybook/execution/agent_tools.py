@@ -40,7 +40,7 @@ from daybook.jobs.actions import WEBHOOK
 from daybook.json_text import JsonObject
 from daybook.ledger.states import Status
 from daybook.owners import Actor, acting_as
-from daybook.policies.policy import matches
+from daybook.policies.policy import EVERY_TOOL, matches
 from daybook.tools import OCCURRENCE, pool, python_tools
 from daybook.tools.base import ToolInfo
 from daybook.tools.connection import CallFailed
@@ -235,7 +235,7 @@ class _Read:
 def _check_expected(selection: ToolSelection, names: Sequence[str]) -> None:
     """Raise `AgentMisconfigured` for an expected entry that names no tool."""
     for field_name, entry in selection.expected:
-        if not any(matches(name, entry) for name in names):
+        if entry != EVERY_TOOL and not any(matches(name, entry) for name in names):
             has = ", ".join(sorted(names)[:12]) or "none"
             raise AgentMisconfigured(
                 f'{field_name}: "{entry}" names no tool of agent "{selection.agent}" '

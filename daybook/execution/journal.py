@@ -47,7 +47,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import asdict, replace
 from datetime import datetime, timedelta
@@ -76,7 +76,7 @@ from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import ApprovalRow, AttemptRow, StepRow
 from daybook.policies.policy import ANSWER, matches, tools_of
 from daybook.processes.ending import wait_shielded
-from daybook.redaction import redact_tokens
+from daybook.redaction import redact_remembered, redact_tokens
 from daybook.runs import approvals, steps
 from daybook.runs import budget as budgets
 from daybook.runs.approvals import ApprovalNeeded, ApprovalStatus, Question
@@ -91,6 +91,13 @@ T = TypeVar("T")
 
 MAX_TEXT_CHARACTERS = 2_000
 """Maximum length of a step's input, output or error in the ledger, in characters."""
+
+MAX_SHOWN_CHARACTERS = 16_000
+"""Maximum length of the text so far of a reply that arrives, in characters; its end is stored."""
+
+SHOWN_BLOCK_CHARACTERS = 4_000
+"""The stored end of a text begins at a multiple of this number, so that its beginning rarely moves.
+"""
 
 MAX_NAME_CHARACTERS = 200
 """Maximum length of a step's name, which a model or program may have invented."""
@@ -180,6 +187,9 @@ class RunJournal:
         budget = await self._read_budget()
         return budget is not None and budget.limits_usd
 
+    async def is_limited(self) -> bool:
+        return await self._read_budget() is not None
+
     def warnings(self) -> tuple[str, ...]:
         """Return a line for each tool with failed or unanswered calls that did not recover."""
         failures: dict[str, list[str]] = {}
@@ -261,6 +271,16 @@ class RunJournal:
                 budget=self._budget if exceeds else None,
             )
         )
+
+    async def show(self, step: PlannedStep, text: str) -> None:
+        number = self._numbers.get(step.position)
+        if number is None:
+            return
+        shown = steps.show(
+            self._ledger, self._granted.fence, self._granted.run_id, number, shown_text(text)
+        )
+        with suppress(LedgerUnreachable):  # the next text comes soon
+            await wait_shielded(asyncio.create_task(shown))
 
     async def program_session(self, session: ProgramSession, *, resumed: bool) -> None:
         granted = self._granted
@@ -587,3 +607,16 @@ def _may_have_acted(row: StepRow) -> bool:
 def stored_text(text: str) -> str:
     """Return a text of a step for the ledger: without tokens of claims, and shortened."""
     return shorten(redact_tokens(text), MAX_TEXT_CHARACTERS)
+
+
+def shown_text(text: str) -> str:
+    """Return the end of a text that still grows, for the ledger, without secrets.
+
+    It contains no part of a secret either, at none of its ends.
+    """
+    text = redact_tokens(redact_remembered(text, is_cut=True), is_cut=True)
+    excess = len(text) - MAX_SHOWN_CHARACTERS
+    if excess <= 0:
+        return text
+    start = -(-excess // SHOWN_BLOCK_CHARACTERS) * SHOWN_BLOCK_CHARACTERS
+    return f"…\n\n{text[start:]}"

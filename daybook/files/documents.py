@@ -222,7 +222,8 @@ class _Builder:
                 event, f"the tag {clip(str(event.tag), 40)} is not supported", "remove it"
             )
         if self._expects_key():
-            self._problem(event, "a key is not a text", "write a text as the key")
+            hint = 'write a text as the key; write a reference in quotes, as "{{secret:name}}"'
+            self._problem(event, "a key is not a text", hint)
             self._key(event, None)
             path: Path = (*self._stack[-1].path, "?")
             self._stack.append(_Open({} if is_mapping else [], path, None))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from daybook import owners
@@ -19,6 +19,9 @@ from daybook.short_text import one_line
 if TYPE_CHECKING:
     from daybook.jobs.store import StoredJob
 
+Sections = Mapping[str, Sequence[tuple[JobFields, Sequence[str]]]]
+"""The settings documents of each section, each with comments."""
+_NO_SECTIONS: Sections = {}
 SCHEMA_FILE = "jobs.schema.json"
 """Name of the schema file beside the jobs file. An export names this file for editors."""
 DEFAULT_SET = "jobs"
@@ -33,28 +36,35 @@ def set_of(jobs: Sequence[StoredJob]) -> str:
     return owner.removeprefix(owners.FILE_PREFIX) if owners.is_file(owner) else DEFAULT_SET
 
 
-def document(jobs: Sequence[StoredJob]) -> JsonObject:
+def document(jobs: Sequence[StoredJob], sections: Sections = _NO_SECTIONS) -> JsonObject:
     """Return the jobs as the data of a jobs file, with references in place of literal secrets."""
-    return {SET: set_of(jobs), JOBS: [_fields(each)[0] for each in jobs]}
+    documents = {name: [fields for fields, _ in entries] for name, entries in sections.items()}
+    return {SET: set_of(jobs), **documents, JOBS: [_fields(each)[0] for each in jobs]}
 
 
-def text(jobs: Sequence[StoredJob]) -> str:
+def text(jobs: Sequence[StoredJob], sections: Sections = _NO_SECTIONS) -> str:
     """Return the jobs as YAML with comments. The first line names the schema for editors.
 
-    References replace literal secrets.
+    References replace literal secrets. ``sections`` are the settings documents before the jobs.
     """
     parts = [
         f"# yaml-language-server: $schema={SCHEMA_FILE}",
         f"# `daybook schema > {SCHEMA_FILE}` writes the schema that editors use.",
         to_yaml({SET: set_of(jobs)}).rstrip(),
-        f"{JOBS}:" if jobs else f"{JOBS}: []",
     ]
+    for name, entries in sections.items():
+        parts += [f"{name}:", *(_entry(fields, comments) for fields, comments in entries)]
+    parts.append(f"{JOBS}:" if jobs else f"{JOBS}: []")
     for each in jobs:
         fields, replaced = _fields(each)
-        lines = to_yaml({JOBS: [fields]}).split("\n", 1)[1].rstrip("\n")
-        comments = [f"  # {one_line(line)}" for line in [*_comments(each), *replaced]]
-        parts.append("\n".join([*comments, lines]))
+        parts.append(_entry(fields, [*_comments(each), *replaced]))
     return "\n".join(parts) + "\n"
+
+
+def _entry(fields: JobFields, comments: Iterable[str]) -> str:
+    """Return an entry of a section with comments before it."""
+    lines = to_yaml({JOBS: [fields]}).split("\n", 1)[1].rstrip("\n")
+    return "\n".join([*(f"  # {one_line(line)}" for line in comments), lines])
 
 
 def _comments(stored: StoredJob) -> list[str]:

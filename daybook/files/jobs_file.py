@@ -1,6 +1,8 @@
 """Jobs files: reads the jobs of a file as flat fields, and returns the fields of a job for a file.
 
-A jobs file is a mapping with `jobs`, a list of jobs, and optionally `set`, the name of the set.
+A jobs file is a mapping with `jobs`, a list of jobs, and optionally `set`, the name of the set. It
+may also have sections of settings documents (`daybook.resources.file_documents`).
+
 Each job has the fields of `daybook.jobs.model.FIELDS`. `schedule` may be a mapping of the
 schedule's fields, `policy` and `notify` may be mappings of theirs, and `renamed_from` is the job's
 earlier name. A field that is not given has its default.
@@ -8,7 +10,7 @@ earlier name. A field that is not given has its default.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
@@ -28,8 +30,10 @@ from daybook.validation import unknown_field
 RENAMED_FROM = "renamed_from"
 SET = "set"
 JOBS = "jobs"
+NAME, KIND = "name", "kind"
 HINT = "write a mapping with `jobs`, a list of jobs"
 
+_NO_SECTIONS: Mapping[str, str] = {}
 _OBJECTS = ("schedule", "policy", "notify")
 _PLACEHOLDERS = {
     **{
@@ -69,6 +73,11 @@ class Entry:
     fields: JobFields
     mistakes: list[Mistake] = field(default_factory=list)
 
+    @property
+    def label(self) -> str:
+        """The entry's name in messages."""
+        return self.name
+
     def position(self, field: str, *, of_key: bool = False) -> Position:
         """Return the position of a field.
 
@@ -88,29 +97,48 @@ class Entry:
 
     def add_mistake(self, error: InvalidInput) -> None:
         """Add ``error``, which is about one of the fields, as a mistake."""
-        of_key = error.problem == "unknown field"
-        position = self.position(error.field, of_key=of_key)
-        found = Mistake(self.file, position, self.name, error.field, error.problem, error.hint)
+        found = self.mistake(error)
         if found not in self.mistakes:
             self.mistakes.append(found)
+
+    def mistake(self, error: InvalidInput) -> Mistake:
+        """Return ``error``, which is about one of the fields, with its position."""
+        of_key = error.problem == "unknown field"
+        position = self.position(error.field, of_key=of_key)
+        return Mistake(self.file, position, self.label, error.field, error.problem, error.hint)
+
+
+@dataclass
+class DocumentEntry(Entry):
+    """A settings document of a file. ``noun`` is the word for documents of its section."""
+
+    noun: str = ""
+
+    @property
+    def label(self) -> str:
+        return f"{self.noun} {self.name}".strip()
 
 
 @dataclass
 class JobsFile:
-    """The jobs of one file, the name of its set (or ""), and its mistakes.
+    """The jobs of one file, its settings documents, the name of its set (or ""), and its mistakes.
 
-    ``mistakes`` are the mistakes of the document (`documents.read`), and those outside of the jobs.
-    The other mistakes of a job are in its `Entry`.
+    ``mistakes`` are the mistakes of the document (`documents.read`), and those outside of the
+    entries. The other mistakes of a job or settings document are in its `Entry`.
     """
 
     file: str
     entries: list[Entry]
     set_name: str = ""
     mistakes: list[Mistake] = field(default_factory=list)
+    documents: list[DocumentEntry] = field(default_factory=list)
 
 
-def read_file(source: FileText) -> JobsFile:
-    """Return the jobs of a file, with the mistakes in the file."""
+def read_file(source: FileText, sections: Mapping[str, str] = _NO_SECTIONS) -> JobsFile:
+    """Return the jobs of a file, with the mistakes in the file.
+
+    ``sections`` maps the name of each section of settings documents to the noun of its documents.
+    """
     document, found = read(source.text), JobsFile(source.file, [])
 
     def mistake(position: Position, field: str, problem: str, hint: str, job: str = "") -> None:
@@ -119,27 +147,46 @@ def read_file(source: FileText) -> JobsFile:
     for each in document.problems:
         mistake(each.position, each.field, each.problem, each.hint)
     data = document.data
-    if not isinstance(data, dict) or not isinstance(data.get(JOBS), list):
+    if not isinstance(data, dict) or data.keys().isdisjoint((JOBS, *sections)):
         if not document.problems:
-            position = document.position((JOBS,) if isinstance(data, dict) else ())
-            mistake(position, JOBS, "is not a jobs file", HINT)
+            mistake(document.position(()), JOBS, "is not a jobs file", HINT)
         return found
-    for name in data.keys() - {JOBS, SET}:
-        error = unknown_field(name, (JOBS, SET))
+    for name in data.keys() - {JOBS, SET, *sections}:
+        error = unknown_field(name, (JOBS, SET, *sections))
         mistake(document.position((name,), of_key=True), name, error.problem, error.hint)
     if (given := data.get(SET)) is not None:
         if isinstance(given, str):
             found.set_name = given
         else:
             mistake(document.position((SET,)), SET, f"{given!r} is not a text", "use quotes")
-    for place, job in enumerate(data[JOBS]):
-        path = (JOBS, place)
-        if isinstance(job, dict):
-            found.entries.append(_entry(source.file, document, path, job))
-        else:
-            hint = "write a mapping with a name, a schedule and a prompt"
-            mistake(document.position(path), JOBS, f"{clip(repr(job), 60)} is not a job", hint)
+    for section, noun in {JOBS: "job", **sections}.items():
+        _add_entries(found, document, section, noun)
     return found
+
+
+def _add_entries(found: JobsFile, document: Document, section: str, noun: str) -> None:
+    """Add the entries of a section to ``found``, or its mistakes."""
+
+    def mistake(path: Path, problem: str, hint: str) -> None:
+        position = document.position(path)
+        found.mistakes.append(Mistake(found.file, position, "", section, problem, hint))
+
+    entries = document.data.get(section, [])
+    if not isinstance(entries, list):
+        hint = HINT if section == JOBS else f"write a list, with a name for each {noun}"
+        mistake((section,), "is not a list", hint)
+        return
+    for place, given in enumerate(entries):
+        path = (section, place)
+        if not isinstance(given, dict) and section == JOBS:
+            hint = "write a mapping with a name, a schedule and a prompt"
+            mistake(path, f"{clip(repr(given), 60)} is not a job", hint)
+        elif not isinstance(given, dict):  # do not quote it: it may be a secret
+            mistake(path, f"is not a mapping of a {noun}", "write its name and its settings")
+        elif section == JOBS:
+            found.entries.append(_entry(found.file, document, path, given))
+        else:
+            found.documents.append(_document(found.file, document, path, given, noun))
 
 
 def job_fields(source: FileText) -> list[JobFields]:
@@ -152,6 +199,19 @@ def job_fields(source: FileText) -> list[JobFields]:
     if mistakes:
         raise InvalidFiles(mistakes)
     return [entry.fields for entry in found.entries]
+
+
+def _document(
+    file: str, document: Document, path: Path, given: JobFields, noun: str
+) -> DocumentEntry:
+    name = given.get(NAME)
+    fields = {key: value for key, value in given.items() if key != NAME}
+    known = name if isinstance(name, str) else ""
+    entry = DocumentEntry(file, document, path, known, "", fields, noun=noun)
+    if not known:
+        problem = "is not a text" if name else "is missing"
+        entry.add_mistake(InvalidInput(NAME, problem, f"write the name of the {noun}"))
+    return entry
 
 
 def _entry(file: str, document: Document, path: Path, job: JobFields) -> Entry:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema
 
@@ -12,16 +14,18 @@ from daybook.jobs.notify import Notify
 from daybook.json_text import JsonObject
 from daybook.policies.policy import Policy
 
+_NO_SECTIONS: Mapping[str, tuple[JsonObject, JsonObject]] = {}
 DIALECT = GenerateJsonSchema.schema_dialect
 _MORE = ("on", "timezone")
 """Fields of a schedule that alone define no due time."""
 
 
-def schema() -> JsonObject:
+def schema(sections: Mapping[str, tuple[JsonObject, JsonObject]] = _NO_SECTIONS) -> JsonObject:
     """Return the JSON schema of a jobs file, for editors.
 
-    The schema has the fields, their types and choices. Only `daybook apply` checks rules that
-    depend on other fields or on the ledger.
+    ``sections`` has the schema of the entries of each further section, and its definitions. The
+    schema has the fields, their types and choices. Only `daybook apply` checks rules that depend on
+    other fields or on the ledger.
     """
     definitions: JsonObject = {}
     properties: JsonObject = {}
@@ -57,17 +61,21 @@ def schema() -> JsonObject:
         "description": "Jobs file of `daybook apply`.",
         "type": "object",
         "additionalProperties": False,
-        "required": [JOBS],
+        "anyOf": [{"required": [name]} for name in (JOBS, *sections)],
         "properties": {
             SET: {
                 "type": "string",
                 "description": "Name of the set that owns the jobs. Default: the name of the file "
                 "or folder.",
             },
+            **{name: {"type": "array", "items": entry} for name, (entry, _) in sections.items()},
             JOBS: {"type": "array", "items": {"$ref": "#/$defs/Job"}},
         },
     }
-    return whole | {"$defs": {"Job": job, **_used(job, definitions)}}
+    for _, more in sections.values():
+        definitions |= more
+    definitions["Job"] = job
+    return whole | {"$defs": _used(whole, definitions)}
 
 
 def _properties(model: type[BaseModel], definitions: JsonObject) -> JsonObject:

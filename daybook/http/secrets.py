@@ -104,7 +104,12 @@ class SecretDestination:
     @classmethod
     def of_tool(cls, name: str) -> SecretDestination:
         """Return the destination for a tool that has no host."""
-        return cls(f"tool:{name}", frozenset({f"tool:{name}".lower()}))
+        return cls.of_name("tool", name)
+
+    @classmethod
+    def of_name(cls, noun: str, name: str) -> SecretDestination:
+        """Return the destination for a tool, agent, channel or hook that has no host."""
+        return cls(f"{noun}:{name}", frozenset({f"{noun}:{name}".lower()}))
 
 
 @dataclass

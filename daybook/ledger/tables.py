@@ -390,7 +390,7 @@ class StepRow(Table, table=True):
     usage: Usage | None = Field(default=None, sa_type=NULLABLE_JSON)
     error: str | None = None
     # The beginnings of the request or call and of its reply, for people. Retention removes both and
-    # the error; then `input` is None.
+    # the error; then `input` is None. While a request runs, `output` is its reply so far.
     input: str | None = Field(default="", repr=False)
     output: str | None = Field(default=None, repr=False)
     # `diverged` is the reason why, from this step on, new steps replace the steps of an earlier

@@ -72,6 +72,8 @@ ANSWER = "answer"
 
 It is also the position, the tool and the argument of the question about the answer.
 """
+EVERY_TOOL = "*"
+"""The entry of `approve` that matches all tools, also if there are none."""
 JITTER_FRACTION = 0.1
 """Maximum fraction of a delay to add to it, so that runs that failed together spread out."""
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
 _HOST = re.compile(
-    r"(tool:[^\s,]+|\[[0-9a-f:.]+\](:\d{1,5})?|(?=[0-9a-f.]*:[0-9a-f.]*:)[0-9a-f:.]+|"
+    r"(tool:[^\s,]+|[a-z][a-z-]*:[a-z0-9-]*[a-z][a-z0-9-]*|\[[0-9a-f:.]+\](:\d{1,5})?|(?=[0-9a-f.]*:[0-9a-f.]*:)[0-9a-f:.]+|"
     r"[a-z0-9_.-]+(:\d{1,5})?)\Z"
 )
 
@@ -35,7 +35,7 @@ class SecretSettings(BaseModel):
     value: SecretStr = Field(description="Value that replaces {{secret:name}}.")
     hosts: list[str] = Field(
         description="Hosts that may receive it, such as api.example.org or "
-        "api.example.org:8443; tool:name for a tool without a host.",
+        "api.example.org:8443. Without a host: tool:name, agent:name, channel:name, hook:name.",
     )
 
     @field_validator("value")

@@ -90,7 +90,8 @@ class BlockStore(Generic[Model]):
 
     ``noun`` is the word for one document, such as "secret". ``field`` is the field of a job that
     names a document; the default is the noun. An error that concerns no single field of the model
-    names ``whole`` as its field.
+    names ``whole`` as its field. ``word`` is the name of the kind, if documents of several block
+    types have the same noun.
     """
 
     slug: str
@@ -99,6 +100,7 @@ class BlockStore(Generic[Model]):
     model: type[Model]
     field: str = ""
     whole: str = "settings"
+    word: str = ""
 
     # --- settings
 
@@ -125,12 +127,25 @@ class BlockStore(Generic[Model]):
         try:
             return self.model.model_validate(dict(data))
         except ValidationError as error:
-            first = error.errors(include_input=False, include_url=False)[0]
-        field = str(first["loc"][0]) if first["loc"] else self.whole
-        is_unknown = first["type"] == "extra_forbidden"
-        known = f"known: {', '.join(self.model.model_fields) or 'none'}" if is_unknown else ""
-        problem = "unknown field" if is_unknown else first["msg"].removeprefix("Value error, ")
-        raise InvalidInput(field, problem, known)
+            raise self._mistakes(error)[0] from None
+
+    def mistakes(self, data: Mapping[str, Any]) -> list[InvalidInput]:
+        """Return all mistakes in the settings ``data``, each as `validate` would raise it."""
+        try:
+            self.model.model_validate(dict(data))
+        except ValidationError as error:
+            return self._mistakes(error)
+        return []
+
+    def _mistakes(self, error: ValidationError) -> list[InvalidInput]:
+        found = []
+        for each in error.errors(include_input=False, include_url=False):
+            field = str(each["loc"][0]) if each["loc"] else self.whole
+            is_unknown = each["type"] == "extra_forbidden"
+            known = f"known: {', '.join(self.model.model_fields) or 'none'}" if is_unknown else ""
+            problem = "unknown field" if is_unknown else each["msg"].removeprefix("Value error, ")
+            found.append(InvalidInput(field, problem, known))
+        return found
 
     def check(self, data: Mapping[str, Any]) -> tuple[Model | None, str | None]:
         """Return the settings and None or, if the settings are invalid, None and the problem."""

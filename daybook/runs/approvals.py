@@ -41,11 +41,11 @@ from daybook.delivery import messages, outbox
 from daybook.errors import DaybookError, InvalidInput
 from daybook.jobs.store import StoredJob
 from daybook.json_text import JsonObject
-from daybook.ledger import texts, waits
+from daybook.ledger import texts, triggers, waits
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import ApprovalRow, JobRow, RunRow
 from daybook.names import validate_line
-from daybook.policies.policy import ANSWER
+from daybook.policies.policy import ANSWER, EVERY_TOOL
 from daybook.schedules.zones import local_text
 from daybook.short_text import shorten
 
@@ -356,11 +356,14 @@ async def _send(
     An agent may choose the channel of its jobs, but only the operator may decide about their calls.
     So questions about an agent's jobs go to the operator's channel. Questions about silent jobs go
     there too. So do questions about an answer, because they contain it, and the job's channel may
-    not get it before a person has approved it.
+    not get it before a person has approved it. So do questions about a run that a reader of a chat
+    has requested, who may not decide.
     """
     notify = outbox.notify_of(run.parameters, stored)
     is_own = bool(notify.channel) and not notify.silent and asked.position != ANSWER
     if stored is not None and owners.is_agent(stored.row.owner):
+        is_own = False
+    if run.started_by is triggers.SESSION and EVERY_TOOL in run.policy.approve:
         is_own = False
     subject, body = messages.approval(run, stored, asked)
     await outbox.enqueue_message(

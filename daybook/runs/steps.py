@@ -8,6 +8,9 @@
 A further attempt of the run continues from these rows (`daybook.execution.journal`). When the run
 has its outcome, `forget` removes the complete replies.
 
+While a request runs, ``output`` is the text of its reply so far (`show`), which is no reply: no
+attempt continues from it, and `finish` or `close` removes it.
+
 A request reserves its estimate in the budgets of its run, in the transaction that records its
 start (`daybook.runs.budget`).
 
@@ -65,6 +68,12 @@ _FINISH = (
         {name: _GIVEN[name] for name in _FINISHED}
         | {name: func.coalesce(_GIVEN[name], _TABLE.c[name]) for name in _AMOUNT}
     )
+)
+
+_SHOW = (
+    update(_TABLE)
+    .where(_STEP, _TABLE.c.status == Status.RUNNING.value, exists().where(_HELD))
+    .values(output=_GIVEN["output"])
 )
 
 
@@ -145,6 +154,15 @@ async def finish(
             await budgets.judge(session, budget, ledger.now())
 
 
+async def show(ledger: Ledger, fence: int, run_id: str, number: int, text: str) -> None:
+    """Store the text so far of the reply to a running step, in place of an earlier text.
+
+    Store nothing if the step has ended, or if the claim was lost.
+    """
+    async with ledger.write() as session:
+        await session.execute(_SHOW, {"new_output": text} | _where(run_id, number, fence))
+
+
 async def record_program_session(
     ledger: Ledger,
     fence: int,
@@ -190,6 +208,25 @@ async def of_run(session: AsyncSession, run_id: str) -> list[StepRow]:
     return list((await session.execute(query)).scalars())
 
 
+async def partial_answers(session: AsyncSession, runs: Collection[RunRow]) -> dict[str, str]:
+    """Return the text that the agent of each running run has written last, by the run's id.
+
+    That is the text of a running request, or of the last step if this is a request with a reply.
+    """
+    found = {each.id: "" for each in runs if each.state is Status.RUNNING and each.asks_agent}
+    if not found:
+        return found
+    columns = (_TABLE.c.run_id, _TABLE.c.kind, _TABLE.c.status, _TABLE.c.output)
+    query = select(*columns).where(_TABLE.c.run_id.in_(found)).order_by(_TABLE.c.number)
+    shown = dict[str, str]()
+    for run_id, kind, status, output in (await session.execute(query)).all():
+        is_answer = kind == "request" and status == Status.SUCCEEDED
+        found[run_id] = (output or "") if is_answer else ""
+        if kind == "request" and status == Status.RUNNING and output:
+            shown[run_id] = output
+    return found | shown
+
+
 @dataclass(frozen=True)
 class Request:
     """Usage of a request to a model, and the amount that budgets count for the request."""
@@ -219,7 +256,7 @@ async def close(session: AsyncSession, row: RunRow, now: datetime) -> None:
     await session.execute(
         update(_TABLE)
         .where(_TABLE.c.run_id == row.id, _TABLE.c.status == Status.RUNNING)
-        .values(status=Status.UNKNOWN.value, finished_at=now)
+        .values(status=Status.UNKNOWN.value, finished_at=now, output=None)
     )
 
 

@@ -33,7 +33,7 @@ class ToolServerSettings(BaseModel):
         "and ends it together with its child processes.",
         examples=[["uvx", "mcp-server-time"]],
     )
-    url: str = Field(
+    url: Annotated[str, Marker(gets_secrets=True)] = Field(
         default="",
         title="URL",
         description="URL of an MCP server that uses streamable HTTP.",

@@ -14,11 +14,9 @@ from daybook.home import Home
 from daybook.operations.login import LOGIN_PATH
 from tests import bot_api
 from tests.bot_api import TOKEN, BotApi, Sent
-from tests.calling import calls
 from tests.e2e.first_light import Up, environment
-from tests.providers import KEY, provider
+from tests.receiver import serving
 from tests.servers import migrate
-from tests.toolbox import install
 
 pytestmark = [
     pytest.mark.anyio,
@@ -34,20 +32,12 @@ if "fails" in asked and not pathlib.Path({flag!r}).exists():
     sys.exit("no network")
 print("You said:", asked)
 """
-NOTES = """
-def note(text: str) -> str:
-    "Note a text."
-    with open({path!r}, "a") as file:
-        file.write(text + "\\n")
-    return "noted"
-"""
 
 
 @pytest.fixture
 def up(tmp_path: Path) -> Iterator[Up]:
     home = migrate(Home(tmp_path / "home"))
-    install(tmp_path / "site", NOTES.format(path=str(tmp_path / "notes")), "note")
-    variables = {"PYTHONPATH": str(tmp_path / "site")}
+    variables = {"DAYBOOK_ALLOWED_HOSTS": "127.0.0.1"}
     empty = tmp_path / "empty"
     empty.mkdir()
     running = Up(home.path, empty, variables=variables)
@@ -71,7 +61,7 @@ class Talk:
             done = subprocess.run(
                 [sys.executable, "-m", "daybook", *words],
                 input=given,
-                env=environment(self.up.home) | {"PYTHONPATH": str(self.up.home.parent / "site")},
+                env=environment(self.up.home),
                 capture_output=True,
                 text=True,
                 check=False,
@@ -116,15 +106,14 @@ async def talk(up: Up) -> AsyncIterator[Talk]:
 
 
 async def test_forty_turns_from_the_brief_to_a_new_job(talk: Talk, tmp_path: Path) -> None:
-    network, notes = tmp_path / "network", tmp_path / "notes"
+    network = tmp_path / "network"
     program = tmp_path / "agent.py"
     program.write_text(AGENT.format(flag=str(network)))
     await connects(talk, str(program))
     await talks(talk)
     await adds_a_job(talk)
     await repairs_a_job(talk, network.touch)
-    await approves_a_call(talk, notes.exists)
-    assert notes.read_text() == "rain\n"
+    await approves_a_request(talk)
 
     await talk.says("/today", "In the last 24 hours")
     await talk.says("/run nothing", "not found")
@@ -197,20 +186,16 @@ async def repairs_a_job(talk: Talk, repair: Callable[[], None]) -> None:
     await talk.presses(alert, "pause", "broken is paused")
 
 
-async def approves_a_call(talk: Talk, is_noted: Callable[[], bool]) -> None:
-    with provider() as model:
-        model.script = [calls("note", text="rain"), "Done."]
+async def approves_a_request(talk: Talk) -> None:
+    async with serving() as receiver:
         await talk.command(
-            *("agents", "add", "notes", "--model", "openai:gpt-4o-mini", "--tool", "note"),
-            *("--base-url", model.address, "--key-stdin"),
-            given=KEY,
+            *("add", "--webhook", f"{receiver.address}/order", "--on-demand", "--name", "order"),
+            *("--channel", "telegram", "--approve", "webhook"),
         )
-        await talk.command(
-            *("add", "on demand", "Note the rain", "--name", "noting", "--agent", "notes"),
-            *("--channel", "telegram", "--approve", "note"),
-        )
-        question = await talk.runs("noting", "wants to call")
+        question = await talk.runs("order", "wants to call")
         await talk.says("perhaps", "To decide, reply with", question)
-        assert not is_noted()
+        assert receiver.requests == []
         await talk.says("approve", "Approved", question)
-        await talk.bot.message("Done.", 90)
+        await talk.bot.message("order\n", 90)
+        await talk.says("approve", "", question)
+        assert [each.path for each in receiver.requests] == ["/order"]

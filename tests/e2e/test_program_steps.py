@@ -54,7 +54,7 @@ def test_a_run_of_claude_code_has_steps_cost_and_a_warning(
     assert run["warnings"] == ["tool Bash failed: make: no rule"]
     assert run["usage"]["cost_usd"] == 0.0123
     given = (tmp_path / "given").read_text()
-    assert "'stream-json', '--verbose', '--model', 'opus']" in given
+    assert "'stream-json', '--verbose', '--include-partial-messages', '--model', 'opus']" in given
     assert "'Build it'" in given
 
     shown = json.loads(daybook("show", run["id"], "--json")[1])

@@ -143,6 +143,7 @@ async def test_a_brief_is_answered_and_goes_on_in_its_session(chat: Chat) -> Non
     assert agent.effect_count == 3
 
 
+@pytest.mark.floor("E", "A person's message in the chat continues it")
 async def test_a_message_without_a_thread_goes_to_the_session_of_the_chat(chat: Chat) -> None:
     world = chat.world
     agent = await world.agents.add(KEEPS)
@@ -171,6 +172,7 @@ async def test_a_message_without_a_thread_goes_to_the_session_of_the_chat(chat: 
     assert (await api.sessions.show(session.id)).messages == 6
 
 
+@pytest.mark.floor("E", "A reply in the chat approves or rejects a call")
 @pytest.mark.parametrize("way", ["reply", "button"])
 async def test_a_call_is_approved_from_the_phone_and_made_once(
     chat: Chat, model_agent: ModelAgent, monkeypatch: pytest.MonkeyPatch, way: str
@@ -208,9 +210,9 @@ async def test_a_call_is_approved_from_the_phone_and_made_once(
     await chat.bot.until(lambda: not question.buttons)
     chat.bot.press(question, "reject")
     late = await chat.bot.until(
-        lambda: [each for _, each in chat.bot.acknowledged if "valid" in each]
+        lambda: [each for _, each in chat.bot.acknowledged if "no longer" in each]
     )
-    assert late == ["This button is no longer valid."]
+    assert late == ["This is no longer possible: it was decided, or it has changed."]
     run = await api.runs.show((await world.runs.row()).id)
     assert run.approvals[0].decided_by == "Anna (telegram)"
 

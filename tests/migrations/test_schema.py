@@ -105,7 +105,7 @@ async def test_migrated_defaults_and_index_conditions_equal_those_of_the_models(
     await _on(again, SQLModel.metadata.create_all)
 
     assert _said(again) == migrated
-    assert sum(" WHERE " in each for each in migrated) == 12
+    assert sum(" WHERE " in each for each in migrated) == 14
 
 
 def _said(database: Database) -> list[str]:

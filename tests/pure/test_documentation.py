@@ -11,6 +11,7 @@ import pytest
 from docs import generate
 
 from tests.conftest import REPOSITORY
+from tests.e2e import test_documented
 
 OUTSIDE = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"]  # MkDocs checks the links of the others
 PAGES = [
@@ -19,7 +20,6 @@ PAGES = [
 ]
 PLACE_IN_CODE = re.compile(r"`([\w/]+\.py):([\w.]+)`")
 FENCE = re.compile(r"^ *```.*?^ *```$", re.DOTALL | re.MULTILINE)
-CONSOLE = re.compile(r"^ *```console$.*?^ *```$", re.DOTALL | re.MULTILINE)
 ADDED = re.compile(r"\b(?:agents|channels|secrets|tools) add [\w-]+|--name [\w-]+")
 
 
@@ -52,15 +52,21 @@ def test_no_paragraph_appears_twice() -> None:
     assert {text: pages for text, pages in where.items() if len(pages) > 1} == {}
 
 
-def test_pages_give_names_of_their_own() -> None:
-    """`tests/e2e/test_documented.py` runs all pages in one home, where a name can be taken."""
-    where = defaultdict(set)
-    for name in PAGES:
-        for block in CONSOLE.findall((REPOSITORY / name).read_text()):
-            for added in ADDED.findall(block):
-                where[added].add(name)
-    assert "agents add coder" in where
+def test_pages_that_share_a_home_work_in_any_order() -> None:
+    """`tests/e2e/test_documented.py` runs them in one home, where a name can be taken."""
+    where, used = defaultdict(set), set[tuple[str, str]]()
+    for page in test_documented.PAGES:
+        for step in test_documented.steps_of(page):
+            for added in ADDED.findall(step.command):
+                where[added].add(page)
+            if step.command.startswith("daybook add "):
+                agents = re.findall(r" --agent ([\w-]+)", step.command)
+                used |= {(page, f"agents add {agent}") for agent in agents}
     assert {added: pages for added, pages in where.items() if len(pages) > 1} == {}
+    known = {(page, added) for added, pages in where.items() for page in pages}
+    first = {added for page, added in known if page in test_documented.FIRST}
+    assert {each for each in used - known if each[1] not in first} == set()
+    assert used
 
 
 def test_readme_is_short() -> None:

@@ -30,6 +30,7 @@ FEATURE = Feature(
     tables="tables",
     loops="listening:LOOPS",
     retention=("store:delete_old",),
+    restored="store:forget_new",
     status="status:ConversationStatus",
     needs="status:needs",
 )

@@ -2,7 +2,8 @@
 
 A long text becomes up to `MAX_TEXTS` messages, and more than that a file. Each message that was
 sent is recorded at once, so a retry sends only the others, and a reply to any of them finds its
-run. Without a chat id, messages go to the operator who was paired first.
+run. The notes about the progress of a run are one message, which is edited. Without a chat id,
+messages go to the operator who was paired first.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from daybook.delivery import buttons
 from daybook.delivery.attachments import Attachment
+from daybook.delivery.buttons import MessageButton
 from daybook.delivery.channels.base import (
     SEND_TIMEOUT_SECONDS,
     UNBOUNDED,
@@ -23,7 +25,8 @@ from daybook.delivery.channels.base import (
     Message,
     NotDelivered,
 )
-from daybook.errors import InvalidInput
+from daybook.delivery.channels.text import length as text_length
+from daybook.errors import InvalidInput, Unreachable
 from daybook.features.conversations import accounts, people, splitting, store
 from daybook.features.conversations.platform import (
     Account,
@@ -32,10 +35,12 @@ from daybook.features.conversations.platform import (
     Post,
 )
 from daybook.features.conversations.tables import SentRow
+from daybook.keeper.alerts import PROGRESS_EVENT
 from daybook.ledger import triggers
 from daybook.ledger.engine import Ledger, open_ledger
 from daybook.ledger.tables import OutboxRow, RunRow
 from daybook.resources.store import BlockStore
+from daybook.short_text import clip
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -49,10 +54,16 @@ RESERVED_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Envelope:
-    """A message with its place: the posts that are still to be sent, by their part."""
+    """A message with its place: the posts that are still to be sent, by their part.
+
+    ``buttons`` are those of the message, and ``replaced`` is the one that the posts replace; ""
+    for none.
+    """
 
     row: OutboxRow | None
     posts: Sequence[tuple[int, Post]]
+    buttons: Sequence[MessageButton] = ()
+    replaced: str = ""
 
 
 class SentPost(NamedTuple):
@@ -84,14 +95,13 @@ class ConversationChannel:
                 async with ledger.read() as session:
                     envelope = await self._envelope(session, message, platform)
                 for part, post in envelope.posts:
-                    sent = SentPost(part, post, await platform.send(post))
-                    if envelope.row is not None:  # no test message
-                        await _record(ledger, self._account.name, envelope.row, sent)
+                    sent = SentPost(part, post, await _deliver(platform, post, envelope.replaced))
+                    await _record(ledger, self._account.name, envelope, sent)
         except TimeoutError:
             problem = f"{self._what}: no answer within the time; a part may have arrived"
             raise NotDelivered(problem) from None
-        except InvalidInput as error:
-            raise NotDelivered(f"{self._what}: {error}") from None
+        except (InvalidInput, Unreachable) as error:
+            raise NotDelivered(f"{self._what}: {error}; a part may have arrived") from None
         except PlatformError as error:
             raise NotDelivered(f"{self._what}: {error}", error.is_temporary) from None
 
@@ -108,20 +118,38 @@ class ConversationChannel:
         if platform.is_letter:
             chat_id = chat_id.lower()  # as that of a letter that answers
         reply_to = subject = ""
-        given = list[tuple[str, str]]()
+        shown = list[MessageButton]()
         if row is not None:
             message = await _in_words(session, message, row)
-            given = [(each.word, each.label) for each in await buttons.of(session, row)]
+            shown = await buttons.of(session, row)
             answered = await store.answered(session, row)
             if answered is not None and answered.chat_id == chat_id:
                 reply_to, subject = answered.message_id, store.update_of(answered).subject
+        given = [(each.word, each.label) for each in shown]
         if platform.is_letter:
             posts = [letter_of(message, chat_id, given, reply_to, subject)]
         else:
             posts = posts_of(message, chat_id, platform.max_characters, given, reply_to)
         posts = [replace(each, key=f"{message.id}.{part}") for part, each in enumerate(posts)]
         sent = await store.parts_sent(session, row.id) if row is not None else set()
-        return Envelope(row, [(part, each) for part, each in enumerate(posts) if part not in sent])
+        unsent = [(part, each) for part, each in enumerate(posts) if part not in sent]
+        replaced = ""
+        if row is not None and row.event == PROGRESS_EVENT and not platform.is_letter:
+            replaced = await store.last_note(session, row, self._account.name, chat_id)
+        return Envelope(row, unsent, shown, replaced)
+
+
+async def _deliver(platform: Platform, post: Post, replaced: str) -> str:
+    """Send a post, or edit the message that it replaces, if this is possible; return its id."""
+    if replaced:
+        try:
+            await platform.edit(replaced, post)
+        except PlatformError as error:
+            if error.is_temporary:
+                raise
+        else:
+            return replaced
+    return await platform.send(post)
 
 
 def _how_to_pair(account: Account) -> str:
@@ -179,7 +207,8 @@ def posts_of(
     job, is_success, _ = message.subject.rpartition(": succeeded")
     subject = job if is_success and message.event == "completed" else message.subject
     text = "\n\n".join(filter(None, (f"**{_plain(subject)}**" if subject else "", body)))
-    room = max(max_characters - len(message.note) - 4, max_characters // 2)
+    note = clip(message.note, max_characters // 3)
+    room = max_characters - text_length(note) - 4
     texts = splitting.split(text, room)
     files = list(message.attachments)
     if len(texts) > MAX_TEXTS:
@@ -187,7 +216,7 @@ def posts_of(
         texts, files = [f"{texts[0]}\n\n(The whole text is in the file.)"], [whole, *files]
     posts = [Post(chat_id, each) for each in texts or ["(empty)"]]
     posts[0] = replace(posts[0], reply_to=reply_to)
-    posts[-1] = replace(posts[-1], note=message.note, buttons=given)
+    posts[-1] = replace(posts[-1], note=note, buttons=given)
     return [*posts, *(Post(chat_id, files=(each,)) for each in files)]
 
 
@@ -205,17 +234,20 @@ def _literal(text: str) -> str:
     return "\n\n".join("\\\n".join(map(_plain, each.split("\n"))) for each in paragraphs)
 
 
-async def _record(ledger: Ledger, channel: str, row: OutboxRow, sent: SentPost) -> None:
+async def _record(ledger: Ledger, channel: str, envelope: Envelope, sent: SentPost) -> None:
+    if (row := envelope.row) is None:  # a test message
+        return
+    may_lapse = any(each.may_lapse for each in envelope.buttons)
     async with ledger.write() as session:
-        post = sent.post
         stored = SentRow(
             channel=channel,
-            chat_id=post.chat_id,
+            chat_id=sent.post.chat_id,
             message_id=sent.message_id,
             outbox_id=row.id,
             part=sent.part,
             run_id=row.run_id,
-            buttons=" ".join(word for word, _ in post.buttons),
+            words=" ".join(word for each in envelope.buttons for word in each.all_words),
+            buttons=bool(sent.post.buttons) and may_lapse,
             sent_at=ledger.now(),
         )
         await session.merge(stored)

@@ -13,6 +13,8 @@ from daybook.jobs.views import ChangedJob, ListedJob
 from daybook.schedules.zones import local_text
 
 MAX_LISTED = 30
+MAX_COLONS = 6
+"""Number of colons of a description, the last of which may end its schedule."""
 DUE_TIMES = 5
 
 
@@ -126,7 +128,7 @@ class NewJob:
         A time such as `9:30` has a colon too, so the schedule is the longest beginning before a
         colon that is a schedule.
         """
-        ends = [at for at, each in enumerate(argument) if each == ":"]
+        ends = [at for at, each in enumerate(argument) if each == ":"][:MAX_COLONS]
         refused: InvalidInput | None = None
         for at in reversed(ends):
             schedule, prompt = argument[:at].strip(), argument[at + 1 :].strip()

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -27,29 +28,37 @@ from sqlmodel import col, select
 from daybook import api, owners
 from daybook.delivery import buttons, outbox
 from daybook.delivery.buttons import Press
-from daybook.errors import DaybookError, InvalidInput, LedgerUnreachable, Unreachable
+from daybook.errors import DaybookError, InvalidInput, NotFound, Unreachable
 from daybook.features.conversations import chat_commands, people, store, words
 from daybook.features.conversations.people import Role
 from daybook.features.conversations.platform import Account, Platform, PlatformError, Update
 from daybook.features.conversations.store import UpdateState
-from daybook.features.conversations.tables import UpdateRow
+from daybook.features.conversations.tables import SentRow, UpdateRow
 from daybook.features.conversations.words import Action, Answered, Decision
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import TERMINAL, Status
 from daybook.ledger.tables import OutboxRow, RunRow
 from daybook.names import Id
 from daybook.owners import Actor
+from daybook.policies.policy import EVERY_TOOL
+from daybook.runs import rows
+from daybook.runs.claim_requests import session_request_key
 from daybook.short_text import one_line
 
 log = logging.getLogger(__name__)
 
 MAX_ACTION = 200
 MAX_ERROR = 1_000
+BEGAN = "began: "
+"""Beginning of the action of an update whose button is being pressed."""
+VIA = "chat"
+"""`Actor.via` of the people in chats. It is no name of a channel, which could be `mcp` or `run`."""
+_BRACES = re.compile(r"\{(?=\{)")
+MAX_ATTEMPTING = timedelta(hours=1)
+"""Age from which an update is no longer handled again because a server does not answer."""
 MAX_RECORDING = timedelta(seconds=10)
 """Maximum time for which an update waits for the record of the message that it answers."""
 RECORDING_CHECK_SECONDS = 0.1
-ALL_TOOLS = ("*",)
-"""The entry of `approve` for the runs of readers: each call of a tool waits for an operator."""
 
 _ENDS = {
     Status.CANCELLED: "Stopped.",
@@ -81,34 +90,62 @@ async def handle_new(ledger: Ledger, account: Account, platform: Platform) -> in
 
 
 async def _handle(ledger: Ledger, account: Account, platform: Platform, row: UpdateRow) -> bool:
-    update = store.update_of(row)
-    await _wait_until_recorded(ledger, row, update)
-    async with ledger.read() as session:
-        person = await people.find(session, row.channel, row.person_id)
-        answered, message = await _answered(session, row, update)
-    person = person if update.is_verified else None
-    role = people.role_of(person)
-    decision = words.decide(update, role, answered)
-    if decision.action is Action.ASK:
-        with suppress(PlatformError):
-            await platform.show_typing(row.chat_id)
-    actor = Actor(user_id=person.name if person else "", via=row.channel)
-    handler = _Handler(ledger, account, row, update, role, answered, message)
+    """Handle one update. Return whether it has requested a run."""
+    press_id, result, decision = "", Result(), Decision(Action.IGNORE)
+    handler: _Handler | None = None
     try:
-        with owners.acting_as(actor):
+        update = store.update_of(row)
+        press_id = update.press_id
+        handler = await _prepared(ledger, account, row, update)
+        decision = words.decide(update, handler.role, handler.answered)
+        if decision.action is Action.ASK:
+            with suppress(PlatformError):
+                await platform.show_typing(row.chat_id, row.message_id)
+        with owners.acting_as(Actor(user_id=handler.name, via=VIA)):
             result = await handler.do(decision)
-    except (Unreachable, LedgerUnreachable):
-        raise
     except DaybookError as error:
-        result = Result(f"That did not work: {error}", f"{decision.action}: {error}")
+        is_transient = isinstance(error, Unreachable)
+        if is_transient and row.received_at > ledger.now() - MAX_ATTEMPTING:
+            raise
+        result = await _failed(ledger, row, decision, str(error), f"{decision.action}: {error}")
     except Exception as error:  # one update must not stop the others
         log.exception("an update was not handled", extra={"action": "update_failed"})
-        result = Result("That did not work.", f"{decision.action}: {type(error).__name__}")
-    if update.press_id:
+        result = await _failed(
+            ledger, row, decision, "", f"{decision.action}: {type(error).__name__}"
+        )
+    if press_id:
         with suppress(PlatformError):
-            await platform.acknowledge(update.press_id, result.notice or result.text)
-    await _finish(ledger, row, decision, result, is_person=role is not Role.STRANGER)
+            await platform.acknowledge(press_id, result.notice or result.text)
+    is_person = handler is not None and handler.role is not Role.STRANGER
+    await _finish(ledger, row, decision, result, is_person=is_person)
     return result.run_id is not None
+
+
+async def _prepared(ledger: Ledger, account: Account, row: UpdateRow, update: Update) -> _Handler:
+    async with ledger.read() as session:
+        person = await people.find(session, row.channel, row.person_id)
+    person = person if update.is_verified else None
+    role = people.role_of(person)
+    answered = message = None
+    if role is not Role.STRANGER:
+        await _wait_until_recorded(ledger, row, update)
+        async with ledger.read() as session:
+            answered, message = await _answered(session, row, update)
+    name = person.name if person else ""
+    return _Handler(ledger, account, row, update, role, name, answered, message)
+
+
+async def _failed(
+    ledger: Ledger, row: UpdateRow, decision: Decision, why: str, action: str
+) -> Result:
+    """Return the result of an update that failed; of the run that it may have requested before."""
+    if decision.action is Action.ASK:
+        async with ledger.read() as session:
+            key = session_request_key(store.answer_key(row.channel, row.id))
+            run = await rows.find(session, None, key)
+        if run is not None:
+            return Result("", action, run.id)
+    return Result(f"That did not work: {why}" if why else "That did not work.", action)
 
 
 async def _finish(
@@ -138,32 +175,38 @@ async def _wait_until_recorded(ledger: Ledger, row: UpdateRow, update: Update) -
 
     A person may answer a message before its sender has recorded it.
     """
-    if not (message_id := update.answers):
+    if not (update.answers or update.thread_id):
         return
     end = ledger.now() + MAX_RECORDING
     while ledger.now() < end:
         async with ledger.read() as session:
-            if await store.find_sent(session, row.channel, row.chat_id, message_id):
+            if await _find_sent(session, row, update):
                 return
             if not await store.is_sending(session, row.channel, ledger.now()):
                 return
         await asyncio.sleep(RECORDING_CHECK_SECONDS)
 
 
+async def _find_sent(session: AsyncSession, row: UpdateRow, update: Update) -> SentRow | None:
+    if update.answers:
+        return await store.find_sent(session, row.channel, row.chat_id, update.answers)
+    if update.thread_id:
+        return await store.find_in_thread(session, row.channel, row.chat_id, update.thread_id)
+    return None
+
+
 async def _answered(
     session: AsyncSession, row: UpdateRow, update: Update
 ) -> tuple[Answered | None, OutboxRow | None]:
     """Return the message that an update answers or whose button it presses; None if unknown."""
-    sent = None
-    if update.answers:
-        sent = await store.find_sent(session, row.channel, row.chat_id, update.answers)
+    sent = await _find_sent(session, row, update)
     message = await session.get(OutboxRow, sent.outbox_id) if sent else None
     if message is None:
         return None, None
     run = await session.get(RunRow, message.run_id) if message.run_id else None
-    return Answered(
-        await buttons.of(session, message), has_session=bool(run and run.session_id)
-    ), message
+    found = await buttons.of(session, message)
+    has_session = bool(run and run.session_id)
+    return Answered(found, has_session, sent.words.split() if sent else ()), message
 
 
 @dataclass
@@ -175,6 +218,7 @@ class _Handler:
     row: UpdateRow
     update: Update
     role: Role
+    name: str
     answered: Answered | None
     message: OutboxRow | None
 
@@ -221,12 +265,20 @@ class _Handler:
     async def _press(self, decision: Decision) -> Result:
         button = self.answered.button(decision.word) if self.answered else None
         if button is None or self.message is None:
-            gone = "This button is no longer valid."
+            if self.row.action.startswith(BEGAN):  # the process died after the button was pressed
+                done = self.row.action.removeprefix(BEGAN)
+                return Result(f"Done: {done}", done, notice="Done.")
+            gone = "This is no longer possible: it was decided, or it has changed."
             return Result("" if self.update.press_id else gone, "button gone", notice=gone)
-        by = api.authorization.person()
+        what = f"{button.label}: {self.message.subject}"
+        async with self.ledger.write() as session:
+            stored = await store.get_update(session, self.row.channel, self.row.id)
+            if stored is not None:
+                stored.action = one_line(f"{BEGAN}{what}", MAX_ACTION)
+                session.add(stored)
+        by = f"{self.name} ({self.row.channel})"
         press = Press(self.request_id, by, self.row.channel, self.row.chat_id, decision.text)
-        text = await button.press(press)
-        return Result(text, f"{button.label}: {self.message.subject}", notice=button.label)
+        return Result(await button.press(press), what, notice=button.label)
 
     async def _command(self, decision: Decision) -> Result:
         text = await chat_commands.answer(decision.word, decision.text, self.request_id, self.role)
@@ -239,17 +291,19 @@ class _Handler:
         mine = [each for each in asked if each.chat_id == self.row.chat_id]
         if self.role is not Role.OPERATOR:
             mine = [each for each in mine if each.person_id == self.row.person_id]
+        stopped = 0
         for each in mine:
-            if each.run_id:
-                with suppress(InvalidInput):  # it has just ended
-                    await api.runs.cancel(Id(each.run_id), within=0.0)
-        return Result("" if mine else "Nothing is being answered here.", f"stopped {len(mine)}")
+            with suppress(InvalidInput, NotFound):  # it has just ended
+                await api.runs.cancel(Id(str(each.run_id)), within=0.0)
+                stopped += 1
+        return Result("" if stopped else "Nothing is being answered here.", f"stopped {stopped}")
 
     async def _ask(self, decision: Decision) -> Result:
         # A person's message is a text, and no template that could read other jobs' answers.
-        prompt = decision.text.replace("{{", "{ {")
+        prompt = _BRACES.sub("{ ", decision.text)
         place = {"channel": self.row.channel, "chat_id": self.row.chat_id}
-        approve = () if self.role is Role.OPERATOR else ALL_TOOLS
+        # Each call of a tool then waits for an operator.
+        approve = () if self.role is Role.OPERATOR else (EVERY_TOOL,)
         if decision.continues and self.message is not None and self.message.run_id:
             async with self.ledger.read() as session:
                 asked = await session.get_one(RunRow, self.message.run_id)
@@ -278,17 +332,17 @@ async def finish_asked(ledger: Ledger, account: Account, platform: Platform) -> 
     async with ledger.read() as session:
         rows = await store.in_state(session, account.name, UpdateState.ASKED)
         runs = {each.id: each for each in await _runs(session, rows)}
-    chats = dict[str, None]()
+    answering = dict[tuple[str, str], None]()
     for row in rows:
         run = runs.get(row.run_id or "")
         if run is not None and run.state not in TERMINAL:
             if run.state is Status.RUNNING:
-                chats[row.chat_id] = None
+                answering[row.chat_id, row.message_id] = None
             continue
         await _end(ledger, row, run)
-    for chat_id in chats:
+    for chat_id, message_id in answering:
         with suppress(PlatformError):
-            await platform.show_typing(chat_id)
+            await platform.show_typing(chat_id, message_id)
     return sum(each.state not in TERMINAL for each in runs.values())
 
 

@@ -2,9 +2,10 @@
 
 ::
 
-    leader ──► one task for each account: receive ──► store.put ──► handle ──► receive …
-                                            │ the service may then delete them
-               one task: the ends of runs, typing, and buttons that are no longer valid
+    leader ──► for each account:
+               receive ──► store.put ──► settle ──► receive …
+                              │ handle             the service then delivers them no more
+               the ends of runs, typing, and buttons that are no longer valid
 
 Only the leader listens, so several keepers do not compete for an account. An account that does not
 answer is tried again after a growing pause; its problem is recorded, and shown as a finding. A
@@ -50,6 +51,8 @@ TYPING_SECONDS = 4.0
 """Interval at which a chat shows that an answer is being written."""
 MIN_PAUSE_SECONDS = 1.0
 MAX_PAUSE_SECONDS = 60.0
+QUIET_POLLS = 12
+"""Number of undisturbed polls, of up to half a minute, after which a conflict is over."""
 MAX_CONFLICT_PAUSE_SECONDS = 900.0
 """Maximum pause while another program listens to the same account."""
 SPREAD = 0.5
@@ -89,8 +92,8 @@ class _Listener:
 
     def __init__(self, ledger: Ledger, account: Account) -> None:
         self._ledger, self._account = ledger, account
-        self._asked = asyncio.Event()
-        self._failures = self._conflicts = 0
+        self._received, self._asked = asyncio.Event(), asyncio.Event()
+        self._failures = self._conflicts = self._quiet = 0
         self._identity = ""
 
     async def run(self) -> NoReturn:
@@ -110,25 +113,40 @@ class _Listener:
 
     async def _connected(self, platform: Platform) -> None:
         self._identity = await platform.identity()
+        await store.use_account(self._ledger, self._account.name, self._account.account_id)
         async with asyncio.TaskGroup() as group:
             group.create_task(self._receive(platform))
+            group.create_task(self._handle(platform))
             group.create_task(self._follow(platform))
             group.create_task(self._refresh_buttons(platform))
 
     async def _receive(self, platform: Platform) -> NoReturn:
         name = self._account.name
-        self._asked.set()  # a run that was requested before may have ended
         while True:
-            if await handling.handle_new(self._ledger, self._account, platform):
-                self._asked.set()
             async with self._ledger.read() as session:
-                after = await store.last_position(session, name, self._ledger.now())
+                after = await store.last_position(
+                    session, name, platform.position_lifetime, self._ledger.now()
+                )
             updates = await platform.receive(after)
-            await store.put(self._ledger, name, updates, platform.position)
+            if await store.put(self._ledger, name, updates, platform.position):
+                self._received.set()
             await platform.settle(updates)
             self._failures = 0
+            self._quiet += 1
+            if self._quiet >= QUIET_POLLS:
+                self._conflicts = 0
             if not self._conflicts:
                 await store.record_account(self._ledger, name, self._identity, "")
+
+    async def _handle(self, platform: Platform) -> NoReturn:
+        """Handle the stored updates, while others are received."""
+        self._received.set()  # another leader may have stored some
+        self._asked.set()  # and requested runs that have ended since
+        while True:
+            await self._received.wait()
+            self._received.clear()
+            if await handling.handle_new(self._ledger, self._account, platform):
+                self._asked.set()
 
     async def _follow(self, platform: Platform) -> NoReturn:
         """Follow the requested runs to their ends; wait while there are none."""
@@ -167,8 +185,8 @@ class _Listener:
             pause = MAX_PAUSE_SECONDS
         elif isinstance(error, UsedElsewhere):
             # Two programs that poll with one token would end each other's polls for ever. So the
-            # problem stays recorded until this listener starts anew.
-            self._conflicts += 1
+            # problem stays recorded until this one has polled undisturbed for a while.
+            self._conflicts, self._quiet = self._conflicts + 1, 0
             pause = min(MAX_PAUSE_SECONDS * 2 ** (self._conflicts - 1), MAX_CONFLICT_PAUSE_SECONDS)
         await asyncio.sleep(pause * (1 + SPREAD * random.random()))
 
@@ -187,7 +205,7 @@ async def remove_invalid_buttons(ledger: Ledger, account: Account, platform: Pla
             await platform.remove_buttons(each.chat_id, each.message_id)
         except PlatformError as error:
             if error.is_temporary:
-                return
+                continue
         async with ledger.write() as session:
             await store.clear_buttons(session, each)
 

@@ -38,7 +38,8 @@ async def of(session: AsyncSession, row: OutboxRow) -> list[MessageButton]:
     if job is None or run is None or job.archived_at is not None:
         return []
     if row.event == "completed":
-        return [MessageButton("snooze", "Again in 1 h", partial(_again, row.id), ("later",))]
+        again = partial(_again, row.id)
+        return [MessageButton("snooze", "Again in 1 h", again, ("later",), may_lapse=False)]
     if row.event not in ALERTS:
         return []
     found = [MessageButton("log", "Show log", partial(_log, run.id))]
@@ -87,7 +88,7 @@ async def _again(row_id: str, press: Press) -> str:
         now = ledger.now()
         again = OutboxRow(
             **values,
-            key=f"again:{press.id}",
+            key=f"again:{row_id}:{now:%Y%m%d%H}",
             purpose=outbox.MESSAGE,
             queue=outbox.queue_of_channel(press.address, press.chat_id),
             chat_id=press.chat_id,

@@ -17,7 +17,7 @@ from daybook.features.conversations import accounts, people, store
 from daybook.features.conversations.people import PairedPerson, PairingCode, Role
 from daybook.features.conversations.platform import PlatformError
 from daybook.features.conversations.tables import AccountRow, UpdateRow
-from daybook.ledger.engine import reading
+from daybook.ledger.engine import open_ledger, reading
 from daybook.ledger.views import UtcTime, columns
 from daybook.prefect import client as prefect
 from daybook.resources.store import DocumentView
@@ -106,13 +106,21 @@ async def connect(
     checked = documents.validate(settings)
     if name in registry.BUILTIN:
         raise InvalidInput("name", f'"{name}" is a built-in channel', "choose another")
-    identity = await try_account(kind.build(name, checked))
+    account = kind.build(name, checked)
+    async with reading() as session:
+        other = await store.channel_of_account(session, account.account_id)
+    if other not in ("", name):
+        raise InvalidInput("token", f'is that of the channel "{other}"', "use another account")
+    identity = await try_account(account)
     async with prefect.answering() as client:
         known = await registry.names(client)
         if known.get(name, kind.store.slug) != kind.store.slug:
             problem = f'"{name}" is another channel ({known[name]})'
             raise InvalidInput("name", problem, "choose another name")
         await kind.store.save(client, name, checked, replace=replace)
+    if not replace:
+        async with open_ledger() as ledger:
+            await store.forget_people(ledger, name)
     code = await people.make_code(name, Role.OPERATOR)
     return ConnectedAccount(channel=name, service=kind.title, identity=identity, code=code)
 

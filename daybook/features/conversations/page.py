@@ -44,7 +44,8 @@ class AccountPages(StoredPages):
         self.kind, self.documents = kind, operations.DOCUMENTS[kind.word]
         self.path = f"/settings/{kind.word}"
         self.title = kind.title
-        self.about = f"A {kind.title} account that sends messages, and hears people. {kind.about}"
+        self.about = f"{kind.title} accounts that send messages, and hear people."
+        self.note = kind.about
         secrets = [
             name for name, each in kind.store.model.model_fields.items() if each.is_required()
         ]

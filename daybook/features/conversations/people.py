@@ -21,6 +21,7 @@ stranger      nothing
 from __future__ import annotations
 
 import hashlib
+import re
 import secrets
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -38,9 +39,11 @@ from daybook.features.conversations.platform import Update
 from daybook.features.conversations.tables import CodeRow, PersonRow
 from daybook.ledger.engine import open_ledger, reading
 from daybook.ledger.views import UtcTime, columns
+from daybook.names import hidden_character
 
 CODE_LENGTH = 8
 CODE_LIFETIME = timedelta(minutes=10)
+MAX_NAME = 80
 MAX_TRIES = 10
 """Number of wrong codes in a channel after which its codes are invalid."""
 STRANGER_INTERVAL = timedelta(days=1)
@@ -120,6 +123,17 @@ def code_in(text: str) -> str:
     return found if is_code else ""
 
 
+def is_code(text: str) -> bool:
+    """Return whether a text is a code as it is shown, which a word such as `well-kept` is not."""
+    return re.fullmatch(f"[{_ALPHABET}]{{4}}-[{_ALPHABET}]{{4}}", text.strip()) is not None
+
+
+def clean_name(name: str) -> str:
+    """Return the name that a person has chosen, without control and invisible characters."""
+    shown = "".join(each for each in name if each.isprintable() and not hidden_character(each))
+    return " ".join(shown.split())[:MAX_NAME] or "a person"
+
+
 async def pair(session: AsyncSession, channel: str, given: Update, now: datetime) -> Role | None:
     """Pair the person who has written a code; a person may pair again. Return the role.
 
@@ -144,8 +158,10 @@ async def pair(session: AsyncSession, channel: str, given: Update, now: datetime
         paired_at=now,
         used_at=now,
     )
-    row.chat_id, row.name, row.role = given.chat_id, given.person_name, code.role
-    row.paired_by, row.paired_at, row.used_at = code.made_by, now, now
+    if row.role != code.role:  # the operator who was paired first gets the messages
+        row.paired_at = now
+    row.chat_id, row.name, row.role = given.chat_id, clean_name(given.person_name), code.role
+    row.paired_by, row.used_at = code.made_by, now
     session.add(row)
     await session.delete(code)
     return Role(row.role)
@@ -187,7 +203,7 @@ async def may_answer_stranger(
             channel=channel,
             person_id=given.person_id,
             chat_id=given.chat_id,
-            name=given.person_name,
+            name=clean_name(given.person_name),
             role=Role.STRANGER,
             paired_at=now,
             used_at=now,

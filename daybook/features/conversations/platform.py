@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import StrEnum
 from typing import Protocol
 
@@ -33,7 +34,9 @@ class Update:
     ``id`` is unique for the account, and the same if the service delivers it again; ``position`` is
     its order. ``message_id`` is the person's message or, for a press, the message with the button,
     whose word is ``button``; ``press_id`` acknowledges it. ``reply_to`` is the message that the
-    person answers, and ``quoted`` the text of it. ``is_addressed`` is true in a private chat, and
+    person answers, and ``quoted`` the text of it. ``thread_id`` is the first message of the thread
+    that the message belongs to, "" for none; the id of any other message in this thread is
+    ``thread_id``, a slash, and a part of its own. ``is_addressed`` is true in a private chat, and
     in a group if the message mentions or answers the account. ``unreadable`` names a content that
     is no text, such as `a voice message`; "" if there is none. ``subject`` is that of a letter.
     ``is_verified`` is false if the service does not know that the message is from ``person_id``,
@@ -51,6 +54,7 @@ class Update:
     button: str = ""
     press_id: str = ""
     reply_to: str = ""
+    thread_id: str = ""
     quoted: str = ""
     unreadable: str = ""
     is_group: bool = False
@@ -116,12 +120,14 @@ class Platform(Protocol):
 
     ``max_characters`` is the maximum length of a message's text. If messages are letters
     (``is_letter``), each has a subject, and its files. ``position`` is the one after which
-    `receive` reads next, also if what it has read is no update; None if the service keeps it.
+    `receive` reads next, also if what it has read is no update; None before it has read anything,
+    and if the service keeps it. A position is valid for ``position_lifetime``; None for ever.
     """
 
     max_characters: int
     is_letter: bool
     position: int | None
+    position_lifetime: timedelta | None
 
     async def identity(self) -> str:
         """Return the account's name, as people find it, such as `@morning_bot`."""
@@ -136,11 +142,18 @@ class Platform(Protocol):
         ...
 
     async def settle(self, updates: Sequence[Update]) -> None:
-        """Confirm updates to the service, after they were stored."""
+        """Acknowledge updates of `receive`, which the caller has stored, to the service.
+
+        A service that needs no acknowledgement does nothing here. It delivers updates again that
+        were not acknowledged.
+        """
         ...
 
-    async def show_typing(self, chat_id: str) -> None:
-        """Show in the chat that an answer is being written, for about five seconds."""
+    async def show_typing(self, chat_id: str, message_id: str) -> None:
+        """Show in the chat that an answer to the message is being written.
+
+        The caller repeats it every few seconds until there is an answer.
+        """
         ...
 
     async def acknowledge(self, press_id: str, text: str) -> None:
@@ -168,6 +181,11 @@ class Account(Protocol):
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def account_id(self) -> str:
+        """Return what identifies the account at its service; a new token does not change it."""
+        ...
 
     @property
     def agent(self) -> str: ...

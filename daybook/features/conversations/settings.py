@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import httpx
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, field_validator
 
 from daybook.jobs.actions import DEFAULT_AGENT
@@ -31,7 +32,7 @@ class TelegramSettings(AccountSettings):
         title="Token",
         description="Token of the bot, from @BotFather: 123456789:AAE….",
     )
-    api_url: Line = Field(
+    api_url: Annotated[Line, Marker(gets_secrets=True)] = Field(
         default="",
         title="API URL",
         description="URL of a Bot API server of your own; empty for Telegram's.",
@@ -55,6 +56,10 @@ class TelegramSettings(AccountSettings):
     @field_validator("api_url")
     @classmethod
     def _is_url(cls, value: str) -> str:
-        if value and not value.startswith(("http://", "https://")):
+        try:
+            is_url = httpx.URL(value).scheme in ("http", "https") and bool(httpx.URL(value).host)
+        except httpx.InvalidURL:
+            is_url = False
+        if value and not is_url:
             raise ValueError("is not a URL; use one such as http://localhost:8081, or none")
         return value.rstrip("/")

@@ -7,7 +7,7 @@ from dataclasses import asdict, fields
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from sqlalchemy import delete, update
+from sqlalchemy import delete, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
@@ -22,18 +22,20 @@ from daybook.features.conversations.tables import (
 )
 from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import OutboxRow
+from daybook.runs.restored import Restore
 from daybook.runs.retention import BATCH_SIZE, RetentionLimits
 
 EVENT = "chat"
 """The event of a message of Daybook's own in a chat, such as the answer to a command."""
 MAX_AGE = timedelta(days=30)
 """Age from which updates and sent messages are deleted: a reply to such a message is a new one."""
-POSITION_LIFETIME = timedelta(days=6)
-"""Age from which the position of the last update no longer says where the next one is."""
 BUTTONS_LIFETIME = timedelta(days=2)
 """Age from which the buttons of a message are no longer removed if they become invalid."""
 
 _COLUMNS = frozenset(UpdateRow.model_fields)
+_SHOWS_BUTTONS = text("buttons")
+_UNFINISHED = text("state IN ('new', 'asked')")
+"""Conditions of the partial indexes, which a parameter would not imply."""
 
 
 class UpdateState(StrEnum):
@@ -56,14 +58,15 @@ class UpdateState(StrEnum):
 async def put(
     ledger: Ledger, channel: str, updates: Sequence[Update], position: int | None = None
 ) -> list[str]:
-    """Store updates that are not stored yet, and the position, in one transaction.
+    """Store updates that are not stored yet, and the ``position``, in one transaction.
 
     Return the ids of the new updates.
     """
-    if not updates:
-        if position is not None:
-            await _put_position(ledger, channel, position)
-        return []
+    async with ledger.read() as session:
+        account = await session.get(AccountRow, channel)
+        is_known = position is None or (account is not None and account.position == position)
+        if not updates and is_known:
+            return []
     async with ledger.write() as session:
         ids = {each.id for each in updates}
         query = select(UpdateRow.id).where(
@@ -77,24 +80,11 @@ async def put(
                 added.append(each.id)
                 session.add(_row(channel, each, now))
         if position is not None:
-            await _set_position(session, channel, position, now)
+            row = await session.get(AccountRow, channel)
+            row = row or AccountRow(channel=channel, changed_at=now)
+            row.position, row.position_at = position, now
+            session.add(row)
         return added
-
-
-async def _put_position(ledger: Ledger, channel: str, position: int) -> None:
-    async with ledger.read() as session:
-        row = await session.get(AccountRow, channel)
-        if row is not None and row.position == position:
-            return
-    async with ledger.write() as session:
-        await _set_position(session, channel, position, ledger.now())
-
-
-async def _set_position(session: AsyncSession, channel: str, position: int, now: datetime) -> None:
-    row = await session.get(AccountRow, channel)
-    row = row or AccountRow(channel=channel, changed_at=now)
-    row.position = position
-    session.add(row)
 
 
 def _row(channel: str, given: Update, now: datetime) -> UpdateRow:
@@ -109,37 +99,26 @@ def _row(channel: str, given: Update, now: datetime) -> UpdateRow:
 def update_of(row: UpdateRow) -> Update:
     """Return the update that ``row`` stores."""
     known = {each.name for each in fields(Update)}
-    values = {**row.model_dump(include=known), **row.content}
-    return Update(**{**values, "kind": UpdateKind(row.kind)})
+    values = {**row.model_dump(include=known), **row.content, "kind": UpdateKind(row.kind)}
+    return Update(**{name: value for name, value in values.items() if name in known})
 
 
-async def last_position(session: AsyncSession, channel: str, now: datetime) -> int | None:
-    """Return the position of the account or, without one, that of the last update.
-
-    Return None if that update is not recent: after a week without updates, Telegram chooses the
-    next position at random.
-    """
-    account = await session.get(AccountRow, channel)
-    if account is not None and account.position is not None:
-        return account.position
-    query = (
-        select(UpdateRow.position)
-        .where(
-            col(UpdateRow.channel) == channel,
-            col(UpdateRow.received_at) > now - POSITION_LIFETIME,
-        )
-        .order_by(col(UpdateRow.received_at).desc(), col(UpdateRow.position).desc())
-        .limit(1)
-    )
-    found: int | None = (await session.execute(query)).scalar_one_or_none()
-    return found
+async def last_position(
+    session: AsyncSession, channel: str, lifetime: timedelta | None, now: datetime
+) -> int | None:
+    """Return the stored position; None if there is none, or if it is older than ``lifetime``."""
+    row = await session.get(AccountRow, channel)
+    if row is None or row.position_at is None:
+        return None
+    is_old = lifetime is not None and row.position_at <= now - lifetime
+    return None if is_old else row.position
 
 
 async def in_state(session: AsyncSession, channel: str, state: UpdateState) -> list[UpdateRow]:
-    """Return the updates in this state, in their order."""
+    """Return the updates in this state, in their order; not those that are `DONE`."""
     query = (
         select(UpdateRow)
-        .where(col(UpdateRow.channel) == channel, col(UpdateRow.state) == state)
+        .where(col(UpdateRow.channel) == channel, col(UpdateRow.state) == state, _UNFINISHED)
         .order_by(col(UpdateRow.position), col(UpdateRow.id))
     )
     return list((await session.execute(query)).scalars())
@@ -198,10 +177,50 @@ async def parts_sent(session: AsyncSession, outbox_id: str) -> set[int]:
     return set((await session.execute(query)).scalars())
 
 
+async def last_note(session: AsyncSession, row: OutboxRow, channel: str, chat_id: str) -> str:
+    """Return the message in the chat with the last note of the same event and run; "" if none."""
+    query = (
+        select(SentRow.message_id)
+        .join(OutboxRow, col(OutboxRow.id) == col(SentRow.outbox_id))
+        .where(
+            col(SentRow.run_id) == row.run_id,
+            col(SentRow.channel) == channel,
+            col(SentRow.chat_id) == chat_id,
+            col(OutboxRow.event) == row.event,
+        )
+        .order_by(col(SentRow.sent_at).desc())
+        .limit(1)
+    )
+    return (await session.execute(query)).scalar_one_or_none() or ""
+
+
 async def find_sent(
     session: AsyncSession, channel: str, chat_id: str, message_id: str
 ) -> SentRow | None:
     return await session.get(SentRow, (channel, chat_id, message_id))
+
+
+async def find_in_thread(
+    session: AsyncSession, channel: str, chat_id: str, thread_id: str
+) -> SentRow | None:
+    """Return the message in a thread that a person who writes there answers, if any.
+
+    It is the newest that shows buttons, else the newest of a run, else the newest.
+    """
+    id_ = col(SentRow.message_id)
+    query = (
+        select(SentRow)
+        .where(
+            col(SentRow.channel) == channel,
+            col(SentRow.chat_id) == chat_id,
+            (id_ == thread_id) | id_.startswith(f"{thread_id}/", autoescape=True),
+        )
+        .order_by(
+            col(SentRow.buttons) == "", col(SentRow.run_id).is_(None), col(SentRow.sent_at).desc()
+        )
+        .limit(1)
+    )
+    return (await session.execute(query)).scalar_one_or_none()
 
 
 async def is_sending(session: AsyncSession, channel: str, now: datetime) -> bool:
@@ -215,12 +234,12 @@ async def is_sending(session: AsyncSession, channel: str, now: datetime) -> bool
 
 
 async def with_buttons(session: AsyncSession, channel: str, now: datetime) -> list[SentRow]:
-    """Return the recent messages that show buttons, oldest first."""
+    """Return the recent messages that show buttons which may become invalid, oldest first."""
     query = (
         select(SentRow)
         .where(
             col(SentRow.channel) == channel,
-            col(SentRow.buttons) != "",
+            _SHOWS_BUTTONS,
             col(SentRow.sent_at) > now - BUTTONS_LIFETIME,
         )
         .order_by(col(SentRow.sent_at))
@@ -236,7 +255,7 @@ async def clear_buttons(session: AsyncSession, row: SentRow) -> None:
             col(SentRow.chat_id) == row.chat_id,
             col(SentRow.message_id) == row.message_id,
         )
-        .values(buttons="")
+        .values(buttons=False)
     )
     await session.execute(statement)
 
@@ -263,17 +282,68 @@ async def accounts(session: AsyncSession) -> list[AccountRow]:
     return list((await session.execute(query)).scalars())
 
 
-async def forget_accounts(ledger: Ledger, known: Collection[str]) -> None:
-    """Delete the people and the state of channels that were removed, so not among ``known``.
+async def use_account(ledger: Ledger, channel: str, account_id: str) -> None:
+    """Record which account the channel has. Forget what belongs to another account.
 
-    Their updates stay, because a new channel may have the same account.
+    These are its people, its sent messages, whose numbers another account repeats, its position,
+    and its updates that were not handled.
     """
+    async with ledger.read() as session:
+        row = await session.get(AccountRow, channel)
+        if row is not None and row.account_id == account_id:
+            return
+    async with ledger.write() as session:
+        row = await session.get(AccountRow, channel)
+        is_other = row is not None and row.account_id not in ("", account_id)
+        row = row or AccountRow(channel=channel, changed_at=ledger.now())
+        row.account_id = account_id
+        if is_other:
+            row.position = row.position_at = None
+            await session.execute(delete(PersonRow).where(col(PersonRow.channel) == channel))
+            await session.execute(delete(SentRow).where(col(SentRow.channel) == channel))
+            await _give_up(session, "the channel has another account", channel)
+        session.add(row)
+
+
+async def _give_up(session: AsyncSession, why: str, channel: str = "") -> None:
+    """Mark the new updates, of one channel or of all, as done without doing anything."""
+    new = update(UpdateRow).where(col(UpdateRow.state) == UpdateState.NEW)
+    if channel:
+        new = new.where(col(UpdateRow.channel) == channel)
+    await session.execute(new.values(state=UpdateState.DONE, action=f"not handled: {why}"))
+
+
+async def channel_of_account(session: AsyncSession, account_id: str) -> str:
+    """Return the channel that has this account; "" if none has."""
+    query = select(AccountRow.channel).where(col(AccountRow.account_id) == account_id).limit(1)
+    return (await session.execute(query)).scalar_one_or_none() or ""
+
+
+async def forget_people(ledger: Ledger, channel: str) -> None:
+    """Delete the people and the codes of a channel."""
+    async with ledger.write() as session:
+        for table in (PersonRow, CodeRow):
+            await session.execute(delete(table).where(col(table.channel) == channel))
+
+
+async def forget_accounts(ledger: Ledger, known: Collection[str]) -> None:
+    """Delete the people and the state of channels that were removed, so not among ``known``."""
     async with ledger.read() as session:
         gone = [each.channel for each in await accounts(session) if each.channel not in known]
     if gone:
         async with ledger.write() as session:
             for table in (PersonRow, CodeRow, AccountRow):
                 await session.execute(delete(table).where(col(table.channel).in_(gone)))
+
+
+async def forget_new(session: AsyncSession, restore: Restore) -> None:
+    """Handle no update of a restored ledger: it was probably handled after the backup.
+
+    Delete all people and codes: some may have been unpaired since the backup.
+    """
+    await _give_up(session, "the ledger was restored")
+    for table in (PersonRow, CodeRow):
+        await session.execute(delete(table))
 
 
 # --- retention

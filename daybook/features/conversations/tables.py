@@ -13,7 +13,7 @@ from daybook.ledger.table_parts import Table, partial_index
 from daybook.ledger.tables import new_id
 
 _UNFINISHED = text("state IN ('new', 'asked')")
-_WITH_BUTTONS = text("buttons <> ''")
+_WITH_BUTTONS = text("buttons")
 
 
 class PersonRow(Table, table=True):
@@ -87,12 +87,14 @@ class UpdateRow(Table, table=True):
 class SentRow(Table, table=True):
     """A message that was sent to a chat: ``part`` of the row ``outbox_id`` of the outbox.
 
-    ``buttons`` are the words of its buttons, joined by spaces; "" if it has none, or none any more.
+    ``words`` are those that press its buttons, joined by spaces. ``buttons`` is true while it shows
+    some that may become invalid.
     """
 
     __tablename__ = "conversations_messages"
     __table_args__ = (
         Index("conversations_messages_outbox", "outbox_id"),
+        Index("conversations_messages_run", "run_id"),
         Index("conversations_messages_sent", "sent_at"),
         partial_index("conversations_buttons", "channel", "sent_at", where=_WITH_BUTTONS),
     )
@@ -103,7 +105,8 @@ class SentRow(Table, table=True):
     outbox_id: str
     part: int
     run_id: str | None = None
-    buttons: str = ""
+    words: str = ""
+    buttons: bool = False
     sent_at: datetime = Field(sa_type=Instant)
 
 
@@ -118,5 +121,7 @@ class AccountRow(Table, table=True):
     channel: str = Field(primary_key=True)
     identity: str = ""
     problem: str = ""
+    account_id: str = ""
     position: int | None = Field(default=None, sa_type=BigInteger)
+    position_at: datetime | None = Field(default=None, sa_type=Instant)
     changed_at: datetime = Field(sa_type=Instant)

@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     import telegram
 
 API_URL = "https://api.telegram.org"
+POSITION_LIFETIME = timedelta(days=6)
+"""After a week without updates, Telegram chooses the id of the next one at random."""
 POLL_SECONDS = 25
 """Time for which Telegram keeps an empty `getUpdates` open."""
 REQUEST_TIMEOUT_SECONDS = 10.0
@@ -79,6 +81,10 @@ class TelegramAccount:
 
     name: str
     settings: TelegramSettings
+
+    @property
+    def account_id(self) -> str:
+        return self.settings.token.get_secret_value().partition(":")[0]
 
     @property
     def agent(self) -> str:
@@ -118,7 +124,7 @@ class TelegramAccount:
             get_updates_request=requests[1],
         )
         try:
-            yield TelegramBot(bot, token)
+            yield TelegramBot(bot, self)
         finally:
             for each in requests:
                 with suppress(Exception):
@@ -150,9 +156,11 @@ class TelegramBot:
     max_characters = MAX_CHARACTERS
     is_letter = False
     position: int | None = None
+    position_lifetime: timedelta | None = POSITION_LIFETIME
 
-    def __init__(self, bot: telegram.Bot, token: str) -> None:
-        self._bot, self._token = bot, token
+    def __init__(self, bot: telegram.Bot, account: TelegramAccount) -> None:
+        self._bot, self._account_id = bot, account.account_id
+        self._token = account.settings.token.get_secret_value()
         self._name = ""
 
     async def identity(self) -> str:
@@ -170,13 +178,15 @@ class TelegramBot:
             allowed_updates=["message", "callback_query"],
             waits=False,
         )
+        if found:  # also of an update that no person has caused, which would be delivered again
+            self.position = max(each.update_id for each in found)
         known = (self._update(each) for each in found)
         return [each for each in known if each is not None]
 
     async def settle(self, updates: Sequence[Update]) -> None:
         """Do nothing: the offset of the next `getUpdates` confirms them."""
 
-    async def show_typing(self, chat_id: str) -> None:
+    async def show_typing(self, chat_id: str, message_id: str) -> None:
         await self._call(self._bot.send_chat_action, chat_id=chat_id, action="typing", waits=False)
 
     async def acknowledge(self, press_id: str, text: str) -> None:
@@ -280,7 +290,7 @@ class TelegramBot:
             if message is None or not query.data:
                 return None
             return Update(
-                id=str(update.update_id),
+                id=f"{self._account_id}-{update.update_id}",
                 position=update.update_id,
                 kind=UpdateKind.PRESS,
                 chat_id=str(message.chat.id),
@@ -299,7 +309,7 @@ class TelegramBot:
         is_group = message.chat.type != "private"
         mention = f"@{self._name}"
         return Update(
-            id=str(update.update_id),
+            id=f"{self._account_id}-{update.update_id}",
             position=update.update_id,
             kind=UpdateKind.MESSAGE,
             chat_id=str(message.chat.id),

@@ -7,7 +7,7 @@ decision: another person wrote it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -51,11 +51,13 @@ class Decision:
 class Answered:
     """The message that an update answers, or whose button it presses.
 
+    ``buttons`` are those that it has now, and ``shown`` are the words of those that it had.
     ``has_session`` says whether its run has a session that a prompt can continue.
     """
 
     buttons: Sequence[MessageButton] = ()
     has_session: bool = False
+    shown: Collection[str] = ()
 
     def button(self, word: str) -> MessageButton | None:
         return next((each for each in self.buttons if each.word == word), None)
@@ -76,7 +78,7 @@ COMMANDS = {
 READER_COMMANDS = frozenset({"help", "start", "stop"})
 
 STRANGER_TEXT = (
-    "This is the account of a Daybook. It talks only with people whom its operator has paired."
+    "This is the account of a Daybook. It talks only with people who were paired by its operator."
 )
 ONLY_OPERATOR = "Only an operator may do this."
 READER_HINT = "Reply to a message from here to ask about it."
@@ -93,13 +95,14 @@ def decide(update: Update, role: Role, answered: Answered | None) -> Decision:
     if update.kind is UpdateKind.PRESS:
         return _if_operator(role, Decision(Action.PRESS, word=update.button))
     text = update.text.strip()
-    if not update.is_addressed or not (text or update.unreadable):
+    is_addressed = update.is_addressed or answered is not None
+    if not is_addressed or not (text or update.unreadable):
         return Decision(Action.IGNORE)
     if problem := _problem(update, text):
         return Decision(Action.REFUSE, problem)
     if update.is_forwarded:
         return _prompt(role, f"Forwarded from another person:\n\n{text}", update, None)
-    if people.code_in(text) and "-" in text and not update.is_group:
+    if people.is_code(text) and not update.is_group:
         return Decision(Action.PAIR)
     if command := read_command(text):
         return _of_command(role, *command)
@@ -160,9 +163,10 @@ def _pressed(text: str, answered: Answered) -> Decision | None:
     first, _, rest = text.partition(" ")
     first, rest = first.rstrip(".,:;!").lower(), rest.strip()
     for each in answered.buttons:
-        if first in (each.word, *each.words) and (not rest or each.takes_reason):
+        if first in each.all_words and (not rest or each.takes_reason):
             return Decision(Action.PRESS, " ".join(rest.split()), word=each.word)
-    return None
+    # A decision that comes too late is no prompt.
+    return Decision(Action.PRESS, word=first) if not rest and first in answered.shown else None
 
 
 def _how_to_decide(answered: Answered) -> str:

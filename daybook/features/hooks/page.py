@@ -48,7 +48,6 @@ class HookPages(StoredPages):
     )
     documents = operations.DOCUMENTS
     first = ("job", "scheme")
-    omitted = ("previous_secret", "previous_until")
     note = (
         "Leave the secret empty: Daybook makes one, and shows it once, for the sender. Only for "
         f"{', '.join(name for name, each in SCHEMES.items() if each.brings_secret)}, type the one "

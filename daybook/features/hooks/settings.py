@@ -34,11 +34,11 @@ class HookSettings(BaseModel):
         description="How requests are signed: standard (Standard Webhooks), github or stripe.",
     )
     secret: SecretStr = Field(description="Secret that signs the requests.")
-    previous_secret: SecretStr = Field(
+    previous_secret: Annotated[SecretStr, Marker(is_internal=True)] = Field(
         default=SecretStr(""),
         description="Previous secret, which is also valid during a rotation.",
     )
-    previous_until: AwareDatetime | None = Field(
+    previous_until: Annotated[AwareDatetime | None, Marker(is_internal=True)] = Field(
         default=None, description="End of the rotation. Empty: no rotation."
     )
     filters: Annotated[list[str], Marker(option="filter")] = Field(

@@ -212,7 +212,6 @@ class DestinationPages(StoredPages):
     )
     rotate_fields = (AT_ONCE,)
     first = ("url",)
-    omitted = ("previous_secret", "previous_until")
     note = "Leave the secret empty: Daybook makes one, and shows it once, for the receiver."
 
     async def entries(self) -> Sequence[Listed]:

@@ -32,7 +32,7 @@ from pydantic.fields import FieldInfo
 from starlette.requests import Request
 from starlette.responses import Response
 
-from daybook import api
+from daybook import api, markers
 from daybook.api.documents import Documents
 from daybook.errors import ChangedMeanwhile, DaybookError, InvalidInput, NotFound, UnknownName
 from daybook.jobs.views import FieldChange
@@ -427,12 +427,12 @@ class StoredPages(DocumentPages):
 
     documents: Documents[Any]
     first: tuple[str, ...] = ()
-    omitted: tuple[str, ...] = ()
     note = ""
 
     def variants(self) -> Sequence[Variant]:
         settings = self.documents.store.model.model_fields
-        return [Variant("", "", settings, self.first, note=self.note, omitted=self.omitted)]
+        omitted = markers.marked(settings, "is_internal")
+        return [Variant("", "", settings, self.first, note=self.note, omitted=omitted)]
 
     async def read(self, ref: str) -> FormDocument:
         found = await self.documents.form(ref)

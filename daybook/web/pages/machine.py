@@ -286,9 +286,10 @@ async def preview(ref: str, form: Form) -> None:
 
 
 async def apply(ref: str, form: Form) -> Done:
-    """Add, change and perhaps remove jobs as the file says: all changes, or none."""
+    """Add, change and perhaps remove jobs, and add and change settings, as the file says."""
     report = await _apply(form, dry_run=False)
-    lines = [f"{each.action} {each.job}" for each in report.changes[:MAX_PLANNED]]
+    lines = [f"{each.action} {each.kind} {each.name}" for each in report.documents]
+    lines += [f"{each.action} {each.job}" for each in report.changes[:MAX_PLANNED]]
     return Done("/jobs", "applied", notes=[*lines, *report.notes])
 
 
@@ -298,7 +299,9 @@ SETTINGS = (
         "/settings/health", "Health", "All checks of this Daybook, as `daybook doctor`.", _state
     ),
     SettingsLink(
-        "/settings/apply", "Jobs files", "Add and change jobs as a file says, after a preview."
+        "/settings/apply",
+        "Jobs files",
+        "Add and change jobs and settings as a file says, after a preview.",
     ),
     SettingsLink(
         "/settings/configuration",

@@ -10,6 +10,9 @@ from daybook.agents.model_steps import Steps
 
 
 class NoJournal:
+    async def is_limited(self) -> bool:
+        return False
+
     async def limits_usd(self) -> bool:
         raise AssertionError
 
@@ -23,6 +26,9 @@ class NoJournal:
         raise AssertionError
 
     async def finish(self, step: PlannedStep, reply: StepReply) -> None:
+        raise AssertionError
+
+    async def show(self, step: PlannedStep, text: str) -> None:
         raise AssertionError
 
     async def report(self, step: PlannedStep, reply: StepReply | None = None) -> None:

@@ -466,3 +466,50 @@ def test_an_event_that_is_nested_too_deeply_is_skipped_and_the_next_ones_are_rea
         reader.read(line)
     assert reader.unread == 1
     assert reader.text == "All done."
+
+
+def part(kind: str, parent: str | None = None, **given: Any) -> dict[str, Any]:
+    event = {"type": kind, **given}
+    return {"type": "stream_event", "event": event, "parent_tool_use_id": parent, "uuid": "u"}
+
+
+def written(reader: StepLines, event: dict[str, Any]) -> str | None:
+    reader.read(lines(event).strip())
+    return reader.writing[1] if reader.writing else None
+
+
+BEGUN = part("message_start", message={"id": "msg_1", "model": MODEL, "usage": {}})
+
+
+def test_the_parts_of_a_response_of_claude_code_are_its_text_so_far() -> None:
+    reader = ClaudeCodeLines(REQUEST)
+    assert written(reader, BEGUN) is None
+    assert written(reader, part("content_block_start", index=0)) is None
+    for piece, so_far in (("I lo", "I lo"), ("ok.", "I look.")):
+        delta = {"type": "text_delta", "text": piece}
+        assert written(reader, part("content_block_delta", index=0, delta=delta)) == so_far
+    other = {"type": "text_delta", "text": "A subagent."}
+    assert written(reader, part("content_block_delta", "toolu_9", delta=other)) == "I look."
+    thought = {"type": "thinking_delta", "thinking": "Hm."}
+    assert written(reader, part("content_block_delta", delta=thought)) == "I look."
+    # The whole text, which follows, is not a second one.
+    assert written(reader, claude_says("msg_1", text("I look."))) == "I look."
+    assert written(reader, claude_says("msg_1", calls("toolu_1", "Bash"))) == "I look."
+    assert written(reader, claude_got("toolu_1", "a")) is None
+
+
+def test_the_parts_of_a_response_do_not_change_its_steps() -> None:
+    delta = part("content_block_delta", delta={"type": "text_delta", "text": "I look."})
+    init, rest = CLAUDE.split(b"\n", 1)
+    plain, reader = ClaudeCodeLines(REQUEST), ClaudeCodeLines(REQUEST)
+    expected, found = read(plain, CLAUDE), read(reader, init + b"\n" + lines(BEGUN, delta) + rest)
+    assert found == expected
+    assert (reader.text, reader.usage) == (plain.text, plain.usage)
+
+
+def test_a_finished_message_of_codex_is_its_text_so_far() -> None:
+    reader = CodexLines(REQUEST)
+    assert written(reader, codex("turn.started")) is None
+    said = codex("item.completed", item=item("agent_message", 1, text="I look."))
+    assert written(reader, said) == "I look."
+    assert written(reader, CODEX_END) is None

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from daybook.agents import showing
 from daybook.agents.base import AgentReply, AgentRequest, ChatMessage
 from daybook.agents.command import CommandAgent, CommandSettings
 from daybook.agents.journal import PlannedStep, ProgramSession, StepReply
@@ -46,7 +47,11 @@ class Notes:
     def __init__(self, before: Callable[[str], Any] = lambda _: None) -> None:
         self.lines: list[str] = []
         self.sessions: list[tuple[ProgramSession, bool]] = []
+        self.shown: list[tuple[str, str]] = []
         self._before = before
+
+    async def is_limited(self) -> bool:
+        return False
 
     async def limits_usd(self) -> bool:
         return False
@@ -59,6 +64,9 @@ class Notes:
 
     async def acting_agent(self) -> int | None:
         raise AssertionError
+
+    async def show(self, step: PlannedStep, text: str) -> None:
+        self.shown.append((str(step.position), text))
 
     async def report(self, step: PlannedStep, reply: StepReply | None = None) -> None:
         await self._add("began", step, reply)
@@ -411,3 +419,30 @@ async def test_secrets_of_the_program_are_not_in_its_steps(
     assert "1.1 Bash ended: [ANTHROPIC_API_KEY]" in notes.lines
     assert any("[ANTHROPIC_API_KEY] began" in each for each in notes.lines), notes.lines
     assert "sk-very-secret" not in " ".join(notes.lines)
+
+
+async def test_the_text_of_a_program_is_shown_without_its_secrets_while_it_writes(
+    program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(showing, "INTERVAL_SECONDS", 0.01)
+    monkeypatch.setenv("MY_API_KEY", "sk-9f8e7d6c5b4a")
+    heard = tmp_path / "heard"
+    os.mkfifo(heard)
+
+    class Heard(Notes):
+        async def show(self, step: PlannedStep, text: str) -> None:
+            await super().show(step, text)
+            if len(self.shown) == 1:
+                await asyncio.to_thread(heard.write_text, "go")
+
+    notes = Heard()
+    command = program(
+        lines(claude_init(), claude_says("msg_1", text("It is sk-9f8e7d6c5b4a, or sk-9f8e"))),
+        f"open({str(heard)!r}).read()",
+        lines(claude_result()),
+    )
+    await ask(command, request=replace(REQUEST, journal=notes), environment=["MY_API_KEY"])
+    ((position, shown),) = notes.shown
+    assert position == "1"
+    assert shown.startswith("It is ")
+    assert "9f8e" not in shown

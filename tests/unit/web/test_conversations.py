@@ -7,11 +7,14 @@ from urllib.parse import unquote, urlsplit
 import httpx
 import pytest
 
+from daybook import api
+from daybook.api import changes
 from daybook.ledger.states import Status
 from daybook.ledger.tables import RunRow
-from daybook.runs import claims
+from daybook.runs import claims, steps
 from tests.unit.web.submitting import Forms, post, submit
 from tests.world import World
+from tests.world.runs import step_of
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("shared_ledger")]
 
@@ -88,3 +91,30 @@ async def test_a_run_and_today_lead_to_the_reply(world: World, browser: httpx.As
     assert "<html" not in work
     assert f'href="/runs/{run.id}"' in work
     assert Forms(work).forms == []
+
+
+@pytest.mark.usefixtures("runs_are_requested_only")
+async def test_the_text_of_an_answer_appears_while_the_agent_writes_it(
+    world: World, browser: httpx.AsyncClient
+) -> None:
+    await submit(browser, "/sessions", "/sessions", prompt="Which?")
+    (row,) = await world.runs.rows()
+    granted = await world.runs.running(row)
+    await steps.start(world.ledger, granted.fence, step_of(row.id, granted.due, 1))
+    pages = f"/sessions/{row.session_id}", f"/runs/{row.id}"
+    before = (await changes.read()).text
+    for text, html in (("The **first**", "<strong>first</strong>"), ("The <i>", "&lt;i&gt;")):
+        await steps.show(world.ledger, granted.fence, row.id, 1, text)
+        after = (await changes.read()).text
+        assert after != before
+        before = after
+        for path in pages:
+            page = (await browser.get(path)).text
+            assert html in page.partition('class="prose writing"')[2], path
+    found = await api.sessions.show(row.session_id or "")
+    assert [each.partial_answer for each in found.unanswered] == ["The <i>"]
+    await world.runs.finish(granted, Status.FAILED, error="503")
+    for path in pages:
+        assert "prose writing" not in (await browser.get(path)).text
+    async with world.ledger.read() as session:
+        assert [each.output for each in await steps.of_run(session, row.id)] == [None]

@@ -8,8 +8,12 @@ from pathlib import Path
 import httpx
 import pytest
 
+from daybook import api
+from daybook.api.file_documents import DocumentChange
+from daybook.api.files import ApplyReport
 from daybook.features.backups.archive import MIN_PASSPHRASE_LENGTH
 from daybook.home import Home
+from daybook.jobs.views import FieldChange
 from daybook.web.login import CSRF_FIELD, PageLogin
 from daybook.web.pages import machine
 from tests.unit.web.conftest import OWN, client
@@ -139,6 +143,33 @@ async def test_a_file_that_is_chosen_replaces_the_text_of_the_one_before(
         *("other.yaml", True),
         False,
     )
+
+
+async def test_the_preview_shows_settings_documents_beside_the_jobs(
+    browser: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def planned(*_: object, dry_run: bool, **__: object) -> ApplyReport:
+        key = FieldChange(field="api_key", old=None, new="{{secret:openai}}")
+        change = DocumentChange(action="add", kind="agent", name="quick", changes=[key])
+        return ApplyReport(
+            set="team",
+            dry_run=dry_run,
+            documents=[change],
+            unchanged_documents=7,
+            changes=[],
+            unchanged=0,
+            pending=[],
+            failed={},
+            notes=["the secret openai: `daybook secrets add openai --host agent:quick`"],
+        )
+
+    monkeypatch.setattr(api.files, "apply", planned)
+    page = "/settings/apply"
+    answer, _ = await submit(browser, page, "/settings/apply/preview", text=FILE)
+    for words in ("agent <strong>quick</strong>", "{{secret:openai}}", "Settings: 7 unchanged"):
+        assert words in answer.text
+    assert "<code>daybook secrets add openai --host agent:quick</code>" in answer.text
+    assert page in [each.action for each in Forms(answer.text).forms]
 
 
 async def test_a_file_without_the_token_is_refused(

@@ -105,6 +105,7 @@ def test_a_stranger_gets_a_sentence_in_private_and_nothing_in_a_group() -> None:
 def test_a_group_is_heard_only_when_it_speaks_to_the_account() -> None:
     aside = message("the build is red", is_group=True, is_addressed=False)
     assert decide(aside, OPERATOR, None).action is Action.IGNORE
+    assert decide(aside, OPERATOR, ANSWER).action is Action.ASK
     assert decide(message("why?", is_group=True), OPERATOR, ANSWER).action is Action.ASK
 
 
@@ -132,6 +133,12 @@ def test_stop_needs_no_slash_and_a_path_is_no_command() -> None:
     assert decide(message("Stop!"), OPERATOR, ANSWER).action is Action.STOP
     assert decide(message("stop the newsletter"), OPERATOR, ANSWER).action is Action.ASK
     assert decide(message("/ what is this"), OPERATOR, None).action is Action.ASK
+
+
+def test_a_code_of_a_paired_person_is_exactly_as_it_was_shown() -> None:
+    assert decide(message("ABCD-EFGH"), OPERATOR, None).action is Action.PAIR
+    for text in ("well-kept", "abcd-efgh", "ABCDEFGH", "ABCD-EFGH please"):
+        assert decide(message(text), OPERATOR, None).action is Action.ASK, text
 
 
 def test_what_is_no_text_is_refused_in_words() -> None:

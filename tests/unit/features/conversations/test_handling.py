@@ -13,6 +13,7 @@ import pytest
 from sqlmodel import col, select
 
 from daybook import api
+from daybook.delivery import buttons
 from daybook.errors import Ambiguous, InvalidInput, NotFound, PrefectUnreachable
 from daybook.features.approvals import operations as approval_operations
 from daybook.features.conversations import (
@@ -28,10 +29,12 @@ from daybook.features.conversations.people import Role
 from daybook.features.conversations.platform import Platform, Post, Update, UpdateKind
 from daybook.features.conversations.store import UpdateState
 from daybook.features.conversations.tables import CodeRow, PersonRow, SentRow, UpdateRow
+from daybook.jobs.model import normal_parameters
 from daybook.ledger.tables import OutboxRow
 from daybook.policies.policy import ANSWER
 from daybook.runs import claims
 from daybook.runs.approvals import Question
+from daybook.runs.restored import Restore
 from daybook.runs.retention import RetentionLimits
 from tests.world import World
 
@@ -41,14 +44,17 @@ pytestmark = [
 ]
 
 CHANNEL = "telegram"
+WORDS = "approve yes ok reject no"
+GONE = "This is no longer possible: it was decided, or it has changed."
 CALL = Question("1.1", "d" * 64, 1, "mail_send", 'to="ann"', timedelta(hours=1))
 
 
 @dataclass
 class FakePlatform:
-    """A service that records what it is told."""
+    """A service that records what Daybook calls."""
 
     max_characters: int = 4_000
+    position_lifetime: timedelta | None = None
     is_letter: bool = False
     position: int | None = None
     typing: list[str] = field(default_factory=list)
@@ -63,7 +69,7 @@ class FakePlatform:
     async def settle(self, updates: Sequence[Update]) -> None:
         raise NotImplementedError
 
-    async def show_typing(self, chat_id: str) -> None:
+    async def show_typing(self, chat_id: str, message_id: str) -> None:
         self.typing.append(chat_id)
 
     async def acknowledge(self, press_id: str, text: str) -> None:
@@ -82,7 +88,7 @@ class FakePlatform:
 class FakeAccount:
     """The account `telegram` at the fake service."""
 
-    name, agent = CHANNEL, "default"
+    name, agent, account_id = CHANNEL, "default", "bot-1"
 
     def open(self) -> AbstractAsyncContextManager[Platform]:
         raise NotImplementedError
@@ -132,7 +138,9 @@ class Chat:
         code = await people.make_code(CHANNEL, role)
         assert f"paired as {role}" in await self.says(code.code, person)
 
-    async def shows(self, key: str, message_id: str = "77", chat_id: str = "1") -> OutboxRow:
+    async def shows(
+        self, key: str, message_id: str = "77", chat_id: str = "1", words: str = WORDS
+    ) -> OutboxRow:
         """Record that the outbox row with this key was sent to the chat as this message."""
         async with self.world.ledger.write() as session:
             query = select(OutboxRow).where(col(OutboxRow.key) == key)
@@ -144,6 +152,7 @@ class Chat:
                 outbox_id=row.id,
                 part=0,
                 run_id=row.run_id,
+                words=words,
                 sent_at=self.world.ledger.now(),
             )
             session.add(sent)
@@ -276,7 +285,7 @@ async def test_a_job_is_added_once_after_it_was_shown(
     monkeypatch.setattr(api.preflight, "check", no_notes)  # Prefect, which has the channel, is away
     assert "Added" in await chat.says("", **press)
     assert await chat.says("", **press) == ""
-    assert chat.platform.acknowledged[-1] == ("p", "This button is no longer valid.")
+    assert chat.platform.acknowledged[-1] == ("p", GONE)
     [job] = await api.jobs.list_jobs()
     assert (job.kind, job.notify.channel, job.notify.chat_id) == (*("agent-prompt", CHANNEL, "1"),)
 
@@ -338,6 +347,18 @@ async def test_a_message_of_another_chat_is_not_answered_by_its_number(chat: Cha
     assert (await api.runs.show(run_id)).approvals[0].status == "open"
 
 
+async def test_a_reply_in_a_thread_answers_the_question_there(chat: Chat) -> None:
+    await chat.pair()
+    run_id = await asked(chat.world)
+    await chat.shows(f"approval:{run_id}:1", "80.1/81.1")
+    hint = await chat.says("ok, but with snow", thread_id="80.1", is_addressed=False)
+    assert "To decide, reply with" in hint
+    await chat.shows(store.answer_key(CHANNEL, str(chat._count)), "80.1/82.1")
+    for other in ("80", "80.10", "81.1"):
+        assert await chat.says("ok", thread_id=other, is_addressed=False) == ""
+    assert "Approved" in await chat.says("ok", thread_id="80.1", is_addressed=False)
+
+
 async def test_a_press_of_a_word_that_the_message_does_not_have_does_nothing(chat: Chat) -> None:
     await chat.pair()
     run_id = await asked(chat.world, Question(ANSWER, "d" * 64, 0, ANSWER, "x", timedelta(1)))
@@ -346,6 +367,24 @@ async def test_a_press_of_a_word_that_the_message_does_not_have_does_nothing(cha
         press = {"kind": UpdateKind.PRESS, "message_id": "77", "button": word, "press_id": "p"}
         await chat.says("", **press)
     assert (await api.runs.show(run_id)).approvals[0].status == "open"
+
+
+@pytest.mark.parametrize(("approve", "channel"), [(["*"], "inbox"), (["mail_send"], CHANNEL)])
+async def test_the_question_of_a_readers_run_goes_to_the_operator(
+    chat: Chat, approve: list[str], channel: str
+) -> None:
+    given = {
+        "prompt": "send it",
+        "policy": {"approve": approve},
+        "notify": {"channel": CHANNEL, "chat_id": "9"},
+    }
+    parameters = dict(normal_parameters("agent-prompt", given))
+    row = await claims.request_answer(chat.world.ledger, "default:x", "r", parameters)
+    granted = await chat.world.runs.running(row)
+    await claims.wait_for_approval(chat.world.ledger, granted.run_id, granted.fence, CALL)
+    async with chat.world.ledger.read() as session:
+        query = select(OutboxRow.address).where(col(OutboxRow.key) == f"approval:{row.id}:1")
+        assert (await session.execute(query)).scalar_one() == channel
 
 
 # --- exactly once
@@ -361,6 +400,9 @@ async def test_a_redelivered_update_is_stored_once(chat: Chat) -> None:
     await chat.handle()
     assert (await api.jobs.show(stored.id)).enabled
     assert (await chat.row(id_)).state == UpdateState.DONE
+
+
+DONE = "Done: Approve: brief: approve mail_send?"
 
 
 class Killed(BaseException):
@@ -389,7 +431,8 @@ async def test_a_kill_between_the_deed_and_its_record_repeats_nothing(
     assert (await chat.row(id_)).state == UpdateState.DONE
     run = await api.runs.show(run_id)
     assert [each.status for each in run.approvals] == ["approved"]
-    assert await chat.answer(id_) != ""
+    assert await chat.answer(id_) in ("Approved: `mail_send`. The run goes on.", DONE)
+    assert [each.trigger for each in await chat.world.runs.rows()] == ["manual"]
 
 
 async def test_updates_are_handled_in_their_order_and_one_failure_stops_none(
@@ -434,17 +477,135 @@ async def test_what_was_heard_names_who_and_what(chat: Chat) -> None:
     assert (newest.state, newest.run_id) == ("done", None)
 
 
-async def test_old_updates_are_deleted_and_a_week_later_the_position_is_open(chat: Chat) -> None:
+async def test_old_updates_are_deleted(chat: Chat) -> None:
     await chat.pair()
     ledger = chat.world.ledger
-    async with ledger.read() as session:
-        assert await store.last_position(session, CHANNEL, ledger.now()) == 1
-        later = ledger.now() + timedelta(days=7)
-        assert await store.last_position(session, CHANNEL, later) is None
     chat.world.passes(days=31)
     limits = RetentionLimits.of_settings()
     assert await store.delete_old(ledger, limits) == 1
     assert await operations.heard() == []
+
+
+async def test_a_position_is_valid_for_its_lifetime_and_account(chat: Chat) -> None:
+    ledger, days = chat.world.ledger, timedelta(days=6)
+
+    async def position(lifetime: timedelta | None = days) -> int | None:
+        async with ledger.read() as session:
+            return await store.last_position(session, CHANNEL, lifetime, ledger.now())
+
+    await store.use_account(ledger, CHANNEL, "bot-1")
+    assert await position() is None
+    await store.put(ledger, CHANNEL, [], 500)  # of an update that no person has caused
+    assert await position() == 500
+    chat.world.passes(days=6)
+    assert await position() is None
+    assert await position(None) == 500
+    await store.use_account(ledger, CHANNEL, "bot-1")
+    assert await position(None) == 500
+    await store.use_account(ledger, CHANNEL, "bot-2")
+    assert await position(None) is None
+
+
+async def test_another_account_of_a_channel_knows_no_person_and_no_message(chat: Chat) -> None:
+    ledger = chat.world.ledger
+    await store.use_account(ledger, CHANNEL, "bot-1")
+    await chat.pair()
+    run_id = await asked(chat.world)
+    await chat.shows(f"approval:{run_id}:1")
+    id_ = await chat.put("/jobs")
+    await store.use_account(ledger, CHANNEL, "bot-2")
+    await chat.handle()
+    assert (await chat.row(id_)).action == "not handled: the channel has another account"
+    assert await operations.list_people() == []
+    await chat.pair()
+    press = {"kind": UpdateKind.PRESS, "message_id": "77", "button": "approve", "press_id": "p"}
+    await chat.says("", **press)
+    assert (await api.runs.show(run_id)).approvals[0].status == "open"
+
+
+async def test_a_restored_ledger_handles_no_old_update_and_knows_no_person(chat: Chat) -> None:
+    await chat.pair()
+    stored = await chat.world.jobs.add("brief", cron="0 9 * * *")
+    id_ = await chat.put("/pause brief")
+    async with chat.world.ledger.write() as session:
+        now = chat.world.ledger.now()
+        await store.forget_new(session, Restore.model_construct(backup=now, at=now))
+    await chat.handle()
+    assert (await chat.row(id_)).action == "not handled: the ledger was restored"
+    assert (await api.jobs.show(stored.id)).enabled
+    assert await operations.list_people() == []
+
+
+async def test_a_decision_that_comes_too_late_is_no_prompt(chat: Chat) -> None:
+    await chat.pair()
+    await chat.pair("2")
+    run_id = await asked(chat.world)
+    row = await chat.shows(f"approval:{run_id}:1")
+    assert row.run_id == run_id
+    assert "Approved" in await chat.says("yes", reply_to="77")
+    for word in ("yes", "reject", "Approve."):
+        late = await chat.says(word, "2", reply_to="77", chat_id="1")
+        assert late.startswith("This is no longer possible"), word
+    assert len(await chat.world.runs.rows()) == 1
+
+
+async def test_a_button_that_fails_to_load_stops_no_update(
+    chat: Chat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await chat.pair()
+    run_id = await asked(chat.world)
+    await chat.shows(f"approval:{run_id}:1")
+
+    async def fails(*_: Any) -> Any:
+        raise RuntimeError("a mistake")
+
+    monkeypatch.setattr(buttons, "of", fails)
+    first = await chat.put("approve", reply_to="77")
+    second = await chat.put("/jobs")
+    await chat.handle()
+    assert (await chat.row(first)).state == UpdateState.DONE
+    assert "**brief**" in await chat.answer(second)
+
+
+async def test_an_update_of_a_later_version_is_read(chat: Chat) -> None:
+    await chat.pair()
+    id_ = await chat.put("/jobs")
+    async with chat.world.ledger.write() as session:
+        row = await session.get_one(UpdateRow, (CHANNEL, id_))
+        row.content = {**row.content, "a_later_field": 1}
+        session.add(row)
+    await chat.handle()
+    assert "There are no jobs" in await chat.answer(id_)
+
+
+async def test_after_an_hour_without_prefect_a_message_is_answered_with_the_reason(
+    chat: Chat,
+) -> None:
+    await chat.pair()
+    id_ = await chat.put("hello")
+    with pytest.raises(PrefectUnreachable):
+        await chat.handle()
+    chat.world.passes(hours=1)
+    await chat.handle()
+    assert (await chat.answer(id_)).startswith("That did not work:")
+
+
+async def test_an_operator_who_pairs_again_stays_the_first(chat: Chat) -> None:
+    await chat.pair("1")
+    chat.world.passes(minutes=1)
+    await chat.pair("2")
+    chat.world.passes(minutes=1)
+    await chat.pair("1")
+    async with chat.world.ledger.read() as session:
+        first = await people.first_operator(session, CHANNEL)
+    assert first is not None and first.person_id == "1"
+
+
+async def test_the_name_of_a_person_has_no_hidden_characters(chat: Chat) -> None:
+    code = await people.make_code(CHANNEL)
+    await chat.says(code.code, person_name="An\u202ena\n Schmidt")
+    [paired] = await operations.list_people()
+    assert paired.name == "Anna Schmidt"
 
 
 async def test_an_update_waits_until_the_message_that_it_answers_is_recorded(

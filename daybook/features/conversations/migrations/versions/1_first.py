@@ -11,7 +11,7 @@ branch_labels = None
 depends_on = None
 
 _UNFINISHED = sa.text("state IN ('new', 'asked')")
-_WITH_BUTTONS = sa.text("buttons <> ''")
+_WITH_BUTTONS = sa.text("buttons")
 
 
 def upgrade() -> None:
@@ -80,11 +80,13 @@ def upgrade() -> None:
         sa.Column("outbox_id", sa.String(), nullable=False),
         sa.Column("part", sa.Integer(), nullable=False),
         sa.Column("run_id", sa.String(), nullable=True),
-        sa.Column("buttons", sa.String(), nullable=False),
+        sa.Column("words", sa.String(), nullable=False),
+        sa.Column("buttons", sa.Boolean(), nullable=False),
         sa.Column("sent_at", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("channel", "chat_id", "message_id"),
     )
     op.create_index("conversations_messages_outbox", "conversations_messages", ["outbox_id"])
+    op.create_index("conversations_messages_run", "conversations_messages", ["run_id"])
     op.create_index("conversations_messages_sent", "conversations_messages", ["sent_at"])
     op.create_index(
         "conversations_buttons",
@@ -98,7 +100,9 @@ def upgrade() -> None:
         sa.Column("channel", sa.String(), nullable=False),
         sa.Column("identity", sa.String(), nullable=False),
         sa.Column("problem", sa.String(), nullable=False),
+        sa.Column("account_id", sa.String(), nullable=False),
         sa.Column("position", sa.BigInteger(), nullable=True),
+        sa.Column("position_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("changed_at", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("channel"),
     )
