@@ -6,7 +6,7 @@ Slack                           here
 `message`, `app_mention`        one `Update`: the id is that of the message, so both are the same
 `block_actions`                 a press: `action_id` is the word; message, chat and person come
                                 from Slack
-an envelope                     acknowledged by `settle`, so Slack delivers it again until then
+an envelope                     acknowledged by `confirm`, so Slack delivers it again until then
 `disconnect`                    opens the next connection before this one ends
 a thread                        `thread_id`; a message in it has the id `THREAD/TS`
 no sign of typing for a bot     the reaction 👀 on the person's message, until it is answered
@@ -31,6 +31,7 @@ import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from http.client import HTTPException
 from typing import TYPE_CHECKING, Any
 
@@ -119,6 +120,12 @@ class SlackAccount:
     settings: SlackSettings
 
     @property
+    def account_id(self) -> str:
+        # A bot token is xoxb-<workspace>-<bot>-<secret>.
+        public, _, _ = self.settings.token.get_secret_value().rpartition("-")
+        return public
+
+    @property
     def agent(self) -> str:
         return self.settings.agent
 
@@ -155,6 +162,7 @@ class SlackApp:
     max_characters = MAX_CHARACTERS
     is_letter = False
     position: int | None = None
+    position_lifetime: timedelta | None = None
 
     def __init__(self, client: WebClient, app_token: str) -> None:
         self._client, self._app_token = client, app_token
@@ -192,7 +200,7 @@ class SlackApp:
                         return [update]
         return ()
 
-    async def settle(self, updates: Sequence[Update]) -> None:
+    async def confirm(self, updates: Sequence[Update]) -> None:
         for update in updates:
             for socket, envelope_id in self._envelopes.pop(update.id, ()):
                 await _acknowledge(socket, envelope_id)

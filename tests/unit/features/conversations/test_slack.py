@@ -43,11 +43,11 @@ async def app(api: SlackApi) -> AsyncIterator[SlackApp]:
 
 
 async def received(app: SlackApp, count: int) -> list[Update]:
-    """Return the next updates, which are settled."""
+    """Return the next updates, which are confirmed."""
     found = list[Update]()
     while len(found) < count:
         updates = await app.receive(None)
-        await app.settle(updates)
+        await app.confirm(updates)
         found += updates
     return found
 
@@ -107,7 +107,7 @@ async def test_an_update_is_delivered_again_until_it_is_settled(api: SlackApi) -
     async with account(api).open() as second:
         [again] = await second.receive(None)
         assert again == update
-        await second.settle([again])
+        await second.confirm([again])
         await api.until(lambda: not api.unacknowledged, 10)
 
 
