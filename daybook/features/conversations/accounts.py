@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 from sqlmodel import col, select
 
 from daybook.errors import CopyDamaged, InvalidInput
@@ -45,7 +45,8 @@ MAIL = BlockStore(
 class AccountKind:
     """A messaging service: the word for it, the store of its accounts, and their class.
 
-    ``about`` are sentences about where the token comes from.
+    ``about`` are sentences about where the tokens come from, and ``to_paste`` is a text that they
+    mention, if any.
     """
 
     word: str
@@ -53,6 +54,22 @@ class AccountKind:
     store: BlockStore[Any]
     build: Callable[[str, Any], Account]
     about: str
+    to_paste: str = ""
+
+    @property
+    def secrets(self) -> dict[str, str]:
+        """Return the titles of the secrets that an account needs, by field."""
+        fields = self.store.model.model_fields
+        return {
+            name: each.title or name
+            for name, each in fields.items()
+            if each.annotation is SecretStr and each.is_required()
+        }
+
+    @property
+    def secret(self) -> str:
+        """Return the first field of the `secrets`."""
+        return next(iter(self.secrets))
 
 
 KINDS = (

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
+from pydantic import SecretStr
 
 from daybook.cli import completion, documents, formatting, output
 from daybook.cli.command import Answer, command
-from daybook.cli.field_options import FieldOptions, options_of, with_options
+from daybook.cli.field_options import FieldOption, FieldOptions, options_of, with_options
 from daybook.cli.options import on_interrupt
 from daybook.errors import InvalidInput
-from daybook.features.conversations.settings import AccountSettings, TelegramSettings
+from daybook.features.conversations.settings import AccountSettings
 
 if TYPE_CHECKING:
     from daybook.features.conversations.people import PairedPerson, PairingCode
@@ -22,23 +24,32 @@ POLL_SECONDS = 1.0
 _CHANNEL = Annotated[str, Parameter(help="The channel's name.", completer=completion.channels)]
 
 
+def _options() -> list[FieldOption]:
+    """Return the options for the settings of all services, without their secrets."""
+    found = list[FieldOption]()
+    for model in AccountSettings.__subclasses__():
+        fields = model.model_fields
+        found += options_of(fields, *(k for k, v in fields.items() if v.annotation != SecretStr))
+    return found
+
+
 @Parameter(name="*")
-@with_options(
-    {"": options_of(TelegramSettings.model_fields, *AccountSettings.model_fields, "api_url")}
-)
+@with_options({"": _options()})
 class AccountOptions(FieldOptions):
     """Options of `daybook channels connect` for the settings of an account."""
 
 
 @command(uses_prefect=True)
 async def connect_(
-    service: Annotated[str, Parameter(help="The messaging service: telegram.")] = "telegram",
+    service: Annotated[
+        str, Parameter(help="The messaging service: telegram, slack or mail.")
+    ] = "telegram",
     /,
     *more: Annotated[str, Parameter(show=False)],
     name: Annotated[str, Parameter(help="The channel's name. [default: the service]")] = "",
     options: AccountOptions = AccountOptions(),  # noqa: B008 - immutable
     token_stdin: Annotated[
-        bool, Parameter(help="Read the token from standard input, which is the default.")
+        bool, Parameter(help="Read the secrets from standard input, which is the default.")
     ] = False,
     replace: Annotated[bool, Parameter(help="Replace the existing channel of this name.")] = False,
     wait: Annotated[
@@ -47,29 +58,51 @@ async def connect_(
 ) -> Answer:
     """Connect an account that people can talk to, and pair the first person.
 
-    The token is secret: it is read from standard input, or from a prompt on a terminal. Then write
-    the code that this command prints to the account.
+    The tokens are secret: they are read from standard input, one a line, or from prompts on a
+    terminal. Then write the code that this command prints to the account.
 
     Example: daybook channels connect telegram < token.txt
     """
     from daybook.features.conversations import accounts, operations
 
     kind = accounts.kind_of(service)
+    first, *_ = kind.secrets
     if more:  # the error must not contain the token
         raise InvalidInput(
-            "token", "cannot be passed on the command line", "pass it on standard input"
+            first, "cannot be passed on the command line", "pass it on standard input"
         )
+    given = options.given()
+    if unknown := sorted(given.keys() - kind.store.model.model_fields.keys()):
+        raise InvalidInput(unknown[0], f"is no setting of {kind.title}", "leave it out")
     if sys.stdin.isatty():
         output.say(kind.about)
-    token = documents.read_hidden_value("token", "Token", "token.txt").strip()
+        if kind.to_paste:
+            output.say(kind.to_paste)
     connected = await operations.connect(
-        service, name or service, {"token": token, **options.given()}, replace=replace
+        service, name or service, {**_read_secrets(kind.secrets), **given}, replace=replace
     )
     yield connected
     output.line(f"Connected {connected.identity} as the channel {connected.channel}")
     _print_code(connected.code, connected.identity)
     if wait:
         await _wait_for_person(connected.channel)
+
+
+def _read_secrets(titles: Mapping[str, str]) -> dict[str, str]:
+    """Return the secrets by field, from prompts or the lines of standard input."""
+    first, *_ = titles
+    if sys.stdin.isatty():
+        return {
+            name: documents.read_hidden_value(name, title, "tokens.txt").strip()
+            for name, title in titles.items()
+        }
+    given = documents.read_hidden_value(first, titles[first], "tokens.txt").split("\n")
+    lines = [each.strip() for each in given if each.strip()]
+    if len(lines) != len(titles):
+        wanted = ", then ".join(titles.values())
+        problem = "standard input has the wrong number of lines"
+        raise InvalidInput(list(titles)[-1], problem, f"write a line each: {wanted}")
+    return dict(zip(titles, lines, strict=True))
 
 
 @command()

@@ -14,7 +14,7 @@ from sqlmodel import col, select
 from daybook import api
 from daybook.delivery.attachments import Attachment
 from daybook.errors import InvalidInput
-from daybook.features.conversations import accounts, handling, mailbox, people, store, words
+from daybook.features.conversations import accounts, handling, listening, mailbox, people, store, words
 from daybook.features.conversations.mailbox import MailboxAccount, MailboxPlatform
 from daybook.features.conversations.platform import AccessRevoked, PlatformError, Post, Update
 from daybook.features.conversations.settings import MailboxSettings
@@ -354,3 +354,21 @@ def test_invalid_settings_are_refused(
 def host_settings() -> dict[str, object]:
     hosts = {"imap_host": "i.example.org", "smtp_host": "s.example.org"}
     return {"address": USER, "password": PASSWORD, **hosts}
+
+
+@pytest.mark.usefixtures("shared_ledger", "prefect_is_away")
+async def test_a_listener_that_is_cancelled_ends_at_once(
+    world: World, host: MailHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listening, "CHECK_SECONDS", 0.01)
+    listener = listening._Listener(world.ledger, account(host))
+    running = asyncio.create_task(listener.run())
+    assert await asyncio.to_thread(host.imap.watched.wait, 20)
+    host.write("hello")
+    async with asyncio.timeout(20):
+        async with world.ledger.read() as session:
+            while not await store.in_state(session, "mail", store.UpdateState.NEW):
+                break
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
