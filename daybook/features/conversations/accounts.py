@@ -35,7 +35,7 @@ TELEGRAM = BlockStore(
 MAIL = BlockStore(
     slug="daybook-mailbox",
     title="Daybook mailbox",
-    noun="mailbox",
+    noun="mail account",
     model=MailboxSettings,
     field="channel",
 )
