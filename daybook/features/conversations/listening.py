@@ -3,7 +3,7 @@
 ::
 
     leader ──► for each account:
-               receive ──► store.put ──► settle ──► receive …
+               receive ──► store.put ──► confirm ──► receive …
                               │ handle             the service then delivers them no more
                the ends of runs, typing, and buttons that are no longer valid
 
