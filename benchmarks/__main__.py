@@ -13,7 +13,7 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks import commands, full, hooks, idle, pages, report, start, testbed
+from benchmarks import chats, commands, full, hooks, idle, pages, report, start, testbed
 from daybook import repository
 from daybook.clock import SYSTEM_CLOCK
 from daybook.home import Home
@@ -23,6 +23,7 @@ PARTS = (
     "commands",
     "full",
     "idle",
+    "chats",
     "pages",
     "hooks",
     "worker",
@@ -66,17 +67,9 @@ def main(arguments: list[str]) -> int:
             print("\n## Viewers of Today while nothing changes: CPU of the server\n")
             print(pages.viewers_table(watched), flush=True)
         missed += pages.missed(shown, watched)
-    if "hooks" in options.only and sys.platform == "linux":
-        loads = asyncio.run(hooks.measure())
-        print("\n## Requests to hooks\n")
-        print(hooks.table(loads), flush=True)
-        missed += hooks.missed(loads)
-    if "idle" in options.only and sys.platform == "linux":
-        print("\n## All of `daybook up`, idle\n")
-        starts_of_up = idle.measure(3 * options.idle)
-        print(idle.table(*starts_of_up), flush=True)
-        missed += idle.missed(*starts_of_up)
-    if set(options.only) - {"start", "commands", "full", "pages", "hooks", "idle"}:
+    if sys.platform == "linux":
+        missed += _measure_processes(options)
+    if set(options.only) - {"start", "commands", "full", "pages", "hooks", "idle", "chats"}:
         if sys.platform == "linux":
             with testbed.temporary_home() as home:
                 try:
@@ -91,6 +84,27 @@ def main(arguments: list[str]) -> int:
     for line in missed:
         print(f"target missed: {line}", file=sys.stderr)
     return 1 if missed else 0
+
+
+def _measure_processes(options: argparse.Namespace) -> list[str]:
+    """Measure processes by `/proc`. Return the targets that were missed."""
+    missed = list[str]()
+    if "hooks" in options.only:
+        loads = asyncio.run(hooks.measure())
+        print("\n## Requests to hooks\n")
+        print(hooks.table(loads), flush=True)
+        missed += hooks.missed(loads)
+    if "idle" in options.only:
+        print("\n## All of `daybook up`, idle\n")
+        starts_of_up = idle.measure(3 * options.idle)
+        print(idle.table(*starts_of_up), flush=True)
+        missed += idle.missed(*starts_of_up)
+    if "chats" in options.only:
+        print("\n## A chat\n")
+        chatted = asyncio.run(chats.measure(2 * options.idle))
+        print(chats.table(chatted), flush=True)
+        missed += chats.missed(chatted)
+    return missed
 
 
 async def _measure_on_server(home: Home, options: argparse.Namespace) -> list[str]:

@@ -10,19 +10,17 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import socket
-from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
 from typing import Any
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+
+from tests.chat_service import ChatService, SentMessage
 
 TOKEN = "1234567890:AAE-s3cr3t-t0ken-of-the-bot"
 _TAG = re.compile(r"</?([a-z]+)[^>]*>")
@@ -30,17 +28,8 @@ _TAGS = frozenset({"b", "i", "u", "s", "a", "code", "pre", "blockquote"})
 NOW = 1_800_000_000
 
 
-@dataclass
-class Sent:
-    """A message of the bot. ``buttons`` are words by label."""
-
-    id: int
-    chat_id: str
-    text: str
-    buttons: dict[str, str]
-    reply_to: int | None
-    document: tuple[str, bytes] | None = None
-    edits: list[str] = field(default_factory=list)
+class Sent(SentMessage):
+    """A message of the bot."""
 
     @property
     def plain(self) -> str:
@@ -48,16 +37,14 @@ class Sent:
         return text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
 
 
-class BotApi:
-    """The server. ``faults`` are the next responses of a method, in place of its own."""
+class BotApi(ChatService[Sent]):
+    """The server."""
+
+    service, chat, identifies = "telegram", "1", "getMe"
 
     def __init__(self, token: str = TOKEN) -> None:
-        self.token, self.port = token, 0
-        self.sent: list[Sent] = []
-        self.typing: list[str] = []
-        self.acknowledged: list[tuple[str, str]] = []
-        self.calls: list[str] = []
-        self.faults: dict[str, deque[Callable[[], Response]]] = {}
+        super().__init__()
+        self.token = token
         self.redelivers = False
         """Whether confirmed updates are delivered again."""
         self.disturb: Callable[[str], tuple[bool, Response] | None] | None = None
@@ -65,12 +52,11 @@ class BotApi:
         self.next_update = 500
         self._updates: list[dict[str, Any]] = []
         self._next_message = 1_000
-        self._changed = asyncio.Event()
         self._poll = 0
 
     @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+    def settings(self) -> dict[str, str]:
+        return {"token": self.token, "api_url": self.address}
 
     # --- people
 
@@ -129,33 +115,7 @@ class BotApi:
         self.next_update += 1
         self._change()
 
-    def _change(self) -> None:
-        changed, self._changed = self._changed, asyncio.Event()
-        changed.set()
-
-    async def until(self, what: Callable[[], Any], within: float = 60.0) -> Any:
-        """Wait until ``what`` returns a true value, and return it."""
-        try:
-            async with asyncio.timeout(within):
-                while True:
-                    changed = self._changed
-                    if found := what():
-                        return found
-                    await changed.wait()
-        except TimeoutError:
-            raise AssertionError("not in time:\n" + "\n".join(map(str, self.sent))) from None
-
-    async def message(self, text: str, within: float = 60.0) -> Sent:
-        """Wait for a message of the bot that contains ``text``. Return the newest one."""
-        found: Sent = await self.until(
-            lambda: next((each for each in reversed(self.sent) if text in each.plain), None), within
-        )
-        return found
-
     # --- the server
-
-    def fail(self, method: str, *responses: Callable[[], Response]) -> None:
-        self.faults.setdefault(method, deque()).extend(responses)
 
     async def handle(self, request: Request) -> Response:
         method = request.path_params["method"]
@@ -315,15 +275,5 @@ async def serving(token: str = TOKEN) -> AsyncIterator[BotApi]:
     """Yield a Bot API on localhost that serves until the context ends."""
     api = BotApi(token)
     app = Starlette(routes=[Route("/bot{token}/{method}", api.handle, methods=["GET", "POST"])])
-    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="critical", lifespan="off")
-    server = uvicorn.Server(config)
-    listening = socket.create_server(("127.0.0.1", 0))
-    api.port = listening.getsockname()[1]  # connections wait until it serves
-    serves = asyncio.create_task(server._serve([listening]))
-    try:
+    async with api.listening(app):
         yield api
-    finally:
-        server.should_exit = server.force_exit = True
-        api._change()
-        await serves
-        listening.close()

@@ -1,11 +1,12 @@
-"""A conversation in Telegram: from the brief to the answer, with a real Prefect and a local bot."""
+"""A conversation: from the brief to the answer, with a real Prefect and each local service."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -19,9 +20,9 @@ from daybook.features.conversations.listening import ListeningState, listen
 from daybook.ledger.states import Status
 from daybook.ledger.tables import RunRow
 from daybook.prefect import scheduled_runs
-from tests import bot_api
-from tests.bot_api import TOKEN, BotApi, Sent
+from tests import bot_api, slack_api
 from tests.calling import ModelAgent, calls
+from tests.chat_service import ChatService, SentMessage
 from tests.toolbox import install
 from tests.waiting import becomes_true
 from tests.world.prefect_world import PrefectWorld
@@ -39,28 +40,40 @@ def note(text: str) -> str:
 """
 
 
+SERVING: dict[str, Callable[[], AbstractAsyncContextManager[ChatService[Any]]]] = {
+    "telegram": bot_api.serving,
+    "slack": slack_api.serving,
+}
+WRONG_TOKENS = {"telegram": "12:wrong-s3cr3t", "slack": "xoxb-wrong-s3cr3t"}
+
+
 @dataclass
 class Chat:
     """Anna's private chat with the bot, and the processes that a worker and a keeper would be."""
 
     world: PrefectWorld
-    bot: BotApi
+    bot: ChatService[Any]
 
-    async def says(self, text: str, reply_to: Sent | None = None) -> Sent:
+    @property
+    def place(self) -> dict[str, str]:
+        return {"channel": self.bot.service, "chat_id": self.bot.chat}
+
+    async def says(self, text: str, reply_to: SentMessage | None = None) -> SentMessage:
         """Write, let the requested run happen, and return the answer."""
         before = len(self.bot.sent)
         self.bot.write(text, reply_to=reply_to)
         return await self.next(before)
 
-    async def presses(self, on: Sent, word: str) -> Sent:
+    async def presses(self, on: SentMessage, word: str) -> SentMessage:
         before = len(self.bot.sent)
         self.bot.press(on, word)
         return await self.next(before)
 
-    async def next(self, before: int) -> Sent:
+    async def next(self, before: int) -> SentMessage:
         """Run what waits and send what is due, until the bot has sent another message."""
         await self.works_until(lambda: len(self.bot.sent) > before)
-        return self.bot.sent[-1]
+        last: SentMessage = self.bot.sent[-1]
+        return last
 
     async def works_until(self, what: Callable[[], object]) -> None:
         async def is_true() -> object:
@@ -99,28 +112,37 @@ async def listening_to(world: PrefectWorld) -> AsyncIterator[None]:
             await task
 
 
+@pytest.fixture(params=["telegram", pytest.param("slack", marks=pytest.mark.slow)])
+def service(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture
-async def chat(world: PrefectWorld, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Chat]:
-    """Yield the chat of Anna, who is paired as an operator with the channel `telegram`."""
+async def chat(
+    world: PrefectWorld, monkeypatch: pytest.MonkeyPatch, service: str
+) -> AsyncIterator[Chat]:
+    """Yield the chat of Anna, who is paired as an operator with the channel of the service."""
     monkeypatch.setattr(listening, "CHECK_SECONDS", 0.1)
     monkeypatch.setattr(listening, "TYPING_SECONDS", 0.1)
-    async with bot_api.serving() as bot:
-        connected = await operations.connect(
-            "telegram", "telegram", {"token": TOKEN, "api_url": bot.address}
-        )
+    async with SERVING[service]() as bot:
+        connected = await operations.connect(service, service, bot.settings)
         async with listening_to(world):
             found = Chat(world, bot)
             paired = await found.says(connected.code.code)
             assert "You are paired as operator" in paired.plain
             yield found
-        await accounts.TELEGRAM.remove(world.client, "telegram")
+        await accounts.kind_of(service).store.remove(world.client, service)
 
 
+@pytest.mark.parametrize("service", ["telegram", "slack"])
 async def test_a_brief_is_answered_and_goes_on_in_its_session(chat: Chat) -> None:
     world = chat.world
     agent = await world.agents.add(KEEPS)
     stored = await world.deploy(
-        on_demand=True, prompt="Brief me", agent=agent.name, channel="telegram", chat_id="1"
+        on_demand=True,
+        prompt="Brief me",
+        agent=agent.name,
+        **chat.place,
     )
     await world.executions.complete_here(await world.prefect.custom_run(stored))
     await chat.send()
@@ -130,7 +152,7 @@ async def test_a_brief_is_answered_and_goes_on_in_its_session(chat: Chat) -> Non
     answer = await chat.says("which is urgent?", reply_to=brief)
     assert answer.plain == "answer to which is urgent?"
     assert answer.reply_to is not None
-    assert "1" in chat.bot.typing
+    assert chat.bot.chat in chat.bot.typing
     again = await chat.says("why?", reply_to=answer)
     assert again.plain == "answer to why?"
 
@@ -144,16 +166,18 @@ async def test_a_brief_is_answered_and_goes_on_in_its_session(chat: Chat) -> Non
 
 
 @pytest.mark.floor("E", "A person's message in the chat continues it")
-async def test_a_message_without_a_thread_goes_to_the_session_of_the_chat(chat: Chat) -> None:
+async def test_a_message_without_a_thread_goes_to_the_session_of_the_chat(
+    chat: Chat, service: str
+) -> None:
     world = chat.world
     agent = await world.agents.add(KEEPS)
-    await operations.DOCUMENTS["telegram"].edit("telegram", {"agent": agent.name})
-    await chat.bot.until(lambda: chat.bot.calls.count("getMe") >= 3)  # it listens anew
+    await operations.DOCUMENTS[service].edit(service, {"agent": agent.name})
+    await chat.bot.until(lambda: chat.bot.calls.count(chat.bot.identifies) >= 3)  # it listens anew
     first = await chat.says("remember {{last_output}}")
     assert first.plain == "answer to remember { {last_output}}"
     assert (await chat.says("and?")).plain == "answer to and?"
     [session] = await api.sessions.list_sessions()
-    assert session.id == f"{agent.name}:chat:telegram:1"
+    assert session.id == f"{agent.name}:chat:{service}:{chat.bot.chat}"
     assert session.messages == 4
     asked = await chat.says("/ask something else")
     assert asked.plain == "answer to something else"
@@ -164,8 +188,7 @@ async def test_a_message_without_a_thread_goes_to_the_session_of_the_chat(chat: 
         on_demand=True,
         prompt="Summarize",
         agent=agent.name,
-        channel="telegram",
-        chat_id="1",
+        **chat.place,
         session="chat",
     )
     await world.executions.complete_here(await world.prefect.custom_run(stored))
@@ -187,8 +210,7 @@ async def test_a_call_is_approved_from_the_phone_and_made_once(
         on_demand=True,
         agent=model_agent.name,
         approve=["note"],
-        channel="telegram",
-        chat_id="1",
+        **chat.place,
     )
     await world.executions.complete_here(await world.prefect.custom_run(stored))
     await chat.send()
@@ -214,7 +236,7 @@ async def test_a_call_is_approved_from_the_phone_and_made_once(
     )
     assert late == ["This is no longer possible: it was decided, or it has changed."]
     run = await api.runs.show((await world.runs.row()).id)
-    assert run.approvals[0].decided_by == "Anna (telegram)"
+    assert run.approvals[0].decided_by == f"Anna ({chat.bot.service})"
 
 
 async def test_a_failure_is_retried_with_a_button(chat: Chat) -> None:
@@ -224,7 +246,10 @@ async def test_a_failure_is_retried_with_a_button(chat: Chat) -> None:
         f'import os; print("fine") if os.path.exists({str(flag)!r}) else sys.exit("no network")'
     )
     stored = await world.deploy(
-        on_demand=True, prompt="Brief me", agent=agent.name, channel="telegram", chat_id="1"
+        on_demand=True,
+        prompt="Brief me",
+        agent=agent.name,
+        **chat.place,
     )
     await world.executions.complete_here(await world.prefect.custom_run(stored))
     await chat.send()
@@ -242,11 +267,13 @@ async def test_a_failure_is_retried_with_a_button(chat: Chat) -> None:
     assert not (await api.jobs.show(stored.id)).enabled
 
 
-async def test_a_failed_answer_says_why_and_a_stopped_one_that_it_stopped(chat: Chat) -> None:
+async def test_a_failed_answer_says_why_and_a_stopped_one_that_it_stopped(
+    chat: Chat, service: str
+) -> None:
     world = chat.world
     broken = await world.agents.add('sys.exit("no model today")')
-    await operations.DOCUMENTS["telegram"].edit("telegram", {"agent": broken.name})
-    await chat.bot.until(lambda: chat.bot.calls.count("getMe") >= 3)
+    await operations.DOCUMENTS[service].edit(service, {"agent": broken.name})
+    await chat.bot.until(lambda: chat.bot.calls.count(chat.bot.identifies) >= 3)
     answer = await chat.says("hello")
     assert answer.plain.startswith("I could not answer:")
     assert "no model today" in answer.plain
@@ -262,11 +289,10 @@ async def test_a_failed_answer_says_why_and_a_stopped_one_that_it_stopped(chat: 
     assert [each.status for each in rows] == ["failed", "cancelled"]
 
 
-async def test_a_refused_token_stores_nothing(world: PrefectWorld) -> None:
-    async with bot_api.serving() as bot:
+async def test_a_refused_token_stores_nothing(world: PrefectWorld, service: str) -> None:
+    async with SERVING[service]() as bot:
+        wrong = {**bot.settings, "token": WRONG_TOKENS[service]}
         with pytest.raises(InvalidInput) as refused:
-            await operations.connect(
-                "telegram", "telegram", {"token": "12:wrong-s3cr3t", "api_url": bot.address}
-            )
+            await operations.connect(service, service, wrong)
     assert "s3cr3t" not in str(refused.value)
-    assert await operations.DOCUMENTS["telegram"].list() == []
+    assert await operations.DOCUMENTS[service].list() == []

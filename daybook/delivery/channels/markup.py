@@ -3,7 +3,7 @@
 ============  =====================================================================
 mail          a page with the HTML of `daybook.markdown`, as on Daybook's pages
 telegram      the tags that Telegram knows; lists and tables as lines of text
-slack         the same HTML as a mail's, which apprise turns into Slack's `mrkdwn`
+slack         Slack's `mrkdwn`; apprise gets the same HTML as a mail, and turns it into that
 ============  =====================================================================
 
 Discord, Teams, Mattermost and others read Markdown themselves, so they get the text unchanged.
@@ -80,6 +80,18 @@ def slack(body: str) -> str:
     return str(markdown.render(body))
 
 
+def slack_mrkdwn(body: str) -> str:
+    """Return the Markdown ``body`` in Slack's own markup. It mentions no person and no channel."""
+    parser = _Slack()
+    parser.feed(str(markdown.render(body)))
+    return parser.text()
+
+
+def slack_escape(text: str) -> str:
+    """Return the markup that shows a text as it is, also one such as `<!channel>`."""
+    return html.escape(text, quote=False)
+
+
 class _Telegram(HTMLParser):
     """Reads the HTML of `daybook.markdown`, and writes text with Telegram's tags."""
 
@@ -95,6 +107,7 @@ class _Telegram(HTMLParser):
         self._parts: list[str] = []
         self._lists: list[int | None] = []
         self._in_pre, self._quotes = False, 0
+        self._was_inline = False
 
     def text(self) -> str:
         return re.sub(r"\n{3,}", "\n\n", "".join(self._parts)).strip()
@@ -107,7 +120,8 @@ class _Telegram(HTMLParser):
             mark = "• " if number is None else f"{number}. "
             if number is not None:
                 self._lists[-1] = number + 1
-            self._parts.append("\n" + "   " * (len(self._lists) - 1) + mark)
+            start = "" if self._is_at_line_start() else "\n"
+            self._parts.append(start + "   " * (len(self._lists) - 1) + mark)
         elif tag == "hr":
             self._parts.append("\n—\n")
         elif tag == "br":
@@ -121,15 +135,18 @@ class _Telegram(HTMLParser):
         if tag == "blockquote":
             self._quotes += 1
         if self._is_written(tag):
-            link = html.escape(dict(attrs).get("href") or "")
-            self._parts.append(f'<a href="{link}">' if tag == "a" else f"<{self._TAGS[tag]}>")
+            self._parts.append(self._opening(tag, dict(attrs).get("href") or ""))
+
+    def _is_at_line_start(self) -> bool:
+        return not self._parts or self._parts[-1].endswith("\n")
 
     def handle_endtag(self, tag: str) -> None:
+        self._was_inline = tag in ("strong", "em", "code", "a")
         if tag in ("blockquote", "pre"):
             while self._parts and not self._parts[-1].strip("\n"):
                 self._parts.pop()
         if self._is_written(tag):
-            self._parts.append(f"</{self._TAGS[tag]}>")
+            self._parts.append(self._closing(tag))
         if tag == "pre":
             self._in_pre = False
         elif tag == "blockquote":
@@ -138,6 +155,12 @@ class _Telegram(HTMLParser):
             self._lists.pop()
         if tag in ("p", "pre", "table", "blockquote", "ul", "ol") or tag in self._HEADINGS:
             self._parts.append("\n" if self._lists else "\n\n")
+
+    def _opening(self, tag: str, link: str) -> str:
+        return f'<a href="{html.escape(link)}">' if tag == "a" else f"<{self._TAGS[tag]}>"
+
+    def _closing(self, tag: str) -> str:
+        return f"</{self._TAGS[tag]}>"
 
     def _is_written(self, tag: str) -> bool:
         """Return whether Telegram accepts the tag here: no code in pre, no quote in a quote."""
@@ -148,5 +171,54 @@ class _Telegram(HTMLParser):
     def handle_data(self, data: str) -> None:
         if self._in_pre:
             self._parts.append(html.escape(data, quote=False))
-        elif data.strip() or self._parts[-1:] not in (["\n"], ["\n\n"]):
-            self._parts.append(html.escape(data.strip("\n") or "", quote=False))
+        elif data.strip() or self._was_inline:
+            text = data.lstrip("\n") if self._is_at_line_start() else data
+            self._parts.append(html.escape(text, quote=False))
+        self._was_inline = False
+
+
+class _Slack(_Telegram):
+    """Writes text with Slack's marks: no mark inside another of its kind, quotes line by line."""
+
+    _TAGS: ClassVar[dict[str, str]] = {
+        **dict.fromkeys((*_Telegram._HEADINGS, "strong", "th"), "*"),
+        **{"em": "_", "code": "`", "pre": "```", "blockquote": "", "a": ""},
+    }
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._bold, self._quote_starts = 0, list[int]()
+
+    def _opening(self, tag: str, link: str) -> str:
+        mark = self._TAGS[tag]
+        if tag == "blockquote":
+            self._quote_starts.append(len(self._parts))
+        elif tag == "a":
+            return f"<{html.escape(link).replace('|', '%7C')}|"
+        elif tag == "pre":
+            return "```\n"
+        elif mark == "*":
+            self._bold += 1
+            return "*" if self._bold == 1 else ""
+        return mark
+
+    def _closing(self, tag: str) -> str:
+        if tag == "blockquote":
+            start = self._quote_starts.pop()
+            lines = "".join(self._parts[start:]).strip("\n").split("\n")
+            del self._parts[start:]
+            return "\n".join(f"> {line}".rstrip() for line in lines)
+        if tag == "a":
+            return ">"
+        if self._TAGS[tag] == "*":
+            self._bold -= 1
+            return "" if self._bold else "*"
+        return self._TAGS[tag]
+
+    def _is_written(self, tag: str) -> bool:
+        return tag in self._TAGS and not (tag == "code" and self._in_pre)
+
+    def handle_data(self, data: str) -> None:
+        if self._in_pre:
+            data = data.replace("```", "``\N{ZERO WIDTH SPACE}`")
+        super().handle_data(data)

@@ -22,9 +22,9 @@ FEATURE = Feature(
     commands=(
         Commands("", "commands", ("connect", "pair", "people", "unpair", "heard"), "channels"),
     ),
-    documents=("accounts:TELEGRAM", "accounts:MAIL"),
-    blocks=("blocks:TelegramBlock", "blocks:MailboxBlock"),
-    channels=("channel:TELEGRAM", "channel:MAIL"),
+    documents=("accounts:TELEGRAM", "accounts:SLACK", "accounts:MAIL"),
+    blocks=("blocks:TelegramBlock", "blocks:SlackBlock", "blocks:MailboxBlock"),
+    channels=("channel:TELEGRAM", "channel:SLACK", "channel:MAIL"),
     pages="page",
     message_buttons="message_buttons:of",
     tables="tables",

@@ -13,7 +13,12 @@ from sqlmodel import col, select
 from daybook.errors import CopyDamaged, InvalidInput
 from daybook.features.conversations.mailbox import MailboxAccount
 from daybook.features.conversations.platform import Account
-from daybook.features.conversations.settings import MailboxSettings, TelegramSettings
+from daybook.features.conversations.settings import (
+    MailboxSettings,
+    SlackSettings,
+    TelegramSettings,
+)
+from daybook.features.conversations.slack import MANIFEST, SlackAccount
 from daybook.features.conversations.telegram import TelegramAccount
 from daybook.home import Home
 from daybook.ledger.credential_tables import BlockCopyRow
@@ -29,6 +34,13 @@ TELEGRAM = BlockStore(
     title="Daybook Telegram bot",
     noun="telegram bot",
     model=TelegramSettings,
+    field="channel",
+)
+SLACK = BlockStore(
+    slug="daybook-slack",
+    title="Daybook Slack app",
+    noun="slack app",
+    model=SlackSettings,
     field="channel",
 )
 
@@ -80,6 +92,17 @@ KINDS = (
         TelegramAccount,
         "Open Telegram and write /newbot to @BotFather. It asks for a name, and then shows the "
         "bot's token. Anyone who knows this token is the bot, so keep it secret.",
+    ),
+    AccountKind(
+        "slack",
+        "Slack",
+        SLACK,
+        SlackAccount,
+        "On https://api.slack.com/apps, create an app from the manifest that `daybook channels "
+        "connect slack` prints, and install it in your workspace: OAuth & Permissions then shows "
+        "its bot token. Under Basic Information, generate an app-level token with the scope "
+        "connections:write. Anyone who knows these tokens is the app, so keep them secret.",
+        to_paste=MANIFEST,
     ),
     AccountKind(
         "mail",

@@ -265,4 +265,5 @@ def kind(store_: BlockStore[Any]) -> ChannelKind:
 
 
 TELEGRAM = kind(accounts.TELEGRAM)
+SLACK = kind(accounts.SLACK)
 MAIL = kind(accounts.MAIL)

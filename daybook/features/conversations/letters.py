@@ -22,7 +22,7 @@ MAX_SUBJECT = 200
 MAX_QUOTED = 2_000
 SENDER_NAME = "Daybook"
 _POLICY = SMTP.clone(max_line_length=998)
-"""`email` would encode a longer id, such as one in `In-Reply-To`, so that nobody recognizes it."""
+"""`email` would encode a longer id, such as one in `In-Reply-To`; programs would not know it."""
 
 _REPLY = re.compile(r"(?:re|aw|sv|antw|odp|ref|vs|rif)(?:\[\d{1,3}\])? ?: ?", re.IGNORECASE)
 _FORWARD = re.compile(r"(?:fwd?|wg|tr|rv|enc|doorst|vb|i|pd) ?:", re.IGNORECASE)

@@ -3,7 +3,7 @@
 ::
 
     leader ──► for each account:
-               receive ──► store.put ──► settle ──► receive …
+               receive ──► store.put ──► confirm ──► receive …
                               │ handle             the service then delivers them no more
                the ends of runs, typing, and buttons that are no longer valid
 
@@ -130,7 +130,7 @@ class _Listener:
             updates = await platform.receive(after)
             if await store.put(self._ledger, name, updates, platform.position):
                 self._received.set()
-            await platform.settle(updates)
+            await platform.confirm(updates)
             self._failures = 0
             self._quiet += 1
             if self._quiet >= QUIET_POLLS:

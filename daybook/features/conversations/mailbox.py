@@ -11,7 +11,7 @@ Message-ID                      of a received mail: `Update.id`, so a copy of it
 In-Reply-To, References         `Update.reply_to`, and the thread of an answer
 From                            the person, if it is verified (`senders`)
 the text without its quotes     `Update.text` (`reply_text`); HTML as Markdown
-\\Seen                           `settle`
+\\Seen                           `confirm`
 ==============================  ===============================================================
 
 Mail has no buttons: a reply begins with the word of one. A mail that was sent is sent again if the
@@ -140,7 +140,7 @@ class MailboxPlatform:
             found = await self._read(after)
         return found or ()
 
-    async def settle(self, updates: Sequence[Update]) -> None:
+    async def confirm(self, updates: Sequence[Update]) -> None:
         """Mark the mails as read."""
         uids = [str(each.position % _UIDS) for each in updates]
         if uids:
@@ -223,7 +223,7 @@ class MailboxPlatform:
     # --- send
 
     async def show_typing(self, chat_id: str, message_id: str) -> None:
-        """Do nothing: nobody watches a mailbox."""
+        """Do nothing: a mailbox shows no typing."""
 
     async def acknowledge(self, press_id: str, text: str) -> None:
         """Do nothing: there are no presses."""

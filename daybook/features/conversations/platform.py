@@ -144,7 +144,7 @@ class Platform(Protocol):
         """
         ...
 
-    async def settle(self, updates: Sequence[Update]) -> None:
+    async def confirm(self, updates: Sequence[Update]) -> None:
         """Acknowledge updates of `receive`, which the caller has stored, to the service.
 
         A service that needs no acknowledgement does nothing here. It delivers updates again that

@@ -40,7 +40,7 @@ _RESULT = re.compile(r"([A-Za-z0-9./_-]+) ?= ?([^\s=]+)")
 
 
 @dataclass(frozen=True)
-class Sender:
+class LetterSender:
     """The person in the header `From`; the ``address`` is in lower case."""
 
     address: str
@@ -52,7 +52,7 @@ def is_address(text: str) -> bool:
     return re.fullmatch(MAIL_ADDRESS, text) is not None
 
 
-def sender_of(mail: MailText) -> Sender | None:
+def sender_of(mail: MailText) -> LetterSender | None:
     """Return the sender; None if `From` is missing, has several addresses, or is malformed.
 
     Such a header could mean one person here, and another one to the server that has verified it.
@@ -63,7 +63,7 @@ def sender_of(mail: MailText) -> Sender | None:
         return None
     address = (found["address"] or found["bare"]).lower()
     name = parse_mail.decoded((found["name"] or "").strip().strip('"'))
-    return Sender(address, clip(name, MAX_NAME) or address)
+    return LetterSender(address, clip(name, MAX_NAME) or address)
 
 
 def message_ids(value: str) -> list[str]:

@@ -6,7 +6,15 @@ import re
 from typing import Annotated
 
 import httpx
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    StringConstraints,
+    field_validator,
+)
 
 from daybook.jobs.actions import DEFAULT_AGENT
 from daybook.markers import Marker
@@ -14,6 +22,28 @@ from daybook.markers import Marker
 Line = Annotated[str, StringConstraints(strip_whitespace=True, max_length=500)]
 MAIL_ADDRESS = r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9.-]{1,189}"
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
+
+
+def _checked_url(value: str) -> str:
+    try:
+        is_url = httpx.URL(value).scheme in ("http", "https") and bool(httpx.URL(value).host)
+    except httpx.InvalidURL:
+        is_url = False
+    if value and not is_url:
+        raise ValueError("is not a URL; use one such as http://localhost:8081, or none")
+    return value.rstrip("/")
+
+
+ApiUrl = Annotated[
+    Line,
+    AfterValidator(_checked_url),
+    Marker(gets_secrets=True),
+    Field(
+        title="API URL",
+        description="URL of the service's API; empty for the public one.",
+        examples=["http://localhost:8081"],
+    ),
+]
 
 
 class AccountSettings(BaseModel):
@@ -35,12 +65,7 @@ class TelegramSettings(AccountSettings):
         title="Token",
         description="Token of the bot, from @BotFather: 123456789:AAE….",
     )
-    api_url: Annotated[Line, Marker(gets_secrets=True)] = Field(
-        default="",
-        title="API URL",
-        description="URL of a Bot API server of your own; empty for Telegram's.",
-        examples=["http://localhost:8081"],
-    )
+    api_url: ApiUrl = ""
 
     @field_validator("token")
     @classmethod
@@ -56,16 +81,39 @@ class TelegramSettings(AccountSettings):
             raise ValueError("contains a character that no bot's token has; copy it again")
         return SecretStr(token)
 
-    @field_validator("api_url")
+
+class SlackSettings(AccountSettings):
+    """A Slack app that sends messages, and hears the people who are paired with it."""
+
+    token: SecretStr = Field(
+        title="Bot token",
+        description="Bot token of the app, from OAuth & Permissions: xoxb-….",
+    )
+    app_token: SecretStr = Field(
+        title="App-level token",
+        description="Token of the app with the scope connections:write, from Basic Information: "
+        "xapp-….",
+    )
+    api_url: ApiUrl = ""
+
+    @field_validator("token")
     @classmethod
-    def _is_url(cls, value: str) -> str:
-        try:
-            is_url = httpx.URL(value).scheme in ("http", "https") and bool(httpx.URL(value).host)
-        except httpx.InvalidURL:
-            is_url = False
-        if value and not is_url:
-            raise ValueError("is not a URL; use one such as http://localhost:8081, or none")
-        return value.rstrip("/")
+    def _is_bot_token(cls, value: SecretStr) -> SecretStr:
+        return _slack_token(value, "xoxb-", "bot token")
+
+    @field_validator("app_token")
+    @classmethod
+    def _is_app_token(cls, value: SecretStr) -> SecretStr:
+        return _slack_token(value, "xapp-", "app-level token")
+
+
+def _slack_token(value: SecretStr, prefix: str, noun: str) -> SecretStr:
+    token = value.get_secret_value().strip()
+    if not token.startswith(prefix) or token == prefix:
+        raise ValueError(f"is not an app's {noun}, which begins with {prefix}")
+    if not all(each.isascii() and each.isprintable() and not each.isspace() for each in token):
+        raise ValueError("contains a character that no token has; copy it again")
+    return SecretStr(token)
 
 
 class MailboxSettings(AccountSettings):

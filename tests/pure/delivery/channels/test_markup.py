@@ -141,3 +141,70 @@ def test_a_message_of_another_service_is_unchanged() -> None:
         assert (sent.format, sent.body, sent.subject) == (form, "**a**\n\n- b", "brief: succeeded")
     slack = MessageFormat("markdown", "slack", limit=30_000, title=200).render(message("**a**"))
     assert (slack.format, slack.body) == ("html", "<p><strong>a</strong></p>\n")
+
+
+SLACK_TEXT = """\
+# Two **mails**
+
+- [Ann](https://example.org/a?b=1&c=2) asks <!channel> & <@U1>
+- *soon*, `a  *b*`
+
+> quoted **here**
+> and
+>
+> > deeper
+
+| a | b |
+|---|---|
+| 1 | 2 |
+
+```py
+if x:
+    y()  # <&>
+```
+
+[x](javascript:alert) @here
+"""
+
+
+def test_slack_gets_its_own_marks_and_no_mention() -> None:
+    assert (
+        markup.slack_mrkdwn(SLACK_TEXT)
+        == """\
+*Two mails*
+
+• <https://example.org/a?b=1&amp;c=2|Ann> asks &lt;!channel&gt; &amp; &lt;@U1&gt;
+• _soon_, `a  *b*`
+
+> quoted *here*
+> and
+>
+> > deeper
+
+*a* · *b*
+1 · 2
+
+```
+if x:
+    y()  # &lt;&amp;&gt;
+```
+
+[x](javascript:alert) @here"""
+    )
+
+
+def test_a_line_break_beside_other_marks_stays() -> None:
+    text = "one **two**\nthree\n**four**\n*five*  \nsix\n\n- a\n  - b\n- c"
+    assert (
+        markup.telegram_html(text)
+        == """\
+one <b>two</b>
+three
+<b>four</b>
+<i>five</i>
+six
+
+• a
+   • b
+• c"""
+    )

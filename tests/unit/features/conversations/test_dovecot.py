@@ -70,14 +70,14 @@ async def test_new_mail_arrives_with_idle_and_is_marked_once_it_is_stored(
         [found] = await receiving
         assert (found.text, found.message_id, found.is_verified) == ("new", "new@client", False)
         assert server.flags() == ["", ""]
-        await box.settle([found])
+        await box.confirm([found])
         assert server.flags() == ["", "S"]
 
     server.renumber()
     server.deliver(mail("next"), "3")
     async with account(server).open() as box:
         again = list(await box.receive(found.position))
-        # The one that was never read is older than the connection, and cannot be told apart.
+        # The one that was never read is older than the connection, and looks like the others.
         assert {each.text for each in again} == {"old", "next"}
         assert box.position is not None
         assert box.position > found.position

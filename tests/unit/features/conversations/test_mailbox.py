@@ -81,7 +81,7 @@ async def test_only_mail_after_the_first_connection_is_heard_once(host: MailHost
         assert not host.imap.folders["INBOX"][1].seen
     async with account(host).open() as again:
         assert [each.id for each in await again.receive(start)] == [found.id]
-        await again.settle([found])
+        await again.confirm([found])
         assert [each.seen for each in host.imap.folders["INBOX"]] == [False, True]
 
 
@@ -121,7 +121,7 @@ async def test_a_copy_has_the_same_id_and_new_numbers_lose_nothing(
     first = await received(box)
     host.imap.deliver("", content=host.imap.folders["INBOX"][0].content)
     assert (await received(box)).id == first.id
-    await box.settle([first])
+    await box.confirm([first])
     after = box.position
     host.imap.validity += 1
     host.write("two")
@@ -296,7 +296,7 @@ class Handled:
         updates = await self.box.receive(after)
         before = await self._answers()
         await store.put(ledger, "mail", updates, self.box.position)
-        await self.box.settle(updates)
+        await self.box.confirm(updates)
         await handling.handle_new(ledger, account(self.host), self.box)
         return "".join((await self._answers())[len(before) :])
 
