@@ -45,6 +45,8 @@ async def apply_jobs(
     example = Path(EXAMPLE_FILE).name
     found = [each for each in sources.of_paths([str(path)]) if Path(each.file).name != example]
     report = await api.files.apply(found, set_name=set_name, prune=prune, wait=True)
+    for document in report.documents:
+        print(f"{document.action} {document.kind} {document.name}")
     for each in report.changes:
         print(f"{each.action} job {each.job}")
     for note in report.notes:

@@ -50,8 +50,15 @@ class MailServer:
     """Lines that a command, such as `UID SEARCH`, gets in place of its own."""
     echoes: bool = False
     """Whether a refused login is answered with the line that the client has sent."""
+    capabilities: str = "IMAP4rev1 IDLE AUTH=PLAIN"
+    validity: int = 1_700_000_000
     hangs: threading.Event | None = None
     """If it is set by a test, a search is not answered until the client has gone."""
+
+    def __post_init__(self) -> None:
+        self._idle: set[_Session] = set()
+        self.watched = threading.Event()
+        """Set while a client waits for mail with IDLE."""
 
     @property
     def url(self) -> str:
@@ -85,6 +92,8 @@ class MailServer:
         day = received or SYSTEM_CLOCK.now().date()
         stored = StoredMail(content or mail.as_bytes(policy=policy.SMTP), day)
         self.folders.setdefault(folder, []).append(stored)
+        for each in list(self._idle):
+            each.report()
         return stored
 
 
@@ -127,7 +136,7 @@ class _Session(socketserver.StreamRequestHandler):
             self.wfile.write(b"\r\n")
 
     def do_capability(self, _: list[str]) -> str:
-        self.say("* CAPABILITY IMAP4rev1 AUTH=PLAIN")
+        self.say(f"* CAPABILITY {self.mail.capabilities}")
         return "OK done"
 
     def do_login(self, words: list[str]) -> str:
@@ -145,11 +154,35 @@ class _Session(socketserver.StreamRequestHandler):
         if words[0] not in self.mail.folders:
             return "NO [NONEXISTENT] there is no such folder"
         self.messages, self.writable = self.mail.folders[words[0]], writable
-        self.say(f"* {len(self.messages)} EXISTS")
+        self.report()
+        self.say(f"* OK [UIDVALIDITY {self.mail.validity}] valid")
+        self.say(f"* OK [UIDNEXT {len(self.messages) + 1}] next")
         return "OK [READ-WRITE] done" if writable else "OK [READ-ONLY] done"
 
     def do_select(self, words: list[str]) -> str:
         return self.do_examine(words, writable=True)
+
+    def report(self) -> None:
+        self.say(f"* {len(self.messages)} EXISTS")
+
+    def do_noop(self, _: list[str]) -> str:
+        self.report()
+        return "OK done"
+
+    def do_idle(self, _: list[str]) -> str:
+        self.say("+ idling")
+        self.mail._idle.add(self)
+        self.mail.watched.set()
+        self.rfile.readline()  # DONE
+        self.mail._idle.discard(self)
+        self.mail.watched.clear()
+        return "OK done"
+
+    def do_uid_store(self, words: list[str]) -> str:
+        assert words[1:] == ["+FLAGS", "\\Seen"]
+        for uid in map(int, words[0].split(",")):
+            self.messages[uid - 1].seen = True
+        return "OK done"
 
     def do_list(self, _: list[str]) -> str:
         for each in self.mail.folders:
@@ -224,7 +257,8 @@ def _matches(uid: int, mail: StoredMail, words: list[str]) -> bool:
             case "UNSEEN":
                 fits = not mail.seen
             case "UID":
-                fits = uid <= int(given.partition(":")[2])
+                low, _, high = given.partition(":")
+                fits = int(low) <= uid and (high == "*" or uid <= int(high))
             case _:
                 fits = key == "CHARSET"
         if not fits:

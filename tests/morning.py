@@ -52,19 +52,6 @@ Three are **waiting for a review**, one has failing checks.
 > The release is on Friday.
 """
 
-PATCH = f"""\
-diff --git a/clock.py b/clock.py
---- a/clock.py
-+++ b/clock.py
-@@ -3,4 +3,4 @@ def now():
-     \"\"\"Return the time.\"\"\"
--    return time.time()
-+    return clock()  # {ATTACK}
-
- def later():
-"""
-"""A result of a step."""
-
 _PROMPTS = (
     ("morning-brief", "0 8 * * *", "writer", "Summarise the pull requests since yesterday."),
     ("inbox-triage", "*/30 7-19 * * *", "default", "Sort the new mail by urgency."),
@@ -211,7 +198,7 @@ def _steps(failed: RunRow) -> list[StepRow]:
     found[1].input = json.dumps({"branch": "main", "since": "2026-03-01", "states": ["failed"]})
     found[1].output = '[{"test": "test_time_zones", "failed": 3, "passed": 14}]'
     found[0].output = f"I look at the last runs.\n\n- first at **main**\n\n{ATTACK}"
-    found[2].output = PATCH
+    found[2].output = PATCH.format(path="clock.py", text=f"# {ATTACK}")
     found[2].input = json.dumps({"to": "otto@example.org", "text": "Three tests are flaky. " * 9})
     found[3].error, found[3].diverged = failed.error, "the model asked for something else here"
     for number, step in enumerate(found):

@@ -72,6 +72,7 @@ if TYPE_CHECKING:
         plugin_jobs as plugin_jobs,
         preflight as preflight,
         preview as preview,
+        python_functions as python_functions,
         recurring as recurring,
         run_files as run_files,
         run_life as run_life,

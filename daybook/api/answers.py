@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from daybook.api import authorization
+from daybook.jobs import store
 from daybook.jobs.notify import is_silent
 from daybook.ledger import job_kinds
 from daybook.ledger.engine import open_ledger
@@ -27,7 +28,6 @@ MAX_ANSWERS = 10
 MAX_CHARACTERS = 6_000
 """Maximum length of an answer in the list. The page of its run shows a longer answer in full."""
 _READ_UNTIL = "answers_read_until"
-_MUTED = "muted_answers:"
 _END = 200
 """Number of characters at the end of an answer in which its marker of silence has to be."""
 
@@ -156,7 +156,7 @@ async def mute(ref: str, *, undo: bool = False) -> None:
     authorization.require_operator()
     async with open_ledger() as ledger, ledger.write() as session:
         stored = await authorization.find_job(session, ref, archived=True)
-        key = f"{_MUTED}{stored.id}"
+        key = store.muted_fact(stored.id)
         if undo:
             await session.execute(sqlalchemy.delete(Fact).where(col(Fact.key) == key))
         else:
@@ -165,12 +165,12 @@ async def mute(ref: str, *, undo: bool = False) -> None:
 
 async def _marks(session: AsyncSession) -> tuple[datetime, set[str]]:
     """Return the time until which answers are read, and the ids of the muted jobs."""
-    is_mark = (col(Fact.key) == _READ_UNTIL) | col(Fact.key).startswith(_MUTED)
+    is_mark = (col(Fact.key) == _READ_UNTIL) | col(Fact.key).startswith(store.MUTED_FACT)
     query = sqlalchemy.select(col(Fact.key), col(Fact.value)).where(is_mark)
     facts = dict((await session.execute(query)).tuples().all())
     read = facts.pop(_READ_UNTIL, "")
     until = datetime.fromisoformat(read) if read else datetime.min.replace(tzinfo=UTC)
-    return until, {key.removeprefix(_MUTED) for key in facts}
+    return until, {key.removeprefix(store.MUTED_FACT) for key in facts}
 
 
 @dataclass(frozen=True)

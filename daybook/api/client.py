@@ -380,6 +380,7 @@ class Client(Operations, FeatureOperations):
     ) -> ApplyReport:
         """Add and change the jobs that a jobs file describes, either all or none. Return a report.
 
+        Also add and change the settings documents in the file, for which Prefect has to answer.
         ``jobs`` is the text of the file in YAML or JSON, or a `pathlib.Path` of a file or folder.
         The other arguments are the options of `daybook apply`. For a text, pass ``set_name``, or
         write `set` in the text. Raise `InvalidFiles`, whose `mistakes` have a line and a column;
@@ -411,7 +412,8 @@ class Client(Operations, FeatureOperations):
     async def export(self, *jobs: str) -> str:
         """Return jobs, by default all, as the text of a jobs file, which `apply` reads.
 
-        No jobs file can own an agent's job. So without ``jobs``, omit agents' jobs; raise
+        Without ``jobs``, add the settings documents, such as agents, with references to secrets. No
+        jobs file can own an agent's job. So without ``jobs``, omit agents' jobs; raise
         `InvalidInput` for an agent's job in ``jobs``.
         """
         text, _ = await api.files.export(jobs)

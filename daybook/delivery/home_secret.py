@@ -99,7 +99,7 @@ def check_rotation(valid: list[str], keep: timedelta) -> None:
         raise InvalidInput(
             "secret",
             "the previous secret is still valid, and a receiver may know only that one",
-            "wait until its 24 hours are over, or revoke all old secrets with --now",
+            "wait until its 24 hours are over, or end all old secrets at once (`--now`)",
         )
 
 

@@ -83,7 +83,7 @@ async def update_range(
 
 async def _recipients(session: AsyncSession, now: datetime) -> set[str]:
     """Return the names of the listeners to call about an outcome now."""
-    names = {name for name, at in (await _seen(session)).items() if now - at < UNSEEN_TIMEOUT}
+    names = {name for name, at in (await present(session)).items() if now - at < UNSEEN_TIMEOUT}
     return names | set(registry.known_names(registry.LISTENERS))
 
 
@@ -131,7 +131,7 @@ async def announce(ledger: Ledger, names: Collection[str]) -> None:
     async with ledger.write() as session:
         now, fact = ledger.now(), await session.get(Fact, _FACT)
         # A time in the future was recorded before the clock was set back.
-        seen = {name: min(at, now) for name, at in (await _seen(session)).items()}
+        seen = {name: min(at, now) for name, at in (await present(session)).items()}
         kept = {name: at for name, at in seen.items() if now - at < UNSEEN_TIMEOUT}
         kept |= dict.fromkeys(names, now)
         if kept or seen:
@@ -153,7 +153,8 @@ async def announce(ledger: Ledger, names: Collection[str]) -> None:
         )
 
 
-async def _seen(session: AsyncSession) -> dict[str, datetime]:
+async def present(session: AsyncSession) -> dict[str, datetime]:
+    """Return the announced listeners, each with the time at which it was last present."""
     fact = await session.get(Fact, _FACT)
     known = json.loads(fact.value) if fact else {}
     return {name: datetime.fromisoformat(at) for name, at in known.items()}

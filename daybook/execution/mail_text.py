@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from daybook.agents import process
 from daybook.errors import DaybookError
@@ -25,11 +25,25 @@ class UnreadableMail(DaybookError):
 
 @dataclass(frozen=True)
 class MailText:
-    """A mail. ``headers`` maps those of `parse_mail.HEADERS` that it has to their values."""
+    """A mail. ``headers`` maps those of `parse_mail.HEADERS` that it has to their values.
+
+    ``fields`` are the names and raw values of all its headers, the last added one first. ``kind``
+    is its content type, and ``has_mail`` says whether it contains another mail.
+    """
 
     headers: dict[str, str]
     text: str
     attachments: list[str]
+    fields: list[tuple[str, str]] = field(default_factory=list)
+    kind: str = ""
+    has_mail: bool = False
+
+    def all(self, name: str) -> list[str]:
+        """Return the raw values of all headers with this name, in any case."""
+        return [value for given, value in self.fields if given.lower() == name.lower()]
+
+    def first(self, name: str) -> str:
+        return next(iter(self.all(name)), "")
 
 
 async def read(content: bytes) -> MailText:
@@ -54,4 +68,11 @@ async def read(content: bytes) -> MailText:
     text = found["text"]
     if found["html"]:
         text = (await html_text.convert(found["html"], ""))["text"].strip()
-    return MailText(found["headers"], text, found["attachments"])
+    return MailText(
+        found["headers"],
+        text,
+        found["attachments"],
+        [(name, value) for name, value in found["fields"]],
+        found["kind"],
+        found["has_mail"],
+    )

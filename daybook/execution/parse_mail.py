@@ -3,7 +3,8 @@
 Anyone can send a mail of which `email` needs hours, for example one with many semicolons in a
 parameter. So `mail_text` runs this file as a program of its own, without Daybook's packages. It
 reads the mail from standard input, and prints a JSON object with `headers`, `text`, `html` (of a
-mail without text) and `attachments`.
+mail without text), `attachments`, `fields` (names and raw values of all headers, in their order),
+`kind` (the content type) and `has_mail` (whether it contains another mail).
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ MAX_MEMORY_BYTES = 1_500_000_000
 MAX_CPU_SECONDS = 10
 MAX_HEADER_CHARACTERS = 500
 MAX_RAW_HEADER_CHARACTERS = 2_000
+MAX_FIELDS = 200
+MAX_FIELD_CHARACTERS = 4_000
 MAX_PARTS = 200
 MAX_LISTED_ATTACHMENTS = 50
 
@@ -48,8 +51,9 @@ def headers(content: bytes, names: Sequence[str]) -> dict[str, str]:
 def parsed(content: bytes) -> dict[str, Any]:
     """Return the parts of a mail. Its text is that of its plain parts."""
     message = message_from_bytes(content)
-    plain, html, attachments = list[str](), "", list[str]()
+    plain, html, attachments, has_mail = list[str](), "", list[str](), False
     for part in _parts(message):
+        has_mail |= part.get_content_maintype() == "message"
         name, kind = _filename(part), part.get_content_type()
         is_attached = bool(name) or part.get_content_disposition() == "attachment"
         if is_attached or kind not in ("text/plain", "text/html"):
@@ -65,6 +69,12 @@ def parsed(content: bytes) -> dict[str, Any]:
         "text": text,
         "html": "" if text else html,
         "attachments": attachments[:MAX_LISTED_ATTACHMENTS],
+        "fields": [
+            [name[:100], " ".join(str(value)[:MAX_FIELD_CHARACTERS].split())]
+            for name, value in message.raw_items()
+        ][:MAX_FIELDS],
+        "kind": message.get_content_type(),
+        "has_mail": has_mail,
     }
 
 
@@ -87,7 +97,7 @@ def _content(part: Message) -> bytes:
 
 def _filename(part: Message) -> str:
     try:
-        return _decoded(str(part.get_filename() or ""))
+        return decoded(str(part.get_filename() or ""))
     except ValueError:  # of a codec that is none of texts
         return "unreadable name"
 
@@ -101,11 +111,12 @@ def _text(part: Message) -> str:
 
 
 def _headers(message: Message, names: Sequence[str]) -> dict[str, str]:
-    found = {name: _decoded(str(message.get(name, ""))) for name in names}
+    found = {name: decoded(str(message.get(name, ""))) for name in names}
     return {name: value for name, value in found.items() if value}
 
 
-def _decoded(value: str) -> str:
+def decoded(value: str) -> str:
+    """Return the text of a header's raw value, in one line."""
     raw = value[:MAX_RAW_HEADER_CHARACTERS]
     try:
         text = str(make_header(decode_header(raw)))

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import imaplib
 import re
+import select
 import socket
 import ssl
 import time
@@ -57,6 +58,19 @@ async def in_thread(work: Callable[[], T], stop: Stop, seconds: float) -> T:
             working.exception()  # it is of no interest
 
 
+def connect(target: Target) -> socket.socket:
+    """Return a connection to one of the addresses of ``target``. Raise OSError."""
+    end, left = time.monotonic() + CONNECT_SECONDS, len(target.addresses)
+    for address in target.addresses:
+        seconds, left = max(0.1, end - time.monotonic()) / left, left - 1
+        try:
+            return socket.create_connection((address, target.port), seconds)
+        except OSError:
+            if not left:
+                raise
+    raise OSError("the server has no address")
+
+
 def spellings(user: str, password: str) -> set[str]:
     """Return how a command contains the password, because a server may send the command back."""
     return {password, _escaped(password), b64encode(_plain(user, password)).decode()}
@@ -91,25 +105,19 @@ class Stop:
 
 
 class MailConnection(imaplib.IMAP4):
-    """A connection to the checked addresses of ``target``, over TLS, which ``stop`` ends."""
+    """A connection to the checked addresses of ``target``, over TLS, which ``stop`` ends.
+
+    ``received`` is the number of bytes that were read; a caller that keeps it open sets it to 0.
+    """
 
     def __init__(self, target: Target, stop: Stop) -> None:
-        self._target, self._stop, self._received = target, stop, 0
+        self._target, self._stop, self.received = target, stop, 0
         super().__init__(target.name, target.port, timeout=CONNECT_SECONDS)
 
     def _create_socket(self, timeout: float | None) -> ssl.SSLSocket:
-        context = default_ssl_context()
-        end, left = time.monotonic() + CONNECT_SECONDS, len(self._target.addresses)
-        for address in self._target.addresses:
-            seconds, left = max(0.1, end - time.monotonic()) / left, left - 1
-            try:
-                plain = socket.create_connection((address, self._target.port), seconds)
-                break
-            except OSError:
-                if not left:
-                    raise
+        plain = connect(self._target)
         plain.settimeout(TOTAL_SECONDS)
-        encrypted = context.wrap_socket(
+        encrypted = default_ssl_context().wrap_socket(
             plain, server_hostname=self._target.name, do_handshake_on_connect=False
         )
         self._stop.add(encrypted)
@@ -130,8 +138,8 @@ class MailConnection(imaplib.IMAP4):
         return line
 
     def _count(self, size: int) -> None:
-        self._received += size
-        if self._received > MAX_RECEIVED_BYTES:
+        self.received += size
+        if self.received > MAX_RECEIVED_BYTES:
             raise self.abort(f"its answer has more than {MAX_RECEIVED_BYTES:,} bytes")
 
     def log_in(self, user: str, password: str) -> None:
@@ -141,10 +149,10 @@ class MailConnection(imaplib.IMAP4):
         else:
             self.authenticate("PLAIN", lambda _: _plain(user, password))
 
-    def examine(self, folder: str) -> None:
-        """Open a folder for reading only. Raise `InvalidInput` that lists the known folders."""
+    def examine(self, folder: str, *, readonly: bool = True) -> None:
+        """Open a folder, for reading only. Raise `InvalidInput` that lists the known folders."""
         name = _quoted("folder", encoded_name(_printable("folder", folder)))
-        status, _ = self.select(name, readonly=True)
+        status, _ = self.select(name, readonly=readonly)
         if status != "OK":
             names = [one_line(each, MAX_FOLDER_CHARACTERS) for each in self._folders()]
             known = first_names(names, MAX_LISTED_FOLDERS)
@@ -161,6 +169,26 @@ class MailConnection(imaplib.IMAP4):
                     name = re.sub(r"\\(.)", r"\1", name[1:-1])
                 names.append(decoded_name(re.sub(r"^\{\d+\}", "", name)))
         return sorted(names)
+
+    def wait_for_news(self, seconds: float) -> None:
+        """Wait until the server reports a change of the folder (IDLE, RFC 2177)."""
+        tag = b"IDLE"
+        self.send(tag + b" IDLE\r\n")
+        while not (line := self._line()).startswith(b"+"):
+            if line.startswith(tag):
+                raise self.error(line)
+        if not self.sock.pending():  # type: ignore[attr-defined]
+            poll = select.poll()
+            poll.register(self.sock, select.POLLIN)
+            poll.poll(seconds * 1_000)
+        self.send(b"DONE\r\n")
+        while not self._line().startswith(tag):
+            pass
+
+    def _line(self) -> bytes:
+        if not (line := self.readline()):
+            raise self.abort("the server has closed the connection")
+        return line
 
     def find(self, criteria: Sequence[tuple[str, str]]) -> list[int]:
         """Return the ids of the messages that match all criteria, the newest one first.

@@ -30,6 +30,7 @@ from daybook.ledger.column_types import valid_json
 from daybook.ledger.states import Status
 from daybook.ledger.tables import (
     NEWEST_REVISION,
+    Fact,
     JobRow,
     OutboxRow,
     RevisionRow,
@@ -49,6 +50,8 @@ FAILURES_REASON = "paused after"
 MAX_RUNS_REASON = "max runs"
 """Prefix of the reason why a job was disabled after its maximum number of runs."""
 
+MUTED_FACT = "muted_answers:"
+"""Beginning of the keys of `muted_fact`."""
 _UNDECIDED = (Status.WAITING, Status.SKIPPED)
 """Statuses of a run without an attempt that a revision from before its due time may change."""
 
@@ -551,13 +554,19 @@ def has_had_all_runs(row: JobRow, job: Job) -> bool:
     return 0 < job.policy.max_runs <= row.run_count
 
 
+def muted_fact(job_id: str) -> str:
+    """Return the key of the fact that a person has muted the answers of a job (`api.answers`)."""
+    return f"{MUTED_FACT}{job_id}"
+
+
 async def delete_job(session: AsyncSession, job_id: str) -> None:
     """Delete a job that has no runs, with its revisions. Keep its messages in the outbox.
 
-    Also delete the content that the job's watch saw.
+    Also delete the content that the job's watch saw, and the mark that its answers are muted.
     """
     detach_messages = update(OutboxRow).where(col(OutboxRow.job_id) == job_id).values(job_id=None)
     await session.execute(detach_messages)
     await session.execute(delete(WatchRow).where(col(WatchRow.job_id) == job_id))
+    await session.execute(delete(Fact).where(col(Fact.key) == muted_fact(job_id)))
     await session.execute(delete(RevisionRow).where(col(RevisionRow.job_id) == job_id))
     await session.execute(delete(JobRow).where(col(JobRow.id) == job_id))

@@ -46,7 +46,7 @@ jobs:
 """
 SECRETS: dict[str, tuple[str, list[str]]] = {
     "filed-key": (CANARY, ["agent:filed-model", "tools.example.org"]),
-    "filed-channel": (f"ntfy://{CANARY}", ["channel:filed-channel"]),
+    "filed-channel": (f"ntfy://{CANARY}", ["channel:filed-channel", "channel:inbox"]),
     "filed-signing": (SIGNING, ["ops.example.org", "hook:filed-hook"]),
 }
 

@@ -3,8 +3,8 @@
 ::
 
     chat ──► platform.receive ──► store: a row for each update, before anything is done
-               │ telegram            │ words.decide (pure): who, and what it means
-               │                     ▼
+               │ telegram,           │ words.decide (pure): who, and what it means
+               │ mailbox             ▼
                │                   handling ─┬─ a prompt: a run that continues the session
                │                             ├─ a button: `delivery.buttons`
                │                             └─ a command: `chat_commands`
@@ -22,9 +22,9 @@ FEATURE = Feature(
     commands=(
         Commands("", "commands", ("connect", "pair", "people", "unpair", "heard"), "channels"),
     ),
-    documents=("accounts:TELEGRAM", "accounts:SLACK"),
-    blocks=("blocks:TelegramBlock", "blocks:SlackBlock"),
-    channels=("channel:TELEGRAM", "channel:SLACK"),
+    documents=("accounts:TELEGRAM", "accounts:SLACK", "accounts:MAIL"),
+    blocks=("blocks:TelegramBlock", "blocks:SlackBlock", "blocks:MailboxBlock"),
+    channels=("channel:TELEGRAM", "channel:SLACK", "channel:MAIL"),
     pages="page",
     message_buttons="message_buttons:of",
     tables="tables",

@@ -11,8 +11,13 @@ from pydantic import BaseModel, SecretStr
 from sqlmodel import col, select
 
 from daybook.errors import CopyDamaged, InvalidInput
+from daybook.features.conversations.mailbox import MailboxAccount
 from daybook.features.conversations.platform import Account
-from daybook.features.conversations.settings import SlackSettings, TelegramSettings
+from daybook.features.conversations.settings import (
+    MailboxSettings,
+    SlackSettings,
+    TelegramSettings,
+)
 from daybook.features.conversations.slack import MANIFEST, SlackAccount
 from daybook.features.conversations.telegram import TelegramAccount
 from daybook.home import Home
@@ -36,6 +41,14 @@ SLACK = BlockStore(
     title="Daybook Slack app",
     noun="slack app",
     model=SlackSettings,
+    field="channel",
+)
+
+MAIL = BlockStore(
+    slug="daybook-mailbox",
+    title="Daybook mailbox",
+    noun="mailbox",
+    model=MailboxSettings,
     field="channel",
 )
 
@@ -85,6 +98,14 @@ KINDS = (
         "its bot token. Under Basic Information, generate an app-level token with the scope "
         "connections:write. Anyone who knows these tokens is the app, so keep them secret.",
         to_paste=MANIFEST,
+    ),
+    AccountKind(
+        "mail",
+        "E-mail",
+        MAIL,
+        MailboxAccount,
+        "Use a mailbox of its own, because every mail in it is for Daybook. Many providers need an "
+        "app password.",
     ),
 )
 """All services, the first of which is the default."""

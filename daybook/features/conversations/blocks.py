@@ -6,7 +6,11 @@ from prefect.blocks.core import Block
 
 from daybook.features.conversations import accounts
 from daybook.features.conversations.platform import Account
-from daybook.features.conversations.settings import SlackSettings, TelegramSettings
+from daybook.features.conversations.settings import (
+    MailboxSettings,
+    SlackSettings,
+    TelegramSettings,
+)
 
 
 class TelegramBlock(TelegramSettings, Block):
@@ -39,3 +43,24 @@ await SlackBlock(token="xoxb-…", app_token="xapp-…").asave("BLOCK_NAME")
     def get_account(self) -> Account:
         """Return the account; raise `InvalidInput` if its settings are invalid."""
         return accounts.build(accounts.SLACK.slug, *accounts.SLACK.read_block(self))
+
+
+class MailboxBlock(MailboxSettings, Block):
+    """A mailbox of Daybook's own, with which people exchange letters."""
+
+    _block_type_name = accounts.MAIL.title
+    _block_type_slug = accounts.MAIL.slug
+    _code_example = """```python
+from blocks import MailboxBlock
+
+await MailboxBlock(
+    address="daybook@example.org",
+    password="…",
+    imap_host="imap.example.org",
+    smtp_host="smtp.example.org",
+).asave("BLOCK_NAME")
+```"""
+
+    def get_account(self) -> Account:
+        """Return the account; raise `InvalidInput` if its settings are invalid."""
+        return accounts.build(accounts.MAIL.slug, *accounts.MAIL.read_block(self))

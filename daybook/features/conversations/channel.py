@@ -183,12 +183,13 @@ def letter_of(
     """Return a message as one letter, with its files. ``subject`` is that of the answered one."""
     return Post(
         chat_id,
-        message.body if message.is_markdown else _literal(message.body),
+        message.body,
         message.note,
         given,
         reply_to,
         message.attachments,
         subject=f"Re: {subject}" if subject else message.subject,
+        is_markdown=message.is_markdown,
     )
 
 
@@ -265,3 +266,4 @@ def kind(store_: BlockStore[Any]) -> ChannelKind:
 
 TELEGRAM = kind(accounts.TELEGRAM)
 SLACK = kind(accounts.SLACK)
+MAIL = kind(accounts.MAIL)

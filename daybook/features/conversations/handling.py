@@ -34,7 +34,7 @@ from daybook.features.conversations.people import Role
 from daybook.features.conversations.platform import Account, Platform, PlatformError, Update
 from daybook.features.conversations.store import UpdateState
 from daybook.features.conversations.tables import SentRow, UpdateRow
-from daybook.features.conversations.words import Action, Answered, Decision
+from daybook.features.conversations.words import Action, Answered, Intent
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import TERMINAL, Status
 from daybook.ledger.tables import OutboxRow, RunRow
@@ -67,7 +67,7 @@ _ENDS = {
 
 
 @dataclass(frozen=True)
-class Result:
+class Handled:
     """What was done: a text for the chat ("" for none), for a record, and the requested run."""
 
     text: str = ""
@@ -91,7 +91,7 @@ async def handle_new(ledger: Ledger, account: Account, platform: Platform) -> in
 
 async def _handle(ledger: Ledger, account: Account, platform: Platform, row: UpdateRow) -> bool:
     """Handle one update. Return whether it has requested a run."""
-    press_id, result, decision = "", Result(), Decision(Action.IGNORE)
+    press_id, result, decision = "", Handled(), Intent(Action.IGNORE)
     handler: _Handler | None = None
     try:
         update = store.update_of(row)
@@ -136,20 +136,20 @@ async def _prepared(ledger: Ledger, account: Account, row: UpdateRow, update: Up
 
 
 async def _failed(
-    ledger: Ledger, row: UpdateRow, decision: Decision, why: str, action: str
-) -> Result:
+    ledger: Ledger, row: UpdateRow, decision: Intent, why: str, action: str
+) -> Handled:
     """Return the result of an update that failed; of the run that it may have requested before."""
     if decision.action is Action.ASK:
         async with ledger.read() as session:
             key = session_request_key(store.answer_key(row.channel, row.id))
             run = await rows.find(session, None, key)
         if run is not None:
-            return Result("", action, run.id)
-    return Result(f"That did not work: {why}" if why else "That did not work.", action)
+            return Handled("", action, run.id)
+    return Handled(f"That did not work: {why}" if why else "That did not work.", action)
 
 
 async def _finish(
-    ledger: Ledger, row: UpdateRow, decision: Decision, result: Result, *, is_person: bool
+    ledger: Ledger, row: UpdateRow, decision: Intent, result: Handled, *, is_person: bool
 ) -> None:
     async with ledger.write() as session:
         stored = await store.get_update(session, row.channel, row.id)
@@ -222,8 +222,8 @@ class _Handler:
     answered: Answered | None
     message: OutboxRow | None
 
-    async def do(self, decision: Decision) -> Result:
-        does: dict[Action, Callable[[Decision], Awaitable[Result]]] = {
+    async def do(self, decision: Intent) -> Handled:
+        does: dict[Action, Callable[[Intent], Awaitable[Handled]]] = {
             Action.PAIR: self._pair,
             Action.STRANGER: self._stranger,
             Action.REFUSE: self._refuse,
@@ -232,13 +232,13 @@ class _Handler:
             Action.STOP: self._stop,
             Action.ASK: self._ask,
         }
-        return await does[decision.action](decision) if decision.action in does else Result()
+        return await does[decision.action](decision) if decision.action in does else Handled()
 
     @property
     def request_id(self) -> str:
         return store.answer_key(self.row.channel, self.row.id)
 
-    async def _pair(self, decision: Decision) -> Result:
+    async def _pair(self, decision: Intent) -> Handled:
         async with self.ledger.write() as session:
             now = self.ledger.now()
             role = await people.pair(session, self.row.channel, self.update, now)
@@ -246,30 +246,30 @@ class _Handler:
                 # In the transaction that uses the code up: a second attempt would find none.
                 text = f"You are paired as {role}. Write /help to see what you can do."
                 await store.enqueue(session, self.row, text, now)
-                return Result("", f"paired as {role}")
+                return Handled("", f"paired as {role}")
         if self.role is not Role.STRANGER:
-            return Result("This code is wrong or too old.", "wrong code")
+            return Handled("This code is wrong or too old.", "wrong code")
         return replace(await self._stranger(decision), action="wrong code")
 
-    async def _stranger(self, decision: Decision) -> Result:
+    async def _stranger(self, decision: Intent) -> Handled:
         async with self.ledger.write() as session:
             now = self.ledger.now()
             if not await people.may_answer_stranger(session, self.row.channel, self.update, now):
-                return Result("", "stranger")
+                return Handled("", "stranger")
             await store.enqueue(session, self.row, words.STRANGER_TEXT, now)
-        return Result("", "stranger")
+        return Handled("", "stranger")
 
-    async def _refuse(self, decision: Decision) -> Result:
-        return Result(decision.text, f"refused: {decision.text}")
+    async def _refuse(self, decision: Intent) -> Handled:
+        return Handled(decision.text, f"refused: {decision.text}")
 
-    async def _press(self, decision: Decision) -> Result:
+    async def _press(self, decision: Intent) -> Handled:
         button = self.answered.button(decision.word) if self.answered else None
         if button is None or self.message is None:
             if self.row.action.startswith(BEGAN):  # the process died after the button was pressed
                 done = self.row.action.removeprefix(BEGAN)
-                return Result(f"Done: {done}", done, notice="Done.")
+                return Handled(f"Done: {done}", done, notice="Done.")
             gone = "This is no longer possible: it was decided, or it has changed."
-            return Result("" if self.update.press_id else gone, "button gone", notice=gone)
+            return Handled("" if self.update.press_id else gone, "button gone", notice=gone)
         what = f"{button.label}: {self.message.subject}"
         async with self.ledger.write() as session:
             stored = await store.get_update(session, self.row.channel, self.row.id)
@@ -278,13 +278,13 @@ class _Handler:
                 session.add(stored)
         by = f"{self.name} ({self.row.channel})"
         press = Press(self.request_id, by, self.row.channel, self.row.chat_id, decision.text)
-        return Result(await button.press(press), what, notice=button.label)
+        return Handled(await button.press(press), what, notice=button.label)
 
-    async def _command(self, decision: Decision) -> Result:
+    async def _command(self, decision: Intent) -> Handled:
         text = await chat_commands.answer(decision.word, decision.text, self.request_id, self.role)
-        return Result(text, f"/{decision.word} {decision.text}")
+        return Handled(text, f"/{decision.word} {decision.text}")
 
-    async def _stop(self, decision: Decision) -> Result:
+    async def _stop(self, decision: Intent) -> Handled:
         """Cancel the runs that this chat waits for: a reader only those of the reader."""
         async with self.ledger.read() as session:
             asked = await store.in_state(session, self.row.channel, UpdateState.ASKED)
@@ -296,9 +296,9 @@ class _Handler:
             with suppress(InvalidInput, NotFound):  # it has just ended
                 await api.runs.cancel(Id(str(each.run_id)), within=0.0)
                 stopped += 1
-        return Result("" if stopped else "Nothing is being answered here.", f"stopped {stopped}")
+        return Handled("" if stopped else "Nothing is being answered here.", f"stopped {stopped}")
 
-    async def _ask(self, decision: Decision) -> Result:
+    async def _ask(self, decision: Intent) -> Handled:
         # A person's message is a text, and no template that could read other jobs' answers.
         prompt = _BRACES.sub("{ ", decision.text)
         place = {"channel": self.row.channel, "chat_id": self.row.chat_id}
@@ -318,7 +318,7 @@ class _Handler:
                 continues_chat=decision.word != "ask",
                 **place,
             )
-        return Result("", f"asked {run.agent or self.account.agent}", run.id)
+        return Handled("", f"asked {run.agent or self.account.agent}", run.id)
 
 
 # --- the ends of runs

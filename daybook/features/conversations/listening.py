@@ -130,7 +130,7 @@ class _Listener:
             updates = await platform.receive(after)
             if await store.put(self._ledger, name, updates, platform.position):
                 self._received.set()
-            await platform.settle(updates)
+            await platform.confirm(updates)
             self._failures = 0
             self._quiet += 1
             if self._quiet >= QUIET_POLLS:

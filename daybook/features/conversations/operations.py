@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from pydantic import BaseModel
 from sqlmodel import col, select
@@ -15,7 +15,7 @@ from daybook.delivery.channels import registry
 from daybook.errors import InvalidInput
 from daybook.features.conversations import accounts, people, store
 from daybook.features.conversations.people import PairedPerson, PairingCode, Role
-from daybook.features.conversations.platform import PlatformError
+from daybook.features.conversations.platform import Account, PlatformError
 from daybook.features.conversations.tables import AccountRow, UpdateRow
 from daybook.ledger.engine import open_ledger, reading
 from daybook.ledger.views import UtcTime, columns
@@ -43,6 +43,13 @@ class ConnectedAccount(BaseModel, frozen=True):
     service: str
     identity: str
     code: PairingCode
+
+
+class TriedAccount(NamedTuple):
+    """The name of an account at its service, and its `Platform.position`."""
+
+    identity: str
+    position: int | None
 
 
 class AccountState(BaseModel, frozen=True):
@@ -110,26 +117,29 @@ async def connect(
         other = await store.channel_of_account(session, account.account_id)
     if other not in ("", name):
         raise InvalidInput("token", f'is that of the channel "{other}"', "use another account")
-    identity = await try_account(account)
+    tried = await try_account(account)
     async with prefect.answering() as client:
         known = await registry.names(client)
         if known.get(name, kind.store.slug) != kind.store.slug:
             problem = f'"{name}" is another channel ({known[name]})'
             raise InvalidInput("name", problem, "choose another name")
         await kind.store.save(client, name, checked, replace=replace)
-    if not replace:
-        async with open_ledger() as ledger:
+    async with open_ledger() as ledger:
+        if not replace:
             await store.forget_people(ledger, name)
+        if tried.position is not None:
+            await store.use_account(ledger, name, account.account_id)
+            await store.record_account(ledger, name, tried.identity, "")
+            await store.put(ledger, name, (), tried.position)
     code = await people.make_code(name, Role.OPERATOR)
-    return ConnectedAccount(channel=name, service=kind.title, identity=identity, code=code)
+    return ConnectedAccount(channel=name, service=kind.title, identity=tried.identity, code=code)
 
 
-async def try_account(account: Any) -> str:
-    """Return the name of an account at its service. Raise `InvalidInput` if it does not work."""
+async def try_account(account: Account) -> TriedAccount:
+    """Return what an account is at its service. Raise `InvalidInput` if it does not work."""
     try:
         async with account.open() as platform:
-            identity: str = await platform.identity()
-            return identity
+            return TriedAccount(await platform.identity(), platform.position)
     except PlatformError as error:
         hint = "try again" if error.is_temporary else "copy it again"
         raise InvalidInput("token", f"does not work: {error}", hint) from None
@@ -142,7 +152,8 @@ async def try_stored(kind: accounts.AccountKind, name: str) -> AccountState:
         document = await kind.store.get(client, name, include_secrets=True)
     identity, problem = "", None
     try:
-        identity = await try_account(accounts.build(kind.store.slug, name, dict(document.data)))
+        account = accounts.build(kind.store.slug, name, dict(document.data))
+        identity = (await try_account(account)).identity
     except InvalidInput as error:
         problem = str(error)
     return AccountState(

@@ -117,8 +117,8 @@ def check_role(role: str) -> Role:
 
 
 def code_in(text: str) -> str:
-    """Return the code that a text consists of; "" if it is no code."""
-    found = text.strip().upper().replace("-", "").replace(" ", "")
+    """Return the code that a text, or its first paragraph, consists of; "" if it is no code."""
+    found = text.strip().partition("\n\n")[0].upper().replace("-", "").replace(" ", "")
     is_code = len(found) == CODE_LENGTH and all(each in _ALPHABET for each in found)
     return found if is_code else ""
 

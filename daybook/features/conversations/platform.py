@@ -38,7 +38,8 @@ class Update:
     that the message belongs to, "" for none; the id of any other message in this thread is
     ``thread_id``, a slash, and a part of its own. ``is_addressed`` is true in a private chat, and
     in a group if the message mentions or answers the account. ``unreadable`` names a content that
-    is no text, such as `a voice message`; "" if there is none. ``subject`` is that of a letter.
+    is no text, such as `a voice message`; "" if there is none. ``subject`` is that of a letter
+    (``is_letter``): in it, a signature may follow after a command or a decision.
     ``is_verified`` is false if the service does not know that the message is from ``person_id``,
     such as for a letter whose sender may be forged.
     """
@@ -60,6 +61,7 @@ class Update:
     is_group: bool = False
     is_addressed: bool = True
     is_forwarded: bool = False
+    is_letter: bool = False
     subject: str = ""
     is_verified: bool = True
 
@@ -75,7 +77,7 @@ class Post:
 
     ``buttons`` are words with labels. ``reply_to`` is the message that it answers; "" for none. A
     post with ``files`` carries them; in a chat it is one file, whose caption is the text. ``key``
-    is the same if the post is sent again, and ``subject`` is that of a letter.
+    is the same if the post is sent again. A letter has a ``subject``, and its text may be plain.
     """
 
     chat_id: str
@@ -86,6 +88,7 @@ class Post:
     files: Sequence[Attachment] = ()
     key: str = ""
     subject: str = ""
+    is_markdown: bool = True
 
 
 class PlatformError(DaybookError):
@@ -141,7 +144,7 @@ class Platform(Protocol):
         """
         ...
 
-    async def settle(self, updates: Sequence[Update]) -> None:
+    async def confirm(self, updates: Sequence[Update]) -> None:
         """Acknowledge updates of `receive`, which the caller has stored, to the service.
 
         A service that needs no acknowledgement does nothing here. It delivers updates again that

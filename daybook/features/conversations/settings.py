@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 import httpx
@@ -19,6 +20,8 @@ from daybook.jobs.actions import DEFAULT_AGENT
 from daybook.markers import Marker
 
 Line = Annotated[str, StringConstraints(strip_whitespace=True, max_length=500)]
+MAIL_ADDRESS = r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9.-]{1,189}"
+_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 
 
 def _checked_url(value: str) -> str:
@@ -111,3 +114,80 @@ def _slack_token(value: SecretStr, prefix: str, noun: str) -> SecretStr:
     if not all(each.isascii() and each.isprintable() and not each.isspace() for each in token):
         raise ValueError("contains a character that no token has; copy it again")
     return SecretStr(token)
+
+
+class MailboxSettings(AccountSettings):
+    """A mailbox of Daybook's own, with which people exchange letters."""
+
+    address: Line = Field(
+        title="Address",
+        description="Address of the mailbox, to which people write.",
+        examples=["daybook@example.org"],
+    )
+    password: SecretStr = Field(
+        title="Password", description="Password of the mailbox, for IMAP and SMTP."
+    )
+    imap_host: Annotated[Line, Marker(gets_secrets=True)] = Field(
+        title="IMAP server",
+        description="Server of the mailbox, by TLS.",
+        examples=["imap.example.org"],
+    )
+    smtp_host: Annotated[Line, Marker(gets_secrets=True)] = Field(
+        title="SMTP server",
+        description="Server that sends, by TLS; by STARTTLS if its port is not 465.",
+        examples=["smtp.example.org"],
+    )
+    user: Line = Field(
+        default="", title="User", description="Name for the login, if it is not the address."
+    )
+    imap_port: int = Field(
+        default=993, ge=1, le=65_535, title="IMAP port", description="Port of the IMAP server."
+    )
+    smtp_port: int = Field(
+        default=465, ge=1, le=65_535, title="SMTP port", description="Port of the SMTP server."
+    )
+    folder: Line = Field(
+        default="INBOX", title="Folder", description="Folder in which letters arrive."
+    )
+    authserv_id: Line = Field(
+        default="",
+        title="Name of the receiving server",
+        description="First word of the header Authentication-Results that the mail server adds. "
+        "Without it, only replies to Daybook's letters count, because a sender may be forged.",
+        examples=["mx.google.com"],
+    )
+    plus_addressing: bool = Field(
+        default=False,
+        title="Plus addressing",
+        description="Whether letters to NAME+CODE@… arrive too: people can then also begin a "
+        "conversation by writing to the address to which they reply.",
+    )
+
+    @field_validator("address")
+    @classmethod
+    def _is_mail_address(cls, value: str) -> str:
+        if not re.fullmatch(MAIL_ADDRESS, value):
+            raise ValueError("is not an address; write one such as daybook@example.org")
+        return value
+
+    @field_validator("imap_host", "smtp_host")
+    @classmethod
+    def _is_host(cls, value: str) -> str:
+        if not _HOST.fullmatch(value):
+            raise ValueError("is not the name of a server; write one such as mail.example.org")
+        return value
+
+    @field_validator("user", "folder", "authserv_id")
+    @classmethod
+    def _is_printable(cls, value: str) -> str:
+        if not value.isprintable():
+            raise ValueError("contains a control character; leave it out")
+        return value
+
+    @field_validator("password")
+    @classmethod
+    def _is_password(cls, value: SecretStr) -> SecretStr:
+        password = value.get_secret_value()
+        if not password or not password.isprintable():
+            raise ValueError("is empty or contains a control character; copy it again")
+        return value

@@ -6,7 +6,7 @@ Slack                           here
 `message`, `app_mention`        one `Update`: the id is that of the message, so both are the same
 `block_actions`                 a press: `action_id` is the word; message, chat and person come
                                 from Slack
-an envelope                     acknowledged by `settle`, so Slack delivers it again until then
+an envelope                     acknowledged by `confirm`, so Slack delivers it again until then
 `disconnect`                    opens the next connection before this one ends
 a thread                        `thread_id`; a message in it has the id `THREAD/TS`
 no sign of typing for a bot     the reaction 👀 on the person's message, until it is answered
@@ -202,7 +202,7 @@ class SlackApp:
                         return [update]
         return ()
 
-    async def settle(self, updates: Sequence[Update]) -> None:
+    async def confirm(self, updates: Sequence[Update]) -> None:
         for update in updates:
             for socket, envelope_id in self._envelopes.pop(update.id, ()):
                 await _acknowledge(socket, envelope_id)

@@ -183,7 +183,7 @@ class TelegramBot:
         known = (self._update(each) for each in found)
         return [each for each in known if each is not None]
 
-    async def settle(self, updates: Sequence[Update]) -> None:
+    async def confirm(self, updates: Sequence[Update]) -> None:
         """Do nothing: the offset of the next `getUpdates` confirms them."""
 
     async def show_typing(self, chat_id: str, message_id: str) -> None:

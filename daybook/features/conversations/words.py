@@ -34,7 +34,7 @@ class Action(StrEnum):
 
 
 @dataclass(frozen=True)
-class Decision:
+class Intent:
     """An action with its ``text``: the refusal, the argument of a command, a reason, or a prompt.
 
     ``word`` is the word of a button or of a command. ``continues`` says whether a prompt continues
@@ -75,6 +75,8 @@ COMMANDS = {
     "stop": "stop what is being answered here",
     "help": "this list",
 }
+LONG_COMMANDS = frozenset({"ask", "new"})
+"""Commands whose argument may have several paragraphs."""
 READER_COMMANDS = frozenset({"help", "start", "stop"})
 
 STRANGER_TEXT = (
@@ -84,7 +86,7 @@ ONLY_OPERATOR = "Only an operator may do this."
 READER_HINT = "Reply to a message from here to ask about it."
 
 
-def decide(update: Update, role: Role, answered: Answered | None) -> Decision:
+def decide(update: Update, role: Role, answered: Answered | None) -> Intent:
     """Return what is to be done about ``update``, by a person with ``role``.
 
     ``answered`` is the message of this account that it answers, None if it answers none that is
@@ -93,23 +95,26 @@ def decide(update: Update, role: Role, answered: Answered | None) -> Decision:
     if role is Role.STRANGER:
         return _of_stranger(update)
     if update.kind is UpdateKind.PRESS:
-        return _if_operator(role, Decision(Action.PRESS, word=update.button))
+        return _if_operator(role, Intent(Action.PRESS, word=update.button))
     text = update.text.strip()
     is_addressed = update.is_addressed or answered is not None
     if not is_addressed or not (text or update.unreadable):
-        return Decision(Action.IGNORE)
+        return Intent(Action.IGNORE)
     if problem := _problem(update, text):
-        return Decision(Action.REFUSE, problem)
+        return Intent(Action.REFUSE, problem)
     if update.is_forwarded:
         return _prompt(role, f"Forwarded from another person:\n\n{text}", update, None)
-    if people.is_code(text) and not update.is_group:
-        return Decision(Action.PAIR)
-    if command := read_command(text):
+    beginning = text.partition("\n\n")[0] if update.is_letter else text
+    if people.is_code(beginning) and not update.is_group:
+        return Intent(Action.PAIR)
+    if command := read_command(beginning):
+        if command[0] in LONG_COMMANDS:
+            command = read_command(text) or command
         return _of_command(role, *command)
-    if answered is not None and (pressed := _pressed(text, answered)):
+    if answered is not None and (pressed := _pressed(beginning, answered)):
         return _if_operator(role, pressed)
     if answered is not None and any(each.takes_reason for each in answered.buttons):
-        return Decision(Action.REFUSE, _how_to_decide(answered))
+        return Intent(Action.REFUSE, _how_to_decide(answered))
     return _prompt(role, text, update, answered)
 
 
@@ -120,24 +125,24 @@ def _problem(update: Update, text: str) -> str:
     return f"This has more than {MAX_PROMPT:,} characters." if len(text) > MAX_PROMPT else ""
 
 
-def _if_operator(role: Role, decision: Decision) -> Decision:
-    return decision if role is Role.OPERATOR else Decision(Action.REFUSE, ONLY_OPERATOR)
+def _if_operator(role: Role, decision: Intent) -> Intent:
+    return decision if role is Role.OPERATOR else Intent(Action.REFUSE, ONLY_OPERATOR)
 
 
-def _of_command(role: Role, word: str, argument: str) -> Decision:
+def _of_command(role: Role, word: str, argument: str) -> Intent:
     if word not in READER_COMMANDS and role is not Role.OPERATOR:
-        return Decision(Action.REFUSE, ONLY_OPERATOR)
+        return Intent(Action.REFUSE, ONLY_OPERATOR)
     if word == "stop":
-        return Decision(Action.STOP)
+        return Intent(Action.STOP)
     if word == "ask" and argument:
-        return Decision(Action.ASK, argument, word=word)
-    return Decision(Action.COMMAND, argument, word=word)
+        return Intent(Action.ASK, argument, word=word)
+    return Intent(Action.COMMAND, argument, word=word)
 
 
-def _of_stranger(update: Update) -> Decision:
+def _of_stranger(update: Update) -> Intent:
     if update.is_group or update.kind is UpdateKind.PRESS or update.is_forwarded:
-        return Decision(Action.IGNORE)
-    return Decision(Action.PAIR if people.code_in(update.text) else Action.STRANGER)
+        return Intent(Action.IGNORE)
+    return Intent(Action.PAIR if people.code_in(update.text) else Action.STRANGER)
 
 
 def read_command(text: str) -> tuple[str, str] | None:
@@ -154,19 +159,19 @@ def read_command(text: str) -> tuple[str, str] | None:
     return first.lower(), f"{rest} {argument}".strip() if newline else argument.strip()
 
 
-def _pressed(text: str, answered: Answered) -> Decision | None:
+def _pressed(text: str, answered: Answered) -> Intent | None:
     """Return the decision to press the button that a reply names; None if it names none.
 
     The reply is one of the button's words, and nothing else. A reason may follow the word of a
     button that takes one: a refusal, but never an approval, because `ok, but …` is none.
     """
-    first, _, rest = text.partition(" ")
-    first, rest = first.rstrip(".,:;!").lower(), rest.strip()
+    first, *others = text.split(maxsplit=1)
+    first, rest = first.rstrip(".,:;!").lower(), "".join(others)
     for each in answered.buttons:
         if first in each.all_words and (not rest or each.takes_reason):
-            return Decision(Action.PRESS, " ".join(rest.split()), word=each.word)
+            return Intent(Action.PRESS, " ".join(rest.split()), word=each.word)
     # A decision that comes too late is no prompt.
-    return Decision(Action.PRESS, word=first) if not rest and first in answered.shown else None
+    return Intent(Action.PRESS, word=first) if not rest and first in answered.shown else None
 
 
 def _how_to_decide(answered: Answered) -> str:
@@ -177,13 +182,13 @@ def _how_to_decide(answered: Answered) -> str:
     return f"To decide, reply with {' or '.join(words)}."
 
 
-def _prompt(role: Role, text: str, update: Update, answered: Answered | None) -> Decision:
+def _prompt(role: Role, text: str, update: Update, answered: Answered | None) -> Intent:
     """Return the decision to ask an agent, with the text that the message quotes."""
     if answered is not None and answered.has_session:
-        return Decision(Action.ASK, text, continues=True)
+        return Intent(Action.ASK, text, continues=True)
     if role is not Role.OPERATOR:
-        return Decision(Action.REFUSE, READER_HINT)
+        return Intent(Action.REFUSE, READER_HINT)
     if update.quoted:
         quoted = "\n".join(f"> {line}" for line in update.quoted.splitlines())
         text = f"{quoted}\n\n{text}"
-    return Decision(Action.ASK, text)
+    return Intent(Action.ASK, text)

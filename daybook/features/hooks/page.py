@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from daybook.api import web_address
@@ -11,6 +12,8 @@ from daybook.errors import InvalidInput
 from daybook.features.hooks import operations
 from daybook.features.hooks.signatures import SCHEMES
 from daybook.web.pages.documents import (
+    AT_ONCE,
+    NEW_SECRET,
     FormDocument,
     Listed,
     Recent,
@@ -38,6 +41,11 @@ class HookPages(StoredPages):
     test_label = "Send a sample delivery"
     test_help = "Sends a signed request, as the sender would. The run that it starts is a real run."
     test_fields = (Field("payload", "Payload", SAMPLE_HELP, "text"),)
+    rotate_help = "For 24 hours, the old secret is valid too, so that the sender can switch."
+    rotate_fields = (
+        Field(NEW_SECRET, "New secret", "Empty: Daybook makes one, and shows it once.", "secret"),
+        AT_ONCE,
+    )
     documents = operations.DOCUMENTS
     first = ("job", "scheme")
     note = (
@@ -54,7 +62,12 @@ class HookPages(StoredPages):
 
     async def read(self, ref: str) -> FormDocument:
         found, hook = await super().read(ref), await operations.show(ref)
-        facts = [("POST to", _address(hook.path)), ("Signed as", str(hook.scheme))]
+        facts: list[tuple[str, str | datetime]] = [
+            ("POST to", _address(hook.path)),
+            ("Signed as", str(hook.scheme)),
+        ]
+        if hook.rotating_until:
+            facts.append(("Old secret valid until", hook.rotating_until))
         settings = {**found.settings, "job": hook.job or found.settings.get("job", "")}
         return FormDocument(
             found.name,
@@ -74,6 +87,11 @@ class HookPages(StoredPages):
     async def add(self, name: str, variant: Variant, given: dict[str, Any], form: Form) -> Saved:
         added = await operations.add(name, given.pop("job", ""), **given)
         return Saved(name, added.notes, added.secret or "")
+
+    async def rotate(self, document: FormDocument, form: Form) -> Saved:
+        secret, at_once = form.get(NEW_SECRET) or None, AT_ONCE.read(form) == "true"
+        made = await operations.rotate(document.ref, secret=secret, at_once=at_once)
+        return Saved(document.ref, secret=made.secret or "")
 
     async def test(self, document: FormDocument, form: Form) -> list[str]:
         payload = None

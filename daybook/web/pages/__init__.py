@@ -56,6 +56,7 @@ from daybook.web.pages import (
     job_form,
     jobs,
     machine,
+    python_functions,
     runs,
     search,
     sessions,
@@ -79,6 +80,7 @@ MODULES = (
     settings,
     start,
     connections,
+    python_functions,
     machine,
 )
 

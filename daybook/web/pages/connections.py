@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from daybook import api
 from daybook.errors import InvalidInput
 from daybook.web.pages.documents import (
+    AT_ONCE,
     DocumentPages,
     FormDocument,
     Listed,
@@ -205,6 +206,11 @@ class DestinationPages(StoredPages):
     test_label = "Send a test event"
     test_help = "Sends one signed event to the URL, and shows what it answers."
     documents = api.destinations.DOCUMENTS
+    rotate_help = (
+        "Callbacks get a new secret. For 24 hours, they are signed with the old one too, so that "
+        "the receiver can switch."
+    )
+    rotate_fields = (AT_ONCE,)
     first = ("url",)
     note = "Leave the secret empty: Daybook makes one, and shows it once, for the receiver."
 
@@ -218,6 +224,11 @@ class DestinationPages(StoredPages):
         url = given.pop("url", "")
         added = await api.destinations.add(url, name=name or None, **given)
         return Saved(added.name, added.notes, added.secret or "")
+
+    async def rotate(self, document: FormDocument, form: Form) -> Saved:
+        at_once = AT_ONCE.read(form) == "true"
+        made = await api.destinations.rotate(document.ref, at_once=at_once)
+        return Saved(document.ref, secret=made.secret)
 
     async def test(self, document: FormDocument, form: Form) -> list[str]:
         tested = await api.destinations.test(document.ref)

@@ -9,6 +9,7 @@
     POST <path>/<ref>/edit      store the fields that the user changed, unless another user has
                                 changed the document since            `edit`
     POST <path>/<ref>/test      try it                                `test`
+    POST <path>/<ref>/rotate    give it a new secret                  `rotate`
     POST <path>/<ref>/remove    remove it                             `remove`
 
 A secret is only written: no page shows a stored or typed one. An empty field keeps the stored
@@ -48,6 +49,9 @@ START = "/start"
 """Path of the page of the first steps. A form that it links returns to it."""
 DELETE = "delete-"
 """Beginning of the name of the checkbox that deletes a stored secret."""
+NEW_SECRET = "new_secret"
+"""Name of the field of a secret that replaces another one, of which the sender makes both."""
+AT_ONCE = Field("at_once", "End the old secret at once, for example after a leak", "", "switch")
 REPLACE_HELP = "Its settings are not kept, and its secrets, if it has any, are deleted."
 
 
@@ -187,6 +191,12 @@ class DocumentPages(ABC):
     test_label = ""
     test_help = ""
     test_fields: tuple[Field, ...] = ()
+    rotate_help = ""
+    rotate_fields: tuple[Field, ...] = ()
+    """Fields of the form that rotates a document's secret; without any, the kind has no such form.
+
+    None of them is called `secret`, which is a field of the form above.
+    """
     can_replace = False
     has_name = True
     has_users = True
@@ -220,6 +230,10 @@ class DocumentPages(ABC):
 
     async def test(self, document: FormDocument, form: Form) -> list[str]:
         """Try a document, and return lines about the result. Raise `TestFailed`."""
+        raise NotImplementedError
+
+    async def rotate(self, document: FormDocument, form: Form) -> Saved:
+        """Give a document a new secret."""
         raise NotImplementedError
 
     # --- pages
@@ -357,6 +371,13 @@ class DocumentPages(ABC):
         lines = await self.test(document, form)
         return Done(self.address(document.ref), "document-tested", notes=lines)
 
+    async def do_rotate(self, ref: str, form: Form) -> Done:
+        """Give a document a new secret."""
+        document = await self._read(ref)
+        saved = await self.rotate(document, form)
+        there = self.address(document.ref)
+        return Done(there, "secret-rotated", notes=saved.notes, secret=saved.secret)
+
     @property
     def routes(self) -> tuple[Page, ...]:
         return (
@@ -386,7 +407,19 @@ class DocumentPages(ABC):
             f"{of_one}/test", self.do_test, self.show, named, uses_prefect=True, once=True
         )
         remove = PageAction(f"{of_one}/remove", self.do_remove, self.show, uses_prefect=True)
-        return (write, edit, *([test] if self.test_label else []), remove)
+        rotate = PageAction(
+            f"{of_one}/rotate",
+            self.do_rotate,
+            self.show,
+            tuple(each.name for each in self.rotate_fields),
+            {"secret": NEW_SECRET},
+            uses_prefect=True,
+            secrets=(NEW_SECRET,),
+            once=True,
+        )
+        tests = [test] if self.test_label else []
+        rotations = [rotate] if self.rotate_fields else []
+        return (write, edit, *tests, *rotations, remove)
 
 
 class StoredPages(DocumentPages):

@@ -149,6 +149,36 @@ async def resume_selected(ref: str, form: Form) -> Done:
     return Done("/jobs", "selected-resumed", notes=await _change_selected(form, api.jobs.resume))
 
 
+async def tag_selected(ref: str, form: Form) -> Done:
+    """Add a tag to the selected jobs."""
+    tag = _tag(form)
+    return await _retag(form, lambda tags: [*tags, tag], "selected-tagged")
+
+
+async def untag_selected(ref: str, form: Form) -> Done:
+    """Remove a tag from the selected jobs."""
+    tag = _tag(form)
+
+    def without(tags: list[str]) -> list[str]:
+        return [each for each in tags if each != tag]
+
+    return await _retag(form, without, "selected-untagged")
+
+
+def _tag(form: Form) -> str:
+    if not (tag := form.get("tag").strip()):
+        raise InvalidInput("tag", "is blank", "type the tag to add or to remove")
+    return tag
+
+
+async def _retag(form: Form, change: Callable[[list[str]], list[str]], message: str) -> Done:
+    async def retag(ref: str) -> ListedJob:
+        job = await api.jobs.show(ref)
+        return await api.jobs.edit_job(ref, {"tags": change(job.tags)}, base=job.updated_at)
+
+    return Done("/jobs", message, notes=await _change_selected(form, retag))
+
+
 async def _change_selected(
     form: Form, change: Callable[[str], Awaitable[ListedJob]]
 ) -> Sequence[str]:
@@ -225,6 +255,8 @@ ACTIONS = (
     PageAction("/jobs/{ref}/run-prompt", run_prompt, show, fields=("prompt",), uses_prefect=True),
     PageAction("/jobs/pause", pause_selected, index, uses_prefect=True),
     PageAction("/jobs/resume", resume_selected, index, uses_prefect=True),
+    PageAction("/jobs/tag", tag_selected, index, uses_prefect=True),
+    PageAction("/jobs/untag", untag_selected, index, uses_prefect=True),
     PageAction("/jobs/{ref}/mute", mute, show),
     PageAction("/jobs/{ref}/unmute", unmute, show),
     PageAction("/jobs/{ref}/pause", pause, show, fields=("note",), uses_prefect=True),

@@ -10,7 +10,9 @@ from daybook import owners
 from daybook.api import answers
 from daybook.api.answers import MAX_ANSWERS, MAX_CHARACTERS
 from daybook.errors import InvalidInput
+from daybook.jobs import store
 from daybook.ledger.states import Status
+from daybook.ledger.tables import Fact
 from tests.world import World
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("shared_ledger")]
@@ -97,3 +99,12 @@ async def test_a_muted_job_is_left_out_until_the_mute_is_undone(world: World) ->
             await answers.mute("loud")
         with pytest.raises(InvalidInput):
             await answers.mark_read(world.ledger.now())
+
+
+async def test_a_deleted_job_leaves_no_mark_that_it_is_muted(world: World) -> None:
+    job = await world.jobs.add("loud", on_demand=True)
+    await answers.mute("loud")
+    async with world.ledger.write() as session:
+        assert await session.get(Fact, store.muted_fact(job.id)) is not None
+        await store.delete_job(session, job.id)
+        assert await session.get(Fact, store.muted_fact(job.id), populate_existing=True) is None

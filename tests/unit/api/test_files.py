@@ -23,6 +23,7 @@ from daybook.jobs import store
 from daybook.ledger.engine import open_ledger
 from daybook.ledger.tables import JobRow, RevisionRow
 from daybook.owners import Actor, acting_as
+from daybook.resources import copies
 from tests.costs import examples
 from tests.databases import Database
 
@@ -434,3 +435,39 @@ async def test_the_clients_apply_compare_and_export(tmp_path: Path) -> None:
         await client.apply(tmp_path / "none.yaml")
     with pytest.raises(InvalidInput, match="agent"):
         await Client(agent="cleo").apply(folder)
+
+
+@pytest.mark.dialect
+async def test_settings_documents_need_prefect_and_without_it_no_job_is_stored() -> None:
+    text = to_yaml({"agents": [{"name": "calm", "kind": "offline"}], "jobs": [BRIEF]})
+    with pytest.raises(PrefectUnreachable):
+        await files.apply([FileText("x.yaml", text)], set_name="team")
+    assert await jobs.list_jobs() == []
+
+
+async def test_an_export_has_the_copies_and_names_those_that_are_left_out(
+    daybook_home: Home,
+) -> None:
+    await apply(BRIEF)
+    job = (await jobs.show("brief")).id
+    secret = "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIz"
+    documents: dict[tuple[str, str], dict[str, Any]] = {
+        ("daybook-offline-agent", "calm"): {"capabilities": ["read"]},
+        ("daybook-hook", "merged"): {"job": job, "secret": secret},
+        ("daybook-hook", "lost"): {"job": "gone", "secret": secret},
+        ("daybook-channel", "odd"): {"url": "canary"},
+    }
+    async with open_ledger() as ledger, ledger.write() as session:
+        key = await copies.get_or_create_key(session, daybook_home)
+        for ref, data in documents.items():
+            await copies.put(session, ref, "type", data, key=key, now=ledger.now())
+    text, document = await files.export()
+    assert document["agents"] == [{"name": "calm", "kind": "offline", "capabilities": ["read"]}]
+    assert document["hooks"] == [
+        {"name": "merged", "job": "brief", "secret": "{{secret:hook-merged-secret}}"}
+    ]
+    assert '# left out: hook: "lost" names a job that was removed' in text
+    assert '# left out: channel: "odd" is invalid: url' in text
+    assert "`daybook secrets add hook-merged-secret --host hook:merged`" in text
+    assert not any(each in text for each in (secret, "canary"))
+    assert "agents" not in read((await files.export(["brief"]))[0]).data

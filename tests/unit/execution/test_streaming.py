@@ -127,10 +127,10 @@ def google(*texts: str, reason: str = "") -> Page:
 async def test_a_stream_of_google_without_its_reason_is_no_answer(active: ActiveRun) -> None:
     with provider() as fake_provider:
         with pytest.raises(AgentTemporary, match="ended before the answer was complete"):
-            await ask(active, fake_provider, google("Hel"), protocol="google")
-        whole = google("Hel", "lo.", reason="STOP")
+            await ask(active, fake_provider, google("The"), protocol="google")
+        whole = google("The", " end.", reason="STOP")
         reply = await ask(active, fake_provider, whole, protocol="google", attempt=2)
-        assert reply.text == "Hello."
+        assert reply.text == "The end."
         assert (reply.usage["input_tokens"], reply.usage["output_tokens"]) == (7, 3)
         assert all("streamGenerateContent" in each.path for each in fake_provider.requests)
 

@@ -10,8 +10,10 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from daybook import api
 from daybook.features.tasks import page as task_page
 from daybook.jobs.store import StoredJob
+from daybook.ledger.engine import sharing
 from daybook.ledger.states import Status
 from daybook.ledger.tables import JobRow, OutboxRow
 from daybook.web.login import CSRF_FIELD
@@ -332,7 +334,7 @@ async def test_selected_jobs_are_paused_and_resumed(
 ) -> None:
     jobs = [await world.jobs.add(name) for name in ("a", "b", "c")]
     (form,) = Forms((await browser.get("/jobs")).text).forms
-    assert form.buttons == ["/jobs/pause", "/jobs/resume"]
+    assert form.buttons == ["/jobs/tag", "/jobs/untag", "/jobs/pause", "/jobs/resume"]
     chosen = [*form.fields, ("job", jobs[0].id), ("job", jobs[2].id)]
     for path, enabled in (("/jobs/pause", [False, True, False]), ("/jobs/resume", [True] * 3)):
         answer = await post(browser, path, chosen)
@@ -343,6 +345,29 @@ async def test_selected_jobs_are_paused_and_resumed(
         assert now == enabled, path
     answer = await post(browser, "/jobs/pause", form.fields)
     assert (answer.status_code, "select a job in the list" in answer.text) == (400, True)
+
+
+async def test_selected_jobs_get_and_lose_a_tag(world: World, browser: httpx.AsyncClient) -> None:
+    jobs = [
+        await world.jobs.add(name, tags=tags, on_demand=True)
+        for name, tags in (("a", ["x"]), ("b", []))
+    ]
+    (form,) = Forms((await browser.get("/jobs")).text).forms
+    hidden = [each for each in form.fields if each[0] != "tag"]
+    chosen = [*hidden, *(("job", each.id) for each in jobs)]
+
+    async def tags_after(path: str, tag: str) -> list[list[str]]:
+        answer = await post(browser, path, [*chosen, ("tag", tag)])
+        assert "a, b" in (await browser.get(answer.headers["location"])).text
+        with sharing(world.ledger):
+            return [(await api.jobs.show(each.id)).tags for each in jobs]
+
+    assert await tags_after("/jobs/tag", " news ") == [["x", "news"], ["news"]]
+    assert await tags_after("/jobs/tag", "news") == [["x", "news"], ["news"]]
+    assert await tags_after("/jobs/untag", "x") == [["news"], ["news"]]
+    for tag, problem in (("", "is blank"), ("daybook:me", "is reserved for Daybook")):
+        answer = await post(browser, "/jobs/tag", [*chosen, ("tag", tag)])
+        assert (answer.status_code, problem in answer.text) == (400, True)
 
 
 async def test_answers_are_marked_as_read_and_muted_on_today(

@@ -206,6 +206,62 @@ async def test_a_form_that_is_sent_twice_adds_one_document_and_shows_its_new_sec
     assert prefect.holds() == {(HOOKS.slug, "pulls"): data}
 
 
+@pytest.mark.parametrize(
+    ("page", "slug", "data"),
+    [
+        ("/settings/hooks", HOOKS.slug, {"job": "none", "scheme": "standard"}),
+        ("/settings/destinations", "daybook-destination", {"url": "http://127.0.0.1:9/a"}),
+    ],
+    ids=["hook", "destination"],
+)
+async def test_a_rotated_secret_is_shown_once_and_the_old_one_stays_valid_for_a_day(
+    browser: httpx.AsyncClient, prefect: FakePrefect, page: str, slug: str, data: dict[str, Any]
+) -> None:
+    prefect.ui(slug, "ops", **data, secret=KEYS["AAAA"])
+    edit, rotate = f"{page}/ops/edit", f"{page}/ops/rotate"
+
+    first = (await browser.get(edit)).text
+    form = next(each for each in Forms(first).forms if each.action == rotate)
+    answer = await post(browser, rotate, form.fields)
+    stored = prefect.holds()[slug, "ops"]
+    assert stored["previous_secret"] == KEYS["AAAA"]
+    assert stored["secret"].startswith("whsec_") and stored["secret"] != KEYS["AAAA"]
+    after, again = [(await browser.get(answer.headers["location"])).text for _ in range(2)]
+    assert MESSAGES["secret-rotated"] in after
+    assert stored["secret"] in after and stored["secret"] not in again
+    assert KEYS["AAAA"] not in after
+
+    answer, refused = await submit(browser, edit, rotate)
+    assert answer.status_code == 400
+    assert "the previous secret is still valid" in "".join(refused.problems.values())
+    assert prefect.holds()[slug, "ops"] == stored
+
+    form = next(each for each in Forms(again).forms if each.action == rotate)
+    done = await post(browser, rotate, [*form.fields, ("at_once", "true")])
+    assert done.status_code == 303
+    assert prefect.holds()[slug, "ops"]["previous_secret"] == ""
+
+
+async def test_a_typed_new_secret_of_a_hook_does_not_come_back(
+    browser: httpx.AsyncClient, prefect: FakePrefect
+) -> None:
+    """The sender makes the secrets of Stripe."""
+    prefect.ui(HOOKS.slug, "pay", job="none", scheme="stripe", secret="whsec_the_old_secret")
+    edit, rotate = "/settings/hooks/pay/edit", "/settings/hooks/pay/rotate"
+    answer, after = await submit(browser, edit, rotate)
+    assert (answer.status_code, after.invalid) == (400, ["new_secret"])
+    answer, after = await submit(browser, edit, rotate, new_secret="whsec_canary_the_new_one")
+    assert answer.status_code == 303
+    stored = prefect.holds()[HOOKS.slug, "pay"]
+    assert (stored["secret"], stored["previous_secret"]) == (
+        "whsec_canary_the_new_one",
+        "whsec_the_old_secret",
+    )
+    page = (await browser.get(answer.headers["location"])).text
+    assert "canary" not in page and "canary" not in after.status
+    assert "Old secret valid until" in page
+
+
 async def test_another_users_edit_is_shown_and_not_overwritten(
     browser: httpx.AsyncClient, prefect: FakePrefect
 ) -> None:

@@ -161,3 +161,32 @@ def test_what_is_no_text_is_refused_in_words() -> None:
 )
 def test_a_code_stands_alone(text: str, code: str) -> None:
     assert code_in(text) == code
+
+
+@pytest.mark.parametrize(
+    ("text", "word", "reason"),
+    [
+        ("approve\n\nAnna Meier\nACME", "approve", ""),
+        ("Reject, because\nit rains\n\nAnna", "reject", "because it rains"),
+        ("ok\nbut later", None, None),
+        ("Dear bot,\n\napprove", None, None),
+    ],
+)
+def test_the_first_paragraph_of_a_letter_decides(
+    text: str, word: str | None, reason: str | None
+) -> None:
+    found = decide(message(text, is_letter=True), OPERATOR, QUESTION)
+    expected = (Action.REFUSE, "") if word is None else (Action.PRESS, word)
+    assert (found.action, found.word) == expected
+    assert word is None or found.text == reason
+    in_chat = decide(message(text), OPERATOR, QUESTION)
+    assert in_chat.action is (Action.PRESS if word == "reject" else Action.REFUSE)
+
+
+def test_a_command_in_a_letter_ends_with_its_paragraph_unless_it_has_a_long_text() -> None:
+    found = decide(message("/run brief\n\nAnna", is_letter=True), OPERATOR, None)
+    assert (found.word, found.text) == ("run", "brief")
+    assert decide(message("Stop.\n\nAnna", is_letter=True), OPERATOR, None).action is Action.STOP
+    long = decide(message("/ask one\n\ntwo", is_letter=True), OPERATOR, None)
+    assert (long.action, long.text) == (Action.ASK, "one\n\ntwo")
+    assert code_in("abcd-efgh\n\nAnna") == "ABCDEFGH"

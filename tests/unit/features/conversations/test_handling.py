@@ -66,7 +66,7 @@ class FakePlatform:
     async def receive(self, after: int | None) -> Sequence[Update]:
         return ()
 
-    async def settle(self, updates: Sequence[Update]) -> None:
+    async def confirm(self, updates: Sequence[Update]) -> None:
         raise NotImplementedError
 
     async def show_typing(self, chat_id: str, message_id: str) -> None:

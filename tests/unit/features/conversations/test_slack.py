@@ -47,7 +47,7 @@ async def received(app: SlackApp, count: int) -> list[Update]:
     found = list[Update]()
     while len(found) < count:
         updates = await app.receive(None)
-        await app.settle(updates)
+        await app.confirm(updates)
         found += updates
     return found
 
@@ -107,7 +107,7 @@ async def test_an_update_is_delivered_again_until_it_is_acknowledged(api: SlackA
     async with account(api).open() as second:
         [again] = await second.receive(None)
         assert again == update
-        await second.settle([again])
+        await second.confirm([again])
         await api.until(lambda: not api.unacknowledged, 10)
 
 

@@ -1,0 +1,189 @@
+"""A conversation by e-mail: from the brief to the answer, with a real Prefect and a mail host."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from daybook import api
+from daybook.clock import SYSTEM_CLOCK
+from daybook.delivery.outgoing import dispatch_outgoing
+from daybook.errors import InvalidInput
+from daybook.features.conversations import accounts, listening, operations
+from daybook.features.conversations.listening import ListeningState, listen
+from daybook.ledger.states import Status
+from daybook.prefect import scheduled_runs
+from tests import certificates, mail_host
+from tests.calling import ModelAgent, calls
+from tests.imap_server import PASSWORD, USER
+from tests.mail_host import ANNA, MailHost, SentMail
+from tests.toolbox import install
+from tests.waiting import becomes_true
+from tests.world.prefect_world import PrefectWorld
+from tests.world.workers import PREFECT_LEAVES_A_SOCKET
+
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e, *PREFECT_LEAVES_A_SOCKET]
+
+KEEPS = 'had(); print("answer to", sys.stdin.read().strip().splitlines()[-1])'
+PYTHON = """
+def note(text: str) -> str:
+    "Note a text."
+    with open({notes!r}, "a") as file:
+        file.write(text + "\\n")
+    return "noted"
+"""
+
+
+@dataclass
+class Letters:
+    """Anna's letters with the mailbox, and the processes that a worker and a keeper would be."""
+
+    world: PrefectWorld
+    host: MailHost
+
+    async def answer(self, text: str, reply_to: SentMail | None = None, **more: Any) -> SentMail:
+        """Write, let the requested run happen, and return the answer."""
+        before = len(self.host.sent)
+        self.host.write(text, reply_to=reply_to, **more)
+        await self.works_until(lambda: len(self.host.sent) > before)
+        return self.host.sent[-1]
+
+    async def works_until(self, what: Callable[[], object]) -> None:
+        async def is_true() -> object:
+            await self.work()
+            return what()
+
+        assert await becomes_true(is_true, 60)
+
+    async def work(self) -> None:
+        world = self.world
+        await scheduled_runs.ensure_all(world.ledger, world.client)
+        for row in await world.runs.rows():
+            if row.state is Status.WAITING and row.flow_run_id and not row.wait_reason.for_person:
+                run = await world.client.read_flow_run(UUID(row.flow_run_id))
+                if run.expected_start_time and run.expected_start_time <= SYSTEM_CLOCK.now():
+                    await world.executions.complete_here(run)
+        await self.send()
+
+    async def send(self) -> None:
+        await dispatch_outgoing(self.world.ledger, self.world.client, "test:1", ui=None)
+
+
+@asynccontextmanager
+async def listening_to(world: PrefectWorld) -> AsyncIterator[None]:
+    async def repeat() -> None:
+        state = ListeningState()
+        while True:  # as the keeper does
+            await listen(world.ledger, state)
+
+    task = asyncio.create_task(repeat())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+@pytest.fixture
+async def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[MailHost]:
+    certificate = certificates.localhost(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    async with mail_host.serving(certificate) as found:
+        yield found
+
+
+@pytest.fixture
+async def letters(
+    world: PrefectWorld, host: MailHost, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Letters]:
+    """Yield the letters of Anna, who is paired as an operator with the channel `mail`."""
+    monkeypatch.setattr(listening, "CHECK_SECONDS", 0.1)
+    monkeypatch.setattr(listening, "TYPING_SECONDS", 0.1)
+    host.write("/jobs", person="eve@eve.example")  # before the mailbox is connected
+    connected = await operations.connect("mail", "mail", host.settings)
+    assert connected.identity == USER
+    found = Letters(world, host)
+    host.write(f"{connected.code.code}\n-- \nAnna")  # before the first connection of the keeper
+    async with listening_to(world):
+        await found.works_until(lambda: host.sent)
+        assert "You are paired as operator" in host.sent[0].plain
+        yield found
+    assert {each.to for each in host.sent} <= {ANNA}
+    await accounts.MAIL.remove(world.client, "mail")
+
+
+async def test_a_brief_is_answered_and_goes_on_in_its_session(letters: Letters) -> None:
+    world = letters.world
+    agent = await world.agents.add(KEEPS)
+    stored = await world.deploy(
+        on_demand=True,
+        prompt="Brief me",
+        agent=agent.name,
+        channel="mail",
+        chat_id="Anna@Example.com",
+    )
+    await world.executions.complete_here(await world.prefect.custom_run(stored))
+    await letters.send()
+    brief = await letters.host.message("answer to Brief me")
+    assert brief.subject == f"{stored.job.name}: succeeded"
+
+    # The server has not verified this reply, but the thread has Anna's code.
+    answer = await letters.answer("which is urgent?", brief, verified=False)
+    assert answer.plain == "answer to which is urgent?"
+    assert answer.subject == f"Re: {stored.job.name}: succeeded"
+    again = await letters.answer("why?\n-- \nAnna", answer, subject=f"AW: {answer.subject}")
+    assert again.plain == "answer to why?"
+    assert again.subject == answer.subject
+    assert again.mail["In-Reply-To"] == again.mail["References"]
+
+    shown = await api.sessions.show(stored.job.name)
+    assert [each.content for each in shown.history if each.role == "user"] == [
+        *("Brief me", "which is urgent?", "why?")
+    ]
+    assert agent.effect_count == 3
+    assert [each.seen for each in letters.host.imap.folders["INBOX"]] == [False, *[True] * 3]
+
+
+async def test_a_call_is_approved_with_a_reply_and_made_once(
+    letters: Letters, model_agent: ModelAgent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, host = letters.world, letters.host
+    notes = world.home.path / "notes"
+    install(world.home.path / "site", PYTHON.format(notes=str(notes)), "note")
+    monkeypatch.syspath_prepend(str(world.home.path / "site"))
+    await model_agent.given("note")
+    model_agent.fake_provider.script = [calls("note", text="rain"), "Done."]
+    stored = await world.deploy(
+        on_demand=True, agent=model_agent.name, approve=["note"], channel="mail", chat_id=ANNA
+    )
+    await world.executions.complete_here(await world.prefect.custom_run(stored))
+    await letters.send()
+    question = await host.message("wants to call note")
+    assert question.plain.endswith("Reply with one of these words: approve · reject")
+    html = '<div>Hm.</div><div class="gmail_quote"><blockquote>approve</blockquote></div>'
+    quoted = await letters.answer("", question, html=html)
+    assert "To decide, reply with" in quoted.plain
+    assert not notes.exists()
+
+    await letters.answer("Approve\n\nAnna Meier\nSent from my phone", question)
+    await letters.works_until(lambda: any("Done." in each.plain for each in host.sent))
+    assert notes.read_text() == "rain\n"
+    assert any(each.plain.startswith("Approved: note") for each in host.sent)
+    run = await api.runs.show((await world.runs.row()).id)
+    assert run.approvals[0].decided_by == f"{ANNA} (mail)"
+
+
+async def test_a_refused_password_stores_nothing(world: PrefectWorld, host: MailHost) -> None:
+    host.password = "other"
+    with pytest.raises(InvalidInput) as refused:
+        await operations.connect("mail", "mail", host.settings)
+    assert PASSWORD not in str(refused.value)
+    assert await operations.DOCUMENTS["mail"].list() == []
