@@ -47,7 +47,7 @@ SLACK = BlockStore(
 MAIL = BlockStore(
     slug="daybook-mailbox",
     title="Daybook mailbox",
-    noun="mailbox",
+    noun="mail account",
     model=MailboxSettings,
     field="channel",
 )
@@ -77,6 +77,11 @@ class AccountKind:
             for name, each in fields.items()
             if each.annotation is SecretStr and each.is_required()
         }
+
+    @property
+    def secret(self) -> str:
+        """Return the first field of the `secrets`."""
+        return next(iter(self.secrets))
 
 
 KINDS = (

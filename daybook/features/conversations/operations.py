@@ -116,8 +116,9 @@ async def connect(
     async with reading() as session:
         other = await store.channel_of_account(session, account.account_id)
     if other not in ("", name):
-        raise InvalidInput("token", f'is that of the channel "{other}"', "use another account")
-    tried = await try_account(account)
+        problem = f'is that of the channel "{other}"'
+        raise InvalidInput(kind.secret, problem, "use another account")
+    tried = await try_account(kind, account)
     async with prefect.answering() as client:
         known = await registry.names(client)
         if known.get(name, kind.store.slug) != kind.store.slug:
@@ -135,14 +136,15 @@ async def connect(
     return ConnectedAccount(channel=name, service=kind.title, identity=tried.identity, code=code)
 
 
-async def try_account(account: Account) -> TriedAccount:
+async def try_account(kind: accounts.AccountKind, account: Account) -> TriedAccount:
     """Return what an account is at its service. Raise `InvalidInput` if it does not work."""
     try:
         async with account.open() as platform:
             return TriedAccount(await platform.identity(), platform.position)
     except PlatformError as error:
         hint = "try again" if error.is_temporary else "copy it again"
-        raise InvalidInput("token", f"does not work: {error}", hint) from None
+        field = "account" if error.is_temporary else kind.secret
+        raise InvalidInput(field, f"does not work: {error}", hint) from None
 
 
 async def try_stored(kind: accounts.AccountKind, name: str) -> AccountState:
@@ -153,7 +155,7 @@ async def try_stored(kind: accounts.AccountKind, name: str) -> AccountState:
     identity, problem = "", None
     try:
         account = accounts.build(kind.store.slug, name, dict(document.data))
-        identity = (await try_account(account)).identity
+        identity = (await try_account(kind, account)).identity
     except InvalidInput as error:
         problem = str(error)
     return AccountState(
