@@ -53,7 +53,7 @@ async def ask(
 ) -> Any:
     fake_provider.script = list(script)
     is_openai = protocol.startswith("openai")
-    given = {
+    given: dict[str, Any] = {
         "model": f"{protocol}:{MODELS[protocol.partition('-')[0]]}",
         "base_url": fake_provider.address if is_openai else fake_provider.origin,
         "stream": True,
@@ -279,7 +279,9 @@ async def test_a_stream_without_a_usage_is_the_last_one_of_its_answer(active: Ac
 async def test_a_server_at_a_base_url_streams_only_if_asked_and_without_a_limit(
     active: ActiveRun, given: dict[str, Any], protocol: str
 ) -> None:
-    short = {"options": {"max_tokens": 100}}  # the client of Anthropic streams a long answer
+    short: dict[str, Any] = {
+        "options": {"max_tokens": 100}
+    }  # the client of Anthropic streams a long answer
     with provider() as fake_provider:
         reply = await ask(active, fake_provider, "Hello.", protocol=protocol, **(short | given))
         assert reply.text == "Hello."
@@ -295,7 +297,7 @@ async def test_a_run_with_a_budget_of_a_server_at_a_base_url_is_not_streamed(
 
     monkeypatch.setattr(journal.RunJournal, "is_limited", is_limited)
     with provider() as fake_provider:
-        short = {"options": {"max_tokens": 100}}
+        short: dict[str, Any] = {"options": {"max_tokens": 100}}
         await ask(active, fake_provider, "Hello.", protocol=protocol, **short)
         assert streams(fake_provider) == [False]
 
@@ -385,7 +387,7 @@ async def test_a_long_text_is_shown_half_as_often(monkeypatch: pytest.MonkeyPatc
         await anyio.lowlevel.checkpoint()
 
     long = "x" * (showing.LONG_CHARACTERS + 1)
-    monkeypatch.setattr(showing.asyncio, "sleep", note)
+    monkeypatch.setattr("daybook.agents.showing.asyncio.sleep", note)
     await shown_texts("", "short", long, f"{long}y")
     assert waits[:3] == [1.0, 1.0, 2.0]
 
