@@ -1,4 +1,4 @@
-"""What the local messaging services of the tests have in common: a server, and what it got.
+"""What the local messaging services of the tests have in common: a server, and what it has got.
 
 `tests.bot_api` is Telegram, and `tests.slack_api` is Slack.
 """

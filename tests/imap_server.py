@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import base64
 import re
+import select
+import socket
 import socketserver
 import ssl
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import date
 from email import message_from_bytes, policy
@@ -56,7 +58,7 @@ class MailServer:
     """If it is set by a test, a search is not answered until the client has gone."""
 
     def __post_init__(self) -> None:
-        self._idle: set[_Session] = set()
+        self._idle: list[socket.socket] = []
         self.watched = threading.Event()
         """Set while a client waits for mail with IDLE."""
 
@@ -93,7 +95,8 @@ class MailServer:
         stored = StoredMail(content or mail.as_bytes(policy=policy.SMTP), day)
         self.folders.setdefault(folder, []).append(stored)
         for each in list(self._idle):
-            each.report()
+            with suppress(OSError):  # it has just ended
+                each.send(b"x")
         return stored
 
 
@@ -171,12 +174,21 @@ class _Session(socketserver.StreamRequestHandler):
 
     def do_idle(self, _: list[str]) -> str:
         self.say("+ idling")
-        self.mail._idle.add(self)
-        self.mail.watched.set()
-        self.rfile.readline()  # DONE
-        self.mail._idle.discard(self)
-        self.mail.watched.clear()
-        return "OK done"
+        news, deliver = socket.socketpair()
+        waiting: list[Any] = [self.connection, news]
+        with news, deliver:
+            self.mail._idle.append(deliver)
+            self.mail.watched.set()
+            while True:
+                ready = select.select(waiting, [], [])[0]
+                if news in ready:
+                    news.recv(100)
+                    self.report()
+                if self.connection in ready:
+                    self.mail._idle.remove(deliver)
+                    self.mail.watched.clear()
+                    self.rfile.readline()  # DONE
+                    return "OK done"
 
     def do_uid_store(self, words: list[str]) -> str:
         assert words[1:] == ["+FLAGS", "\\Seen"]

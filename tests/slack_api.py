@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -37,7 +38,7 @@ class Sent(SentMessage):
     @property
     def plain(self) -> str:
         shown = "\n".join(each["text"]["text"] for each in self.blocks if each["type"] == "section")
-        text = (shown or self.text).replace("*", "")
+        text = re.sub("[*`]", "", shown or self.text)
         return text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
 
 

@@ -53,7 +53,7 @@ class DocumentSection:
 
     @property
     def name(self) -> str:
-        return (self.stores[0].plural or f"{self.noun}s").replace(" ", "_")
+        return f"{self.noun.replace(' ', '_')}s"
 
     @property
     def names_jobs(self) -> bool:

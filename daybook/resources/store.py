@@ -91,7 +91,7 @@ class BlockStore(Generic[Model]):
     ``noun`` is the word for one document, such as "secret". ``field`` is the field of a job that
     names a document; the default is the noun. An error that concerns no single field of the model
     names ``whole`` as its field. ``word`` is the name of the kind, if documents of several block
-    types have the same noun. ``plural`` is the noun's plural; the default adds an s.
+    types have the same noun.
     """
 
     slug: str
@@ -101,7 +101,6 @@ class BlockStore(Generic[Model]):
     field: str = ""
     whole: str = "settings"
     word: str = ""
-    plural: str = ""
 
     # --- settings
 

@@ -51,8 +51,7 @@ SLACK = BlockStore(
 MAIL = BlockStore(
     slug="daybook-mailbox",
     title="Daybook mailbox",
-    noun="mailbox",
-    plural="mailboxes",
+    noun="mail account",
     model=MailboxSettings,
     field="channel",
 )
@@ -82,6 +81,11 @@ class AccountKind:
             for name, each in fields.items()
             if each.annotation is SecretStr and each.is_required()
         }
+
+    @property
+    def secret(self) -> str:
+        """Return the first field of the `secrets`."""
+        return next(iter(self.secrets))
 
 
 KINDS = (
@@ -138,8 +142,7 @@ async def check(client: PrefectClient, kind: AccountKind, name: str, settings: A
         if found is not None and kind.build(str(each.name), found).account_id == account_id:
             others.add(str(each.name))
     if other := min(others - {"", name}, default=""):
-        field = next(iter(kind.secrets))
-        raise InvalidInput(field, f'is that of the channel "{other}"', "use another account")
+        raise InvalidInput(kind.secret, f'is that of the channel "{other}"', "use another account")
 
 
 def build(slug: str, name: str, data: Mapping[str, Any]) -> Account:

@@ -42,7 +42,7 @@ class AccountOptions(FieldOptions):
 @command(uses_prefect=True)
 async def connect_(
     service: Annotated[
-        str, Parameter(help="The messaging service: telegram or slack.")
+        str, Parameter(help="The messaging service: telegram, slack or mail.")
     ] = "telegram",
     /,
     *more: Annotated[str, Parameter(show=False)],

@@ -113,7 +113,7 @@ async def connect(
     account = kind.build(name, checked)
     async with prefect.answering() as client:
         await registry.check_new(client, registry.kinds()[kind.store.slug], name, checked)
-        tried = await try_account(account)
+        tried = await try_account(kind, account)
         await kind.store.save(client, name, checked, replace=replace)
     async with open_ledger() as ledger:
         if not replace:
@@ -126,14 +126,15 @@ async def connect(
     return ConnectedAccount(channel=name, service=kind.title, identity=tried.identity, code=code)
 
 
-async def try_account(account: Account) -> TriedAccount:
+async def try_account(kind: accounts.AccountKind, account: Account) -> TriedAccount:
     """Return what an account is at its service. Raise `InvalidInput` if it does not work."""
     try:
         async with account.open() as platform:
             return TriedAccount(await platform.identity(), platform.position)
     except PlatformError as error:
         hint = "try again" if error.is_temporary else "copy it again"
-        raise InvalidInput("token", f"does not work: {error}", hint) from None
+        field = "account" if error.is_temporary else kind.secret
+        raise InvalidInput(field, f"does not work: {error}", hint) from None
 
 
 async def try_stored(kind: accounts.AccountKind, name: str) -> AccountState:
@@ -144,7 +145,7 @@ async def try_stored(kind: accounts.AccountKind, name: str) -> AccountState:
     identity, problem = "", None
     try:
         account = accounts.build(kind.store.slug, name, dict(document.data))
-        identity = (await try_account(account)).identity
+        identity = (await try_account(kind, account)).identity
     except InvalidInput as error:
         problem = str(error)
     return AccountState(

@@ -25,6 +25,7 @@ and the socket is that of `websockets`.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import logging
 import re
@@ -121,9 +122,10 @@ class SlackAccount:
 
     @property
     def account_id(self) -> str:
-        # A bot token is xoxb-<workspace>-<bot>-<secret>.
-        public, _, _ = self.settings.token.get_secret_value().rpartition("-")
-        return public
+        """Return the id of the app, which is in its token; else a digest of the token."""
+        token = self.settings.app_token.get_secret_value()
+        parts = token.split("-")
+        return parts[2] if len(parts) > 4 else hashlib.sha256(token.encode()).hexdigest()[:16]
 
     @property
     def agent(self) -> str:
@@ -388,7 +390,7 @@ class SlackApp:
         """Update the message without its buttons: Slack knows its text, and Daybook no more."""
         ts = _ts_of(message_id)
         one: dict[str, Any] = {"channel": chat_id, "oldest": ts, "latest": ts, "inclusive": True}
-        with suppress(_NotFound):
+        with suppress(_MessageGone):
             if thread_ts := _thread_of(message_id):
                 found = await self._call(self._client.conversations_replies, ts=thread_ts, **one)
             else:
@@ -424,7 +426,7 @@ class SlackApp:
         raise AssertionError("the second call waits no more")
 
 
-class _NotFound(PlatformError):
+class _MessageGone(PlatformError):
     """The message is gone, or it can no longer be changed."""
 
 
@@ -446,7 +448,7 @@ def _error(refused: Any) -> PlatformError:
         problem = f"Slack: the app lacks {scope}: add this scope, and reinstall it"
         return PlatformError(problem, is_temporary=False)
     if problem in ("message_not_found", "thread_not_found", "cant_update_message"):
-        return _NotFound(f"Slack: {problem}", is_temporary=False)
+        return _MessageGone(f"Slack: {problem}", is_temporary=False)
     is_code = problem.isascii() and problem.replace("_", "").isalnum()
     shown = problem if is_code else "an answer that is no JSON"
     return PlatformError(f"Slack: {shown}", is_temporary=problem in _TEMPORARY or not is_code)

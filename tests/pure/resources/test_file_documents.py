@@ -310,13 +310,6 @@ def test_references_and_variables_are_no_literal_secrets() -> None:
     assert fields["command"] == data["command"]
 
 
-def test_sections_have_the_plural_of_their_noun() -> None:
-    names = {each.noun: name for name, each in operations.sections().items()}
-    assert names.get("mailbox", "mailboxes") == "mailboxes"
-    assert names["tool server"] == "tool_servers"
-    assert "mailboxs" not in operations.schema()["properties"]
-
-
 def test_a_missing_secret_is_named_with_its_command_and_the_stored_value_stays() -> None:
     text = f"{AGENT}    api_key: '{{{{secret:openai}}}}'\n"
     filled = fill(text)

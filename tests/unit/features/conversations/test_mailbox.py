@@ -14,7 +14,15 @@ from sqlmodel import col, select
 from daybook import api
 from daybook.delivery.attachments import Attachment
 from daybook.errors import InvalidInput
-from daybook.features.conversations import accounts, handling, mailbox, people, store, words
+from daybook.features.conversations import (
+    accounts,
+    handling,
+    listening,
+    mailbox,
+    people,
+    store,
+    words,
+)
 from daybook.features.conversations.mailbox import MailboxAccount, MailboxPlatform
 from daybook.features.conversations.platform import AccessRevoked, PlatformError, Post, Update
 from daybook.features.conversations.settings import MailboxSettings
@@ -22,6 +30,7 @@ from daybook.ledger.tables import OutboxRow
 from tests import certificates, mail_host
 from tests.imap_server import PASSWORD, USER
 from tests.mail_host import ANNA, MailHost
+from tests.waiting import becomes_true
 from tests.world import World
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("daybook_home")]
@@ -354,3 +363,26 @@ def test_invalid_settings_are_refused(
 def host_settings() -> dict[str, object]:
     hosts = {"imap_host": "i.example.org", "smtp_host": "s.example.org"}
     return {"address": USER, "password": PASSWORD, **hosts}
+
+
+@pytest.mark.usefixtures("shared_ledger", "prefect_is_away")
+@pytest.mark.parametrize("password", [PASSWORD, "wrong"])
+async def test_a_listener_that_is_cancelled_ends_at_once(
+    world: World, host: MailHost, password: str
+) -> None:
+    """It ends while it waits for mail, and while it pauses after an error."""
+    listener = listening._Listener(world.ledger, account(host, password=password))
+    running = asyncio.create_task(listener.run())
+    if password == PASSWORD:
+        assert await asyncio.to_thread(host.imap.watched.wait, 20)
+    else:
+
+        async def has_problem() -> bool:
+            async with world.ledger.read() as session:
+                return any(each.problem for each in await store.accounts(session))
+
+        assert await becomes_true(has_problem, 20)
+    running.cancel()
+    async with asyncio.timeout(20):
+        with pytest.raises(asyncio.CancelledError):
+            await running

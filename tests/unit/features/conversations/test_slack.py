@@ -43,7 +43,7 @@ async def app(api: SlackApi) -> AsyncIterator[SlackApp]:
 
 
 async def received(app: SlackApp, count: int) -> list[Update]:
-    """Return the next updates, which are confirmed."""
+    """Return the next updates, and acknowledge them."""
     found = list[Update]()
     while len(found) < count:
         updates = await app.receive(None)
@@ -100,7 +100,7 @@ async def test_what_is_no_message_of_a_person_is_acknowledged_and_ignored(
     await api.until(lambda: not api.unacknowledged, 10)
 
 
-async def test_an_update_is_delivered_again_until_it_is_settled(api: SlackApi) -> None:
+async def test_an_update_is_delivered_again_until_it_is_acknowledged(api: SlackApi) -> None:
     api.write("hello")
     async with account(api).open() as first:
         [update] = await first.receive(None)
@@ -246,6 +246,12 @@ async def test_errors_say_what_to_do_and_never_a_token(
         assert refused.value.is_temporary
     assert api.sent == []
     assert not [each for each in caplog.messages if "s3cr3t" in each]
+
+
+async def test_an_account_is_its_app_whatever_its_tokens(api: SlackApi) -> None:
+    assert account(api).account_id == account(api, app_token="xapp-1-A1-9-new").account_id == "A1"
+    other = account(api, app_token="xapp-s3cr3t").account_id
+    assert (len(other), "s3cr3t" in other) == (16, False)
 
 
 async def test_the_identity_needs_all_scopes(api: SlackApi, app: SlackApp) -> None:
