@@ -43,7 +43,7 @@ class _PlannedClient:
         if (data := self._planned.get(ref)) is not None:
             return _document(name, data)
         if ref in self._planned:
-            raise ObjectNotFound(None)
+            raise ObjectNotFound(LookupError(name))
         return await self._client.read_block_document_by_name(
             name, block_type_slug, include_secrets=include_secrets
         )

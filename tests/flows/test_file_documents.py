@@ -251,7 +251,7 @@ async def test_a_hook_starts_the_operators_job_and_not_that_of_an_agent(
         await jobs.add({"name": "filed-brief", "schedule": "every 1d", "prompt": "Hi"})
     hook = FILE[FILE.index("hooks") : FILE.index("jobs:")]
     with pytest.raises(InvalidFiles, match='unknown job "filed-brief"'):
-        await apply(hook)
+        await apply(hook, set_name="team")
     await apply()
     [own] = [each for each in await jobs.list_jobs() if each.owner == "file:team"]
     assert (await stored(world))["daybook-hook/filed-hook"]["job"] == own.id
@@ -284,9 +284,11 @@ async def test_an_agent_that_a_job_names_with_its_kind_is_not_replaced(world: Pr
         await apply(offline, set_name="team")
     assert "daybook-command-agent/filed-both" in await stored(world)
     await jobs.edit_job(job.id, {"agent": "filed-both"})
-    await apply(offline, set_name="team")
+    job_of_it = "jobs:\n  - {name: b, every: 1d, prompt: Hi, agent: filed-both}\n"
+    await apply(offline + job_of_it, set_name="team")
     assert await stored(world) == {}  # `stored` lists no offline agents
-    await jobs.remove(job.id)
+    for each in ("a", "b"):
+        await jobs.remove(each)
     await agents.remove("filed-both")
 
 
