@@ -142,7 +142,7 @@ class OutgoingRefused(NonRetryable, InvalidInput):
 
 
 class ChangedMeanwhile(InvalidInput):
-    """A user changed a job or agent after the caller had read it; this call changed nothing."""
+    """A user changed a job or document that the caller had read; this call did not change it."""
 
     code = "changed_meanwhile"
 
@@ -207,7 +207,7 @@ def listed(problems: Sequence[object]) -> str:
 
 
 class InvalidFiles(InvalidInput):
-    """All mistakes in the given jobs files. ``result`` says what was stored, by default nothing.
+    """All mistakes in the given jobs files, and what was stored: by default, nothing.
 
     The message lists at most `MAX_LISTED` of them, ``mistakes`` has all.
     """
