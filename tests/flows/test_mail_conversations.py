@@ -177,7 +177,7 @@ async def test_a_call_is_approved_with_a_reply_and_made_once(
     await letters.answer("Approve\n\nAnna Meier\nSent from my phone", question)
     await letters.works_until(lambda: any("Done." in each.plain for each in host.sent))
     assert notes.read_text() == "rain\n"
-    await letters.works_until(lambda: any("Approved: note" in each.plain for each in host.sent))
+    await letters.works_until(lambda: any("Approved:" in each.plain for each in host.sent))
     run = await api.runs.show((await world.runs.row()).id)
     assert run.approvals[0].decided_by == f"{ANNA} (mail)"
 

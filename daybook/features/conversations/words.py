@@ -7,6 +7,7 @@ decision: another person wrote it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -79,6 +80,14 @@ LONG_COMMANDS = frozenset({"ask", "new"})
 """Commands whose argument may have several paragraphs."""
 READER_COMMANDS = frozenset({"help", "start", "stop"})
 
+_CLOSING = re.compile(
+    r"(?:(?:many |with )?(?:best|kind|warm)?\s*(?:regards|wishes)|best|cheers|thanks|thank you|"
+    r"(?:mit )?(?:freundlichen|besten|vielen?|liebe|viele|beste) gr(?:ü|ue)(?:ß|ss)en?|gru(?:ß|ss)|"
+    r"mfg|vg|lg|danke|cordialement|merci|saludos|gracias|sent from my [\w ]{1,30})[,.!]?",
+    re.IGNORECASE,
+)
+"""First lines of the end of a letter."""
+
 STRANGER_TEXT = (
     "This is the account of a Daybook. It talks only with people who were paired by its operator."
 )
@@ -111,11 +120,25 @@ def decide(update: Update, role: Role, answered: Answered | None) -> Intent:
         if command[0] in LONG_COMMANDS:
             command = read_command(text) or command
         return _of_command(role, *command)
-    if answered is not None and (pressed := _pressed(beginning, answered)):
+    rest = text[len(beginning) :]
+    words = beginning if _is_closing(rest, update.person_name) else text
+    if answered is not None and (pressed := _pressed(words, answered)):
         return _if_operator(role, pressed)
     if answered is not None and any(each.takes_reason for each in answered.buttons):
         return Intent(Action.REFUSE, _how_to_decide(answered))
     return _prompt(role, text, update, answered)
+
+
+def _is_closing(text: str, name: str) -> bool:
+    """Return whether what follows the first paragraph of a letter only ends the letter.
+
+    Then its first line is a usual closing, or the name of the person. Anything else, such as `but
+    change the address`, may restrict what the first paragraph says.
+    """
+    line = next(filter(None, map(str.strip, text.splitlines())), "").strip(" -–—,.")
+    first, *others = line.casefold().split() or [""]
+    is_name = first in name.casefold().replace("@", " ").split() and len(others) <= 2
+    return not line or bool(_CLOSING.fullmatch(line)) or (is_name and line == line.title())
 
 
 def _problem(update: Update, text: str) -> str:

@@ -164,6 +164,14 @@ def test_a_code_stands_alone(text: str, code: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "text", ["ok\n\nbut change the address", "approve\n\nThanks, but not now", "yes\n\nDear Ben"]
+)
+def test_a_letter_that_goes_on_approves_nothing(text: str) -> None:
+    found = decide(message(text, is_letter=True), OPERATOR, QUESTION)
+    assert (found.action, found.word) == (Action.REFUSE, "")
+
+
+@pytest.mark.parametrize(
     ("text", "word", "reason"),
     [
         ("approve\n\nAnna Meier\nACME", "approve", ""),
