@@ -22,7 +22,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from daybook import json_text
-from daybook.agents import base, presets, process, program_folders, template
+from daybook.agents import base, partial_text, presets, process, program_folders, template
 from daybook.agents.base import (
     AgentReply,
     AgentRequest,
@@ -390,13 +390,23 @@ class CommandAgent:
         prompt = text.encode(errors="replace")
         sandbox = self._sandbox(request, config)
         program = to_start(self.settings.command[0], program, sandbox)
+        loop = asyncio.get_running_loop()
+        end = loop.time() + request.timeout
+        started = await partial_text.with_option(
+            self.settings.output,
+            [program, *arguments[1:]],
+            folder=folder,
+            environment=variables,
+            sandbox=sandbox,
+            seconds=request.timeout,
+        )
         try:
             return await process.run(
-                [program, *arguments[1:]],
+                started,
                 folder=folder,
                 environment=variables,
                 stdin=None if by_argument else prompt,
-                seconds=request.timeout,
+                seconds=max(end - loop.time(), 0.0),
                 output=lines,
                 sandbox=sandbox,
             )

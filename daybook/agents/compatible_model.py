@@ -6,8 +6,8 @@ they omit metadata, or send metadata of another type. An answer is paid for, so 
 pydantic-ai refuses does not lose it: invalid metadata is removed, and named in ``warnings``.
 
 In a stream, some servers give several tool calls the same index, or omit the reason why the answer
-ended, which its last event `[DONE]` replaces. A server that does not know streams sends a whole
-response.
+ended, which its last event `[DONE]` replaces, or call the stream a text. A server that does not
+know streams sends a whole response.
 
 This module imports pydantic-ai, so import it only when a model is built.
 """
@@ -15,6 +15,7 @@ This module imports pydantic-ai, so import it only when a model is built.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any
 
@@ -39,6 +40,9 @@ _UNKNOWN_STATUS = 0
 
 _ENDED = "Streamed response ended without"
 """The beginning of pydantic-ai's error for a stream that ended too early."""
+
+_EVENT = re.compile(r"^data:", re.MULTILINE)
+"""The line that each body of a stream has."""
 
 _DEFAULTS: dict[str, Any] = {
     "id": "",
@@ -93,10 +97,11 @@ class CompatibleChatModel(OpenAIChatModel):
     ) -> Any:
         kind = response.response.headers.get("content-type", "")
         if not kind.startswith("text/event-stream"):
-            whole = self._process_response(await self._whole(response.response, kind))
-            return CompletedStreamedResponse(
-                whole, model_request_parameters=model_request_parameters
-            )
+            given = await self._whole(response.response, kind)
+            if given is not None:
+                return CompletedStreamedResponse(
+                    self._process_response(given), model_request_parameters=model_request_parameters
+                )
         end = _EndMark.of(response)
         try:
             arriving = await super()._process_streamed_response(
@@ -108,13 +113,15 @@ class CompatibleChatModel(OpenAIChatModel):
         arriving.end = end
         return arriving
 
-    async def _whole(self, response: httpx2.Response, kind: str) -> ChatCompletion | str:
-        """Return the response of a server that does not stream."""
+    async def _whole(self, response: httpx2.Response, kind: str) -> ChatCompletion | str | None:
+        """Return the response of a server that does not stream; None if its body is a stream."""
         try:
             given = json.loads(await response.aread())
         except httpx2.TransportError as error:
             raise e.UnexpectedModelBehavior(f"{_ENDED} its end") from error
         except ValueError as error:
+            if _EVENT.search(response.text):
+                return None
             if "json" not in kind:
                 return response.text
             raise e.ModelAPIError(self.model_name, "its JSON is not complete") from error
@@ -175,9 +182,6 @@ class CompatibleStream(OpenAIStreamedResponse):
             if function is not None and isinstance(function.arguments, Mapping):
                 function.arguments = json.dumps(function.arguments)
         return super()._map_tool_call_delta(choice)
-
-    def _missing_finish_reason(self) -> Any:
-        return "stop" if self.end.has_arrived else None
 
 
 class _EndMark:

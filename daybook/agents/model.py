@@ -158,18 +158,37 @@ class ModelAgent:
         from daybook.agents.model_steps import JournaledModel
 
         measured = MeasuredModel(model)
-        is_streamed = self.settings.stream and type(model).__name__ in streamed_model.FAMILIES
-        if is_streamed and (request.tokens is None or not streamed_model.may_omit_usage(model)):
+        if self._is_streamed(model, request):
             measured = streamed_model.StreamedModel(
-                model, lambda: failures.incomplete_answer_error(self.name, model)
+                model,
+                lambda: failures.incomplete_answer_error(self.name, model),
+                may_omit_usage=self._may_omit_usage(model, request),
             )
-
         return JournaledModel(
             measured,
             steps,
             lambda response: self._usage_of(response, request),
             lambda error: self._translate_error(error, model, request),
         )
+
+    def _is_streamed(self, model: Model, request: AgentRequest) -> bool:
+        """Return whether the requests to ``model`` use streams.
+
+        A further attempt uses none, so that a server with incorrect streams costs one answer.
+        """
+        from daybook.agents import streamed_model
+
+        wanted = self.settings.stream
+        if wanted is None:
+            wanted = not providers.has_base_url(self.settings, request.model)
+        is_known = type(model).__name__ in streamed_model.FAMILIES
+        is_limited = request.tokens is not None and self._may_omit_usage(model, request)
+        return wanted and is_known and request.attempt == 1 and not is_limited
+
+    def _may_omit_usage(self, model: Model, request: AgentRequest) -> bool:
+        """Return whether the server of ``model`` may report its usage only without a stream."""
+        has_base_url = providers.has_base_url(self.settings, request.model)
+        return has_base_url or type(model).__name__ == "CompatibleChatModel"
 
     async def _ask(
         self,
@@ -186,8 +205,9 @@ class ModelAgent:
         warnings.simplefilter("ignore", UsageLimitUnavailableWarning)
         limit = self._limit(request)
         instructions = self.settings.system_prompt, request.instructions
+        journaled = self._journaled(model, request, steps)
         agent: Agent[object, str | None] = Agent(
-            self._journaled(model, request, steps),
+            journaled,
             name=self.name,
             # An empty answer is valid, so the library must not ask again.
             output_type=[str, type(None)],
@@ -240,7 +260,7 @@ class ModelAgent:
             model=response.model_name or model.model_name,
             usage=used,
             cut=cut,
-            warnings=(*getattr(model, "warnings", ()), *filter(None, [impossible])),
+            warnings=(*getattr(journaled, "warnings", ()), *filter(None, [impossible])),
         )
 
     def _settings_of_step(

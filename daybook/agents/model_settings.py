@@ -12,6 +12,7 @@ from pydantic import (
     SecretStr,
     ValidationError,
     ValidationInfo,
+    WithJsonSchema,
     field_validator,
 )
 
@@ -99,12 +100,14 @@ class ModelSettings(BaseModel):
         ),
         examples=[["search", "calendar.list_*", "daybook"]],
     )
-    stream: bool = Field(
-        default=True,
+    # A plain boolean in the schema, so that Prefect's form shows one field.
+    stream: Annotated[bool | None, WithJsonSchema({"type": "boolean"})] = Field(
+        default=None,
         title="Stream",
         description=(
-            "Whether the pages show the answer while the model writes it. Switch it off for a "
-            "server whose streams are incorrect, or that reports its token usage only without one."
+            "Whether the pages show the answer while the model writes it. If not set, only the "
+            "provider's own API streams, and no server at a base URL, whose streams may be "
+            "incorrect. Under a token limit or a budget, no server at a base URL streams."
         ),
     )
     request_limit: int = Field(

@@ -39,7 +39,7 @@ from daybook.agents.journal import (
     digest_of,
 )
 from daybook.agents.measured_model import MeasuredModel
-from daybook.agents.streamed_model import StreamedModel, may_omit_usage
+from daybook.agents.streamed_model import StreamedModel
 from daybook.errors import AgentError
 from daybook.json_text import JsonObject
 from daybook.runs.usage import Amount
@@ -158,17 +158,25 @@ class JournaledModel(WrapperModel):
         await self._answered(response)
         return response
 
-    async def _respond(self, step: PlannedStep, *asked: Any) -> ModelResponse:
+    async def _respond(
+        self,
+        step: PlannedStep,
+        messages: list[ModelMessage],
+        settings: ModelSettings | None,
+        parameters: ModelRequestParameters,
+    ) -> ModelResponse:
         """Return the model's response, whose text the journal shows while it arrives.
 
         A stream may omit the usage. So if a budget limits the run, use no such stream.
         """
         journal, measured = self._steps.journal, self._measured
         if not isinstance(measured, StreamedModel) or (
-            may_omit_usage(measured.wrapped) and await journal.is_limited()
+            measured.may_omit_usage and await journal.is_limited()
         ):
-            return await measured.request(*asked)
-        return await measured.respond(lambda text: journal.show(step, text), *asked)
+            return await measured.request(messages, settings, parameters)
+        return await measured.respond(
+            lambda text: journal.show(step, text), messages, settings, parameters
+        )
 
     async def _answered(self, response: ModelResponse) -> None:
         """Store the response's tool calls, and record the calls that no tool gets as failed steps.

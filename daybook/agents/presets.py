@@ -26,8 +26,9 @@ class Preset:
     ``lines`` creates the reader of the program's output. If the agent has tool servers,
     ``tool_arguments`` are added to the command. ``environment`` has the names of the variables from
     which the program reads its key. ``resume`` are further arguments that continue a conversation;
-    {} is the program's own id of it. ``sandbox`` has the settings with which the program works in a
-    sandbox: its installation, its login and its hosts.
+    {} is the program's own id of it. ``partial_option`` is the option with which the program prints
+    its answer while it writes it (`partial_text`); "" for none. ``sandbox`` has the settings
+    with which the program works in a sandbox: its installation, its login and its hosts.
     """
 
     command: tuple[str, ...]
@@ -35,20 +36,15 @@ class Preset:
     tool_arguments: tuple[str, ...] = ()
     environment: tuple[str, ...] = ()
     resume: tuple[str, ...] = ()
+    partial_option: str = ""
     sandbox: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 PRESETS = {
     "claude-code": Preset(
-        command=(
-            "claude",
-            "-p",
-            "--output-format",
-            "stream-json",
-            "--verbose",
-            "--include-partial-messages",
-        ),
+        command=("claude", "-p", "--output-format", "stream-json", "--verbose"),
         lines=ClaudeCodeLines,
+        partial_option="--include-partial-messages",
         tool_arguments=("--mcp-config={mcp_config}",),
         environment=("ANTHROPIC_API_KEY", "CLAUDE_CODE_OAUTH_TOKEN", "CLAUDE_CONFIG_DIR"),
         # The fork gets a new id, and the conversation itself ends with the last answer: a run that

@@ -193,6 +193,15 @@ def model(settings: ModelSettings, wanted: str = "") -> Model:
         raise _unusable_error(provider, error) from None
 
 
+def has_base_url(settings: ModelSettings, wanted: str = "") -> bool:
+    """Return whether the model is at a base URL: the agent's, or one of the worker's environment.
+
+    Such a server may be another than the provider's own.
+    """
+    provider = _resolve(settings, wanted)[0].partition("-")[0].upper()
+    return bool(settings.base_url or os.environ.get(f"{provider}_BASE_URL"))
+
+
 def secrets(settings: ModelSettings, model: Model) -> list[str]:
     """Return the keys that no message may contain.
 

@@ -119,10 +119,9 @@ class StepRecorder:
         await self._finish(writing, max(left, MIN_WRITE_SECONDS))
         return result
 
-    async def _show(self, writing: tuple[PlannedStep, str] | None) -> None:
-        journal = self._request.journal
-        if writing is not None and journal is not None:
-            await journal.show(writing[0], self._hide(writing[1], is_cut=True))
+    async def _show(self, step: PlannedStep, text: str) -> None:
+        if self._request.journal is not None:
+            await self._request.journal.show(step, self._hide(text, is_cut=True))
 
     async def _finish(self, writing: asyncio.Task[None], seconds: float) -> None:
         """Wait until all events are recorded, at most ``seconds``."""

@@ -80,6 +80,7 @@ _SYNTAXES = {
 
 _TYPES: dict[Any, Any] = {
     bool: bool,
+    bool | None: bool,
     int: int,
     float: float,
     int | None: int,

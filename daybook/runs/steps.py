@@ -211,20 +211,39 @@ async def of_run(session: AsyncSession, run_id: str) -> list[StepRow]:
 async def partial_answers(session: AsyncSession, runs: Collection[RunRow]) -> dict[str, str]:
     """Return the text that the agent of each running run has written last, by the run's id.
 
-    That is the text of a running request, or of the last step if this is a request with a reply.
+    That is the text of a running request, or of the last step if this is a request with a reply
+    that calls no tool.
     """
     found = {each.id: "" for each in runs if each.state is Status.RUNNING and each.asks_agent}
     if not found:
         return found
-    columns = (_TABLE.c.run_id, _TABLE.c.kind, _TABLE.c.status, _TABLE.c.output)
+    columns = (
+        _TABLE.c.run_id,
+        _TABLE.c.number,
+        _TABLE.c.kind,
+        _TABLE.c.status,
+        _TABLE.c.output,
+    )
     query = select(*columns).where(_TABLE.c.run_id.in_(found)).order_by(_TABLE.c.number)
-    shown = dict[str, str]()
-    for run_id, kind, status, output in (await session.execute(query)).all():
+    shown, last = dict[str, str](), dict[str, int]()
+    for run_id, number, kind, status, output in (await session.execute(query)).all():
         is_answer = kind == "request" and status == Status.SUCCEEDED
         found[run_id] = (output or "") if is_answer else ""
         if kind == "request" and status == Status.RUNNING and output:
             shown[run_id] = output
+        last[run_id] = number
+    for run_id, text in found.items():
+        if text and await _calls_tools(session, run_id, last[run_id]):
+            found[run_id] = ""
     return found | shown
+
+
+async def _calls_tools(session: AsyncSession, run_id: str, number: int) -> bool:
+    """Return whether the response of a model calls tools, which have not started yet."""
+    row = await session.get(StepRow, (run_id, number))
+    responses = (row.reply or {}).get("value") if row is not None else None
+    parts = responses[0].get("parts", ()) if isinstance(responses, list) and responses else ()
+    return any(part.get("part_kind") == "tool-call" for part in parts)
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ def test_a_run_of_claude_code_has_steps_cost_and_a_warning(
     program.write_text(
         f"#!{sys.executable} -IS\n"
         "import sys\n"
+        "if sys.argv[1:] == ['--help']: sys.exit(print('--include-partial-messages'))\n"
         f"open({str(tmp_path / 'given')!r}, 'w').write(repr((sys.argv[1:], sys.stdin.read())))\n"
         f"print(open({str(tmp_path / 'printed')!r}).read(), end='')\n"
     )
@@ -54,7 +55,8 @@ def test_a_run_of_claude_code_has_steps_cost_and_a_warning(
     assert run["warnings"] == ["tool Bash failed: make: no rule"]
     assert run["usage"]["cost_usd"] == 0.0123
     given = (tmp_path / "given").read_text()
-    assert "'stream-json', '--verbose', '--include-partial-messages', '--model', 'opus']" in given
+    assert "['--include-partial-messages', '-p', '--output-format', 'stream-json'," in given
+    assert "'--verbose', '--model', 'opus']" in given
     assert "'Build it'" in given
 
     shown = json.loads(daybook("show", run["id"], "--json")[1])

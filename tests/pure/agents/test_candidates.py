@@ -96,7 +96,7 @@ async def test_the_key_of_a_provider_gives_its_small_model(variable: str, model:
             "claude",
             "2.1.3 (Claude Code)\n",
             "Claude Code (claude 2.1.3 is on the PATH)",
-            ["-p", "--output-format", "stream-json", "--verbose", "--include-partial-messages"],
+            ["-p", "--output-format", "stream-json", "--verbose"],
             "claude-code",
         ),
         (

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from daybook.agents import showing
+from daybook.agents import partial_text, showing
 from daybook.agents.base import AgentReply, AgentRequest, ChatMessage
 from daybook.agents.command import CommandAgent, CommandSettings
 from daybook.agents.journal import PlannedStep, ProgramSession, StepReply
@@ -419,6 +419,41 @@ async def test_secrets_of_the_program_are_not_in_its_steps(
     assert "1.1 Bash ended: [ANTHROPIC_API_KEY]" in notes.lines
     assert any("[ANTHROPIC_API_KEY] began" in each for each in notes.lines), notes.lines
     assert "sk-very-secret" not in " ".join(notes.lines)
+
+
+HELP = """
+import json, pathlib
+seen = pathlib.Path(__file__).with_name("seen")
+with seen.open("a") as file:
+    print(json.dumps(sys.argv[1:]), file=file)
+if sys.argv[1:] == ["--help"]:
+    print("Options: OPTION")
+    sys.exit()
+"""
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+@pytest.mark.parametrize("name", ["claude", "wrapper"])
+async def test_claude_code_prints_partial_text_if_its_help_names_the_option(
+    program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_new: bool, name: str
+) -> None:
+    monkeypatch.setattr(partial_text, "_known", {})
+    option = "--include-partial-messages"
+    ends = claude_init(), claude_says("msg_1", text("Hm.")), claude_result()
+    (*_, source) = program(HELP.replace("OPTION", option if is_new else "--verbose"), lines(*ends))
+    command = tmp_path / name
+    source_text = await asyncio.to_thread(Path(source).read_text)
+    command.write_text(f"#!{sys.executable} -IS\n{source_text}")
+    command.chmod(0o755)
+    arguments = ["-p", "--output-format", "stream-json", "--verbose"]
+    for _ in range(2):
+        assert (await ask([str(command), *arguments])).text == "All done."
+    seen = [json.loads(each) for each in (tmp_path / "seen").read_text().splitlines()]
+    if name == "claude":
+        started = [option, *arguments] if is_new else arguments
+        assert seen == [["--help"], started, started]
+    else:
+        assert seen == [arguments, arguments]
 
 
 async def test_the_text_of_a_program_is_shown_without_its_secrets_while_it_writes(

@@ -7,16 +7,19 @@ import json
 import threading
 from typing import Any
 
+import anyio
 import pytest
 
-from daybook.agents import showing
+from daybook.agents import providers, showing
 from daybook.agents.base import Tool
+from daybook.agents.model import ModelAgent
+from daybook.agents.model_settings import ModelSettings
 from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import AgentError, AgentFailed, AgentTemporary
 from daybook.execution import journal
 from daybook.ledger.states import Status as RunStatus
 from daybook.redaction import TOKEN_PREFIX
-from daybook.runs import steps
+from daybook.runs import rows, steps
 from tests.providers import (
     Answer,
     Cut,
@@ -53,9 +56,12 @@ async def ask(
     given = {
         "model": f"{protocol}:{MODELS[protocol.partition('-')[0]]}",
         "base_url": fake_provider.address if is_openai else fake_provider.origin,
+        "stream": True,
     }
     with journal.recording(active.ledger, active.granted, attempt, SYSTEM_CLOCK):
-        asked = request(tools=tools, journal=journal.current(), timeout=100.0, tokens=tokens)
+        asked = request(
+            tools=tools, journal=journal.current(), timeout=100.0, tokens=tokens, attempt=attempt
+        )
         return await agent(fake_provider, **(given | settings)).answer(asked)
 
 
@@ -111,6 +117,8 @@ async def test_a_broken_stream_is_no_answer_and_the_next_attempt_asks_again(
         reply = await ask(active, fake_provider, "All of it.", protocol=protocol, attempt=2)
         assert reply.text == "All of it."
         assert len(fake_provider.requests) == 2
+        # The client of Anthropic itself streams a long answer.
+        assert protocol == "anthropic" or streams(fake_provider) == [True, False]
 
 
 def google(*texts: str, reason: str = "") -> Page:
@@ -129,7 +137,8 @@ async def test_a_stream_of_google_without_its_reason_is_no_answer(active: Active
         with pytest.raises(AgentTemporary, match="ended before the answer was complete"):
             await ask(active, fake_provider, google("The"), protocol="google")
         whole = google("The", " end.", reason="STOP")
-        reply = await ask(active, fake_provider, whole, protocol="google", attempt=2)
+        active.query("DELETE FROM steps")
+        reply = await ask(active, fake_provider, whole, protocol="google")
         assert reply.text == "The end."
         assert (reply.usage["input_tokens"], reply.usage["output_tokens"]) == (7, 3)
         assert all("streamGenerateContent" in each.path for each in fake_provider.requests)
@@ -168,8 +177,35 @@ async def test_a_server_that_refuses_streams_is_asked_without_one(
         reply = await ask(active, fake_provider, refusal, "Hello.", protocol=protocol, **given)
         assert reply.text == "Hello."
         assert streams(fake_provider) == [True, False]
-        keys = {each.headers["idempotency-key"] for each in fake_provider.requests}
-        assert len(keys) == 1
+        keys = [each.headers["idempotency-key"] for each in fake_provider.requests]
+        assert keys == ["flow:1", "flow:1~unstreamed"]
+
+
+@pytest.mark.parametrize(
+    ("refusal", "model"),
+    [
+        (Status(504, "stream timeout"), "m"),
+        (Status(500, "stream disconnected before completion"), "m"),
+        (Status(429, "Too many streams."), "m"),
+        (Status(404, "No model `stream-7b` exists."), "lab/stream-7b:latest"),
+        (Status(422, "Not allowed: Which STREAM is long?"), "m"),
+        (Status(400, "Not allowed: Streams are rivers."), "m"),
+    ],
+)
+async def test_an_error_that_is_no_refusal_of_a_stream_is_not_repeated(
+    active: ActiveRun, refusal: Status, model: str
+) -> None:
+    with provider() as fake_provider:
+        fake_provider.script = [refusal, "Hello."]
+        with journal.recording(active.ledger, active.granted, 1, SYSTEM_CLOCK):
+            asked = request(
+                "Which stream is long?",
+                journal=journal.current(),
+                instructions="Streams are rivers.",
+            )
+            with pytest.raises(AgentError):
+                await agent(fake_provider, model=f"openai:{model}", stream=True).answer(asked)
+        assert streams(fake_provider) == [True]
 
 
 async def test_another_refusal_is_an_error_after_one_request(active: ActiveRun) -> None:
@@ -210,6 +246,22 @@ async def test_an_error_in_place_of_a_stream_has_its_error_class(
     assert (type(caught.value), words in str(caught.value)) == (kind, True), str(caught.value)
 
 
+@pytest.mark.parametrize("kind", ["text/plain", "application/json", ""])
+async def test_a_stream_with_another_content_type_is_a_stream(active: ActiveRun, kind: str) -> None:
+    def step(asked: ModelRequest) -> Page:
+        return Page(chat_stream(asked, Answer("Hello."), finish=True, done=True).body, kind)
+
+    def cut(asked: ModelRequest) -> Page:
+        return Page(chat_stream(asked, Answer("Hello."), finish=False, done=False).body, kind)
+
+    with provider() as fake_provider:
+        reply = await ask(active, fake_provider, step)
+        assert (reply.text, reply.usage["input_tokens"]) == ("Hello.", 10)
+        active.query("DELETE FROM steps")
+        with pytest.raises(AgentTemporary, match="before the answer"):
+            await ask(active, fake_provider, cut)
+
+
 async def test_a_stream_without_a_usage_is_the_last_one_of_its_answer(active: ActiveRun) -> None:
     mail = Mail()
     call = Answer("", tool="mail", arguments={"text": "a"}, usage=False)
@@ -217,27 +269,59 @@ async def test_a_stream_without_a_usage_is_the_last_one_of_its_answer(active: Ac
         reply = await ask(active, fake_provider, call, "Done.", tools=(mail.tool,))
         assert streams(fake_provider) == [True, False]
     assert (reply.text, reply.usage["input_tokens"]) == ("Done.", None)
+    (warning,) = reply.warnings
+    assert "had no token usage" in warning
+    assert "--no-stream" in warning
 
 
-@pytest.mark.parametrize("given", [{"tokens": 1_000}, {"stream": False}])
-async def test_a_limited_run_of_a_compatible_server_is_not_streamed(
-    active: ActiveRun, given: dict[str, Any]
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("given", [{"tokens": 1_000}, {"stream": False}, {"stream": None}])
+async def test_a_server_at_a_base_url_streams_only_if_asked_and_without_a_limit(
+    active: ActiveRun, given: dict[str, Any], protocol: str
 ) -> None:
+    short = {"options": {"max_tokens": 100}}  # the client of Anthropic streams a long answer
     with provider() as fake_provider:
-        assert (await ask(active, fake_provider, "Hello.", **given)).text == "Hello."
+        reply = await ask(active, fake_provider, "Hello.", protocol=protocol, **(short | given))
+        assert reply.text == "Hello."
         assert streams(fake_provider) == [False]
 
 
-async def test_a_run_with_a_budget_of_a_compatible_server_is_not_streamed(
-    active: ActiveRun, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+async def test_a_run_with_a_budget_of_a_server_at_a_base_url_is_not_streamed(
+    active: ActiveRun, monkeypatch: pytest.MonkeyPatch, protocol: str
 ) -> None:
     async def is_limited(_: journal.RunJournal) -> bool:
         return True
 
     monkeypatch.setattr(journal.RunJournal, "is_limited", is_limited)
     with provider() as fake_provider:
-        await ask(active, fake_provider, "Hello.")
+        short = {"options": {"max_tokens": 100}}
+        await ask(active, fake_provider, "Hello.", protocol=protocol, **short)
         assert streams(fake_provider) == [False]
+
+
+@pytest.mark.parametrize("stream", [None, False])
+def test_by_default_only_the_own_api_of_a_provider_streams(
+    monkeypatch: pytest.MonkeyPatch, stream: bool | None
+) -> None:
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    for model in ("openai:gpt-6-luna", "anthropic:claude-haiku-4-5", "google:gemini-3.8-flash"):
+        settings = ModelSettings.model_validate(
+            {"model": model, "api_key": "sk-1", "stream": stream}
+        )
+        assert streamed(settings) is (stream is None), model
+        assert streamed(settings, tokens=100) is (stream is None), model
+        assert not streamed(settings, attempt=2), model
+    settings = ModelSettings.model_validate({"model": "openai:gpt-6-luna", "api_key": "sk-1"})
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+    assert not streamed(settings)
+
+
+def streamed(settings: ModelSettings, **given: Any) -> bool:
+    """Return whether the agent's requests use streams."""
+    asked = request(**given)
+    model_agent = ModelAgent("brief", settings)
+    return model_agent._is_streamed(providers.model(settings), asked)
 
 
 async def test_calls_with_one_index_stay_separate(active: ActiveRun) -> None:
@@ -260,6 +344,65 @@ async def test_a_fast_answer_costs_no_further_write(
     with provider() as fake_provider:
         await ask(active, fake_provider, "Hello.")
     assert shown == []
+
+
+async def shown_texts(*texts: str, show_error: Exception | None = None) -> list[str]:
+    """Return the shown texts of a text that becomes each of ``texts``, once it is read."""
+    left, seen, is_read = list(texts), list[str](), asyncio.Event()
+
+    def read() -> tuple[None, str]:
+        if len(left) == 1:
+            is_read.set()
+        return None, left[0] if len(left) == 1 else left.pop(0)
+
+    async def show(_: None, text: str) -> None:
+        seen.append(text)
+        if show_error is not None:
+            is_read.set()
+            raise show_error
+
+    async with showing.showing(read, show):
+        await is_read.wait()
+    return seen
+
+
+async def test_an_error_while_a_text_is_shown_is_logged_once_without_the_text(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(showing, "INTERVAL_SECONDS", 0.0)
+    error = ValueError("It is secret")
+    assert await shown_texts("", "It is", "It is secret", show_error=error) == ["It is"]
+    (record,) = [each for each in caplog.records if each.name == showing.log.name]
+    assert "ValueError" in record.getMessage()
+    assert "secret" not in caplog.text
+
+
+async def test_a_long_text_is_shown_half_as_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+
+    async def note(seconds: float) -> None:
+        waits.append(seconds)
+        await anyio.lowlevel.checkpoint()
+
+    long = "x" * (showing.LONG_CHARACTERS + 1)
+    monkeypatch.setattr(showing.asyncio, "sleep", note)
+    await shown_texts("", "short", long, f"{long}y")
+    assert waits[:3] == [1.0, 1.0, 2.0]
+
+
+@pytest.mark.parametrize("calls", [True, False])
+async def test_a_call_whose_tool_has_not_started_is_no_answer(
+    active: ActiveRun, calls: bool
+) -> None:
+    mail = Mail()
+    answer = Answer("I send it.", tool="mail" if calls else None, arguments={"text": "a"})
+    with provider() as fake_provider:
+        await ask(active, fake_provider, answer, "Done.", tools=(mail.tool,))
+    active.query("DELETE FROM steps WHERE number > 1")
+    async with active.ledger.read() as session:
+        row = await rows.get(session, active.granted.run_id)
+        found = await steps.partial_answers(session, [row])
+    assert found == {row.id: "" if calls else "I send it."}
 
 
 async def begun(active: ActiveRun) -> None:
