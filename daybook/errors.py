@@ -142,12 +142,13 @@ class OutgoingRefused(NonRetryable, InvalidInput):
 
 
 class ChangedMeanwhile(InvalidInput):
-    """A user changed a job or agent after the caller had read it; this call changed nothing."""
+    """A user changed a job or document that the caller had read; this call did not change it."""
 
     code = "changed_meanwhile"
 
-    def __init__(self, noun: str, name: str) -> None:
-        super().__init__(noun, f"{name} was changed meanwhile", "compare, then save again")
+    def __init__(self, noun: str, name: str, hint: str = "compare, then save again") -> None:
+        self.name = name
+        super().__init__(noun, f"{name} was changed meanwhile", hint)
 
 
 class Ambiguous(InvalidInput):
@@ -206,19 +207,19 @@ def listed(problems: Sequence[object]) -> str:
 
 
 class InvalidFiles(InvalidInput):
-    """All mistakes in the given jobs files; nothing was stored.
+    """All mistakes in the given jobs files, and what was stored: by default, nothing.
 
     The message lists at most `MAX_LISTED` of them, ``mistakes`` has all.
     """
 
     code = "invalid_files"
 
-    def __init__(self, mistakes: Sequence[Mistake]) -> None:
+    def __init__(self, mistakes: Sequence[Mistake], result: str = "so nothing was stored") -> None:
         self.mistakes = tuple(
             sorted(set(mistakes), key=lambda each: (each.file, each.position, each.field))
         )
         count = "1 mistake" if len(self.mistakes) == 1 else f"{len(self.mistakes)} mistakes"
-        super().__init__("file", f"{count}, so nothing was stored:{listed(self.mistakes)}")
+        super().__init__("file", f"{count}, {result}:{listed(self.mistakes)}")
 
 
 class NotFound(DaybookError):

@@ -45,7 +45,9 @@ class Marker:
     is_internal: bool = False
     """Whether only Daybook sets the value, so that no form and no file has the field."""
     gets_secrets: bool = False
-    """Whether the value is the URL to which the secrets of the same settings document belong."""
+    """Whether the secrets of the same settings document are sent to the value, a URL or a host."""
+    port: str = ""
+    """Name of the field with the port, if the value is a host that `gets_secrets`."""
     missing: str = ""
     """Hint for the user if the required field is missing."""
     folder: Literal["", "changed", "made"] = ""

@@ -148,18 +148,27 @@ async def edit(name: str, changes: Mapping[str, Any]) -> SavedAgent:
 
 
 async def check_document(
-    client: PrefectClient, settings: BaseModel, before: Mapping[str, Any] | None
+    client: PrefectClient,
+    settings: BaseModel,
+    before: Mapping[str, Any] | None,
+    *,
+    gives_key: bool,
 ) -> tuple[BaseModel, list[str]]:
     """Return the settings of an agent in the form to store, and notes for the user.
 
-    If they have the stored key of ``before``, and another provider or URL gets it, leave the key
-    out, and say so in a note. Raise `InvalidInput`.
+    Unless the document gives a key (``gives_key``), they may have the stored key of ``before``. If
+    another provider or URL gets that, leave the key out, and say so in a note. Raise
+    `InvalidInput`.
     """
     notes = list[str]()
-    if isinstance(settings, ModelSettings) and before is not None:
-        key = settings.api_key.get_secret_value()
-        if key == before.get("api_key") and _loses_key(settings.model_dump(), before):
-            settings, notes = settings.model_copy(update={"api_key": SecretStr("")}), [KEY_DELETED]
+    has_stored_key = (
+        isinstance(settings, ModelSettings)
+        and before is not None
+        and not gives_key
+        and bool(settings.api_key.get_secret_value())
+    )
+    if has_stored_key and _loses_key(settings.model_dump(), before or {}):
+        settings, notes = settings.model_copy(update={"api_key": SecretStr("")}), [KEY_DELETED]
     checked, found = _check_settings(settings)
     await _check_tools(checked, client)
     return checked, [*notes, *found]

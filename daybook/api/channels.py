@@ -19,7 +19,7 @@ from daybook.ledger.tables import new_id
 from daybook.prefect import client as prefect
 
 if TYPE_CHECKING:
-    from prefect.client.orchestration import PrefectClient
+    pass
 
 TEST_TEXT = "This is a test message from Daybook: this channel works."
 FIELDS = apprise.ChannelSettings.model_fields
@@ -105,7 +105,7 @@ async def add(name: str, url: str, *, replace: bool = False) -> ListedChannel:
     """
     apprise.validate(name, url)
     async with prefect.answering() as client:
-        await check_name(client, name)
+        await registry.check_name(client, OWN_KIND, name)
         made = await apprise.add(client, name, url, replace=replace)
     kind = apprise.STORE.slug
     return ListedChannel(
@@ -116,15 +116,6 @@ async def add(name: str, url: str, *, replace: bool = False) -> ListedChannel:
         problem=None,
         jobs=_users_of(name, kind, await _references()),
     )
-
-
-async def check_name(client: PrefectClient, name: str) -> None:
-    """Raise `InvalidInput` if a channel of another kind has the name."""
-    if name in registry.BUILTIN:
-        raise InvalidInput("name", f'"{name}" is a built-in channel', "choose another")
-    for known, kind in (await registry.names(client)).items():
-        if known.rpartition("/")[2] == name and kind not in (apprise.STORE.slug, name):
-            raise InvalidInput("name", f'"{name}" is a Prefect block ({kind})', "choose another")
 
 
 async def test(name: str, chat_id: str = "", text: str = TEST_TEXT) -> ChannelTest:

@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel
 
-from daybook import home, prefect
+from daybook import home, owners, prefect
 from daybook.agents import kinds
-from daybook.api import agents, channels, tools
+from daybook.api import agents, tools
+from daybook.api.documents import refuse_if_used, stored_jobs
 from daybook.delivery import destinations
-from daybook.delivery.channels import apprise
+from daybook.delivery.channels import registry
 from daybook.delivery.destination_settings import DestinationSettings
-from daybook.errors import DaybookError, InvalidInput, Mistake
-from daybook.files.jobs_file import JobsFile
+from daybook.errors import ChangedMeanwhile, DaybookError, InvalidInput, Mistake
+from daybook.files.jobs_file import DocumentEntry, JobsFile
 from daybook.jobs import store
 from daybook.jobs.views import FieldChange
 from daybook.json_text import JsonObject
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
 NOT_PRUNED = "--prune removes no settings documents, because no set owns them"
 
 Checked = tuple[BaseModel, list[str]]
-_Check = Callable[["PrefectClient", str, BaseModel, Data | None], Awaitable[Checked]]
+_Check = Callable[["PrefectClient", FilledDocument, BaseModel, Data | None], Awaitable[Checked]]
 
 
 class DocumentChange(BaseModel, frozen=True):
@@ -71,20 +72,27 @@ class DocumentPlan:
     """The documents to store, in their order.
 
     ``needed`` are the references of these documents to secrets that do not exist: nothing can be
-    stored before they do. ``planned`` are the data of the documents, for checks of the jobs.
+    stored before they do. ``planned`` are the data of the documents, None for one that is removed,
+    for checks of the jobs. ``stored`` is the number of steps that were performed.
     """
 
     steps: list[DocumentStep] = field(default_factory=list)
     mistakes: list[Mistake] = field(default_factory=list)
     needed: list[Mistake] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    planned: dict[DocumentRef, JsonObject] = field(default_factory=dict, repr=False)
+    planned: dict[DocumentRef, JsonObject | None] = field(default_factory=dict, repr=False)
     unchanged: int = 0
+    stored: int = 0
 
     @property
     def is_complete(self) -> bool:
         """Return whether the settings of all steps are known, apart from missing keys."""
         return all(each.filled.settings is not None for each in self.steps)
+
+    def advice(self) -> str:
+        """Return what to do after an error, which says also what was stored."""
+        done = "settings documents are stored; " if self.stored else ""
+        return f"{done}apply again"
 
     def changes(self) -> list[DocumentChange]:
         return [
@@ -121,17 +129,18 @@ async def plan(
     if not entries:
         return found
     by_noun = {each.noun: each for each in sections().values()}
-    first = dict[tuple[str, str], str]()
+    first = dict[DocumentRef, DocumentEntry]()
     for entry in entries:
-        where = f"{entry.file}:{entry.position('name').line}"
-        earlier = first.setdefault((entry.noun, entry.name), where)
-        if earlier != where:
-            problem = f'"{entry.name}" is given twice'
-            entry.add_mistake(InvalidInput("name", problem, f"keep one; the first is {earlier}"))
         draft = file_documents.read(entry, by_noun[entry.noun])
-        if draft is not None:
-            file_documents.check_jobs(draft, names)
-            drafts.append(draft)
+        if draft is None:
+            continue
+        earlier = first.setdefault(draft.ref, entry)
+        if earlier is not entry and entry.name:
+            at = earlier.position("name")
+            hint = f"keep one; the first is {earlier.file}:{at.line}:{at.column}"
+            entry.add_mistake(InvalidInput("name", f'"{entry.name}" is given twice', hint))
+        file_documents.check_jobs(draft, names)
+        drafts.append(draft)
     if not any(each.mistakes for each in entries):
         async with prefect.client.answering() as client:
             await _fill(client, found, drafts, jobs)
@@ -157,13 +166,19 @@ async def _fill(
         for each in await secrets.STORE.documents(client, include_secrets=True)
     )
     filled = [file_documents.fill(each, stored.get(each.ref), known_secrets) for each in drafts]
-    found.planned = {
-        each.draft.ref: block_data(each.settings) for each in filled if each.settings is not None
-    }
+    given = {each.ref for each in drafts}
+    for each in filled:
+        others = file_documents.replaced(each.draft, stored, given)
+        found.planned |= {(other.slug, each.draft.name): None for other in others}
+        if each.settings is not None:
+            found.planned[each.draft.ref] = block_data(each.settings)
     planned = with_planned(client, found.planned)
     for each in filled:
         await _check(planned, found, each, stored.get(each.draft.ref))
-        step = file_documents.compare(each, stored, jobs)
+        others = file_documents.replaced(each.draft, stored, given)
+        step = file_documents.compare(each, stored, jobs, others)
+        if step is not None:
+            await _check_step(client, step)
         if step is None:
             found.unchanged += 1
             found.notes += [f"{missing}; the stored value stays" for missing in each.missing]
@@ -173,15 +188,34 @@ async def _fill(
     found.steps.sort(key=lambda each: each.filled.draft.section.names_jobs)
 
 
+async def _check_step(client: PrefectClient, step: DocumentStep) -> None:
+    """Check that the document can be stored, and that no job needs a document that it replaces."""
+    draft = step.filled.draft
+    try:
+        await draft.store.registered_type(client)
+        for each in step.replaced:
+            ref = f"{each.slug}/{draft.name}"
+            jobs = await stored_jobs() if each.slug in kinds.KINDS else []
+            users = [job.row.name for job in jobs if ref in job.job.agents()]
+            refuse_if_used(each.noun, ref, users)
+    except InvalidInput as error:
+        draft.entry.add_mistake(error)
+
+
 async def _check(
     client: PrefectClient, found: DocumentPlan, filled: FilledDocument, before: Data | None
 ) -> None:
     """Check a document as the operation of its kind does that adds one."""
-    check = _CHECKS.get(filled.draft.store.slug)
-    if check is None or filled.settings is None:
+    draft, check = filled.draft, _CHECKS.get(filled.draft.store.slug)
+    kind = registry.kinds().get(draft.store.slug)
+    if filled.settings is None:
         return
     try:
-        checked, notes = await check(client, filled.draft.name, filled.settings, before)
+        if kind is not None:
+            await registry.check_new(client, kind, draft.name, filled.settings)
+        if check is None:
+            return
+        checked, notes = await check(client, filled, filled.settings, before)
     except InvalidInput as error:
         filled.draft.entry.add_mistake(error)
         return
@@ -190,46 +224,40 @@ async def _check(
 
 
 async def _check_agent(
-    client: PrefectClient, name: str, settings: BaseModel, before: Data | None
+    client: PrefectClient, filled: FilledDocument, settings: BaseModel, before: Data | None
 ) -> Checked:
-    return await agents.check_document(client, settings, before)
+    gives_key = "api_key" in filled.draft.references
+    return await agents.check_document(client, settings, before, gives_key=gives_key)
 
 
 async def _check_server(
-    client: PrefectClient, name: str, settings: BaseModel, before: Data | None
+    client: PrefectClient, filled: FilledDocument, settings: BaseModel, before: Data | None
 ) -> Checked:
     assert isinstance(settings, ToolServerSettings)
     return tools.resolve_program(settings)
 
 
-async def _check_channel(
-    client: PrefectClient, name: str, settings: BaseModel, before: Data | None
-) -> Checked:
-    await channels.check_name(client, name)
-    return settings, []
-
-
 async def _check_destination(
-    client: PrefectClient, name: str, settings: BaseModel, before: Data | None
+    client: PrefectClient, filled: FilledDocument, settings: BaseModel, before: Data | None
 ) -> Checked:
     assert isinstance(settings, DestinationSettings)
-    await destinations.check_url(client, name, settings.url)
+    await destinations.check_url(client, filled.draft.name, settings.url)
     return settings, []
 
 
 _CHECKS: dict[str, _Check] = {
     **dict.fromkeys(kinds.KINDS, _check_agent),
     server_blocks.STORE.slug: _check_server,
-    apprise.STORE.slug: _check_channel,
     destinations.STORE.slug: _check_destination,
 }
-"""What a kind checks beyond its model, by the slug of its store."""
+"""What a kind checks beyond its model, by the slug of its store. Channels have `ChannelKind`s."""
 
 
 async def perform(ledger: Ledger, found: DocumentPlan, *, after_jobs: bool) -> None:
     """Store the documents of the plan that name a job (``after_jobs``), or the others.
 
-    Raise `PrefectUnreachable`; a second application stores the remaining ones.
+    Raise `PrefectUnreachable`, and `ChangedMeanwhile` if one of them, or a job that it names, was
+    changed since the plan was made. A second application stores the remaining ones.
     """
     steps = [each for each in found.steps if each.filled.draft.section.names_jobs == after_jobs]
     if not steps:
@@ -242,15 +270,36 @@ async def perform(ledger: Ledger, found: DocumentPlan, *, after_jobs: bool) -> N
         for step in steps:
             draft, settings = step.filled.draft, step.filled.settings
             assert settings is not None
-            settings = file_documents.with_job_ids(draft.store, settings, ids)
+            try:
+                settings = file_documents.with_job_ids(draft.store, settings, ids)
+                await _refuse_changed(client, step)
+            except ChangedMeanwhile as error:
+                raise ChangedMeanwhile(error.field, error.name, found.advice()) from None
             await draft.store.save(client, draft.name, settings, replace=True)
+            found.stored += 1
             for each in step.replaced:
                 await each.remove(client, draft.name)
 
 
+async def _refuse_changed(client: PrefectClient, step: DocumentStep) -> None:
+    """Raise `ChangedMeanwhile` if a document of the step is not stored as the plan says."""
+    draft = step.filled.draft
+    for each in (draft.store, *step.replaced):
+        now = await each.find(client, draft.name, include_secrets=True)
+        if (None if now is None else dict(now.data)) != step.before.get(each.slug):
+            raise ChangedMeanwhile(draft.section.noun, f'"{draft.name}"')
+
+
 def names_of(jobs: Iterable[StoredJob]) -> dict[str, str]:
-    """Return the names of the jobs that exist, by their ids."""
-    return {each.id: each.row.name for each in jobs if each.row.archived_at is None}
+    """Return the names of the jobs that a file can name, by their ids.
+
+    An agent's job may have the name of another owner's job, so no file can name it.
+    """
+    return {
+        each.id: each.row.name
+        for each in jobs
+        if each.row.archived_at is None and not owners.is_agent(each.row.owner)
+    }
 
 
 async def export(

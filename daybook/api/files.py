@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 MAX_CONCURRENT_SYNCS = 4
 """Maximum number of jobs that `apply` reconciles with Prefect at the same time while it waits."""
 MAX_NAMES_IN_NOTE = 3
+DOCUMENTS_STORED = "so no job was changed (the settings documents are stored; apply again)"
 
 Progress = Callable[[int, int], None]
 """Function that gets two numbers: of the reconciled jobs, and of all changed jobs."""
@@ -166,6 +167,8 @@ async def apply(
                 now = ledger.now()
                 plan = make(await store.read_all(session), now)
                 if plan.mistakes:  # another process has changed jobs since the plan was made
+                    if documents.stored:
+                        raise InvalidFiles(plan.mistakes, DOCUMENTS_STORED)
                     raise InvalidFiles(plan.mistakes)
                 changed = await _perform(session, plan, now)
         if not dry_run:
@@ -260,7 +263,7 @@ def _names_after(
         if each.before is not None:
             names[each.before.id] = each.name
             if each.job is None:
-                del names[each.before.id]
+                names.pop(each.before.id, None)
     return names, {*names.values(), *given}
 
 

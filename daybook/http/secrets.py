@@ -39,6 +39,12 @@ _SECRET_HEADER = re.compile(
     r"(^|-)(authorization|cookie|token|secret|passw(or)?d|(api|access|auth|private)-?key|apikey"
     r"|credentials?)\Z"
 )
+_ASSIGNED = re.compile(
+    r"(?<![\w-])-*+([A-Za-z][\w-]*+)=(?![\s&$]|\{\{|\Z)"
+    r"|(?<![\w-])--([A-Za-z][\w-]*+)\s++(?![-$]|\{\{|\Z)"
+)
+"""A name with a value that is neither a reference nor a variable."""
+_PASSWORD_IN_URL = re.compile(r"://[^\s/?#@]*:[^\s/?#@]+@")
 _SECRET_PARAM = re.compile(
     r"passw(or)?d|(client_?|api_?)?secret|(api|private|secret)_?key|(access|auth|bearer)_?token"
     r"|authorization|credentials?"
@@ -227,6 +233,32 @@ def _is_literal_param(path: str, value: str) -> bool:
     named = _SECRET_PARAM.fullmatch(path.rpartition(".")[2].lower().replace("-", "_"))
     known = references("params", value)
     return bool(value and ((named and not known) or _SECRET_VALUE.search(value)))
+
+
+def literal_secret(fields: Mapping[str, Any]) -> str:
+    """Return the name of the first field that contains a literal secret; "" if none does.
+
+    Any text can contain one, such as a URL with ``?api_key=…``, or a command with ``--api-key …``.
+    """
+    for name, value in fields.items():
+        texts = list(_texts(value, name))
+        if isinstance(value, list):  # the next argument may be the value of an option
+            texts.append((name, " ".join(text for _, text in texts)))
+        if any(_contains_literal(path, text) for path, text in texts):
+            return name
+    return ""
+
+
+def _contains_literal(path: str, text: str) -> bool:
+    try:
+        if _is_literal_param(path, text):
+            return True
+    except InvalidInput:  # a misspelt reference
+        pass
+    return _PASSWORD_IN_URL.search(text) is not None or any(
+        _SECRET_HEADER.search((each[1] or each[2]).lower().replace("_", "-"))
+        for each in _ASSIGNED.finditer(text)
+    )
 
 
 def replace_literals(

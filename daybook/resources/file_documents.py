@@ -9,14 +9,15 @@ A section has the documents of one noun, such as `agents`. Its fields come from 
 block stores, so a new setting, or a new kind of documents, needs no change here. Secrets are not in
 files: a secret field has only a reference, and its value is the one of the named secret on the
 machine that applies the file. As for a job, a field that is not in the file has its default. But a
-secret that is not in the file keeps its stored value, unless another URL would get it.
+secret that is not in the file keeps its stored value, unless another server would get it.
 
 All functions are pure.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,14 +26,15 @@ from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
 from daybook import markers
-from daybook.errors import InvalidInput, Mistake, nearest_name
+from daybook.errors import ChangedMeanwhile, InvalidInput, Mistake, nearest_name
 from daybook.files.jobs_file import KIND, NAME, DocumentEntry
-from daybook.http.secrets import Secret, SecretDestination, referenced_names
+from daybook.http.secrets import Secret, SecretDestination, literal_secret, referenced_names
 from daybook.jobs import secret_references
 from daybook.jobs.views import FieldChange
 from daybook.json_text import JsonObject
 from daybook.redaction import HIDDEN
 from daybook.resources import secrets
+from daybook.resources.copies import DocumentRef
 from daybook.resources.store import BlockStore, block_data
 from daybook.validation import unknown_field
 
@@ -87,12 +89,32 @@ class DocumentDraft:
         return self.entry.name
 
     @property
-    def ref(self) -> tuple[str, str]:
+    def ref(self) -> DocumentRef:
         return self.store.slug, self.name
 
-    def destination(self) -> SecretDestination:
-        """Return the destination to which the secrets of the document have to be bound."""
-        return destination(self.store, self.name, self.given)
+    def recipients(self) -> list[Recipient]:
+        """Return the recipients of the document's secrets, which have to be bound to all."""
+        return recipients(self.store, self.name, self.given)
+
+
+@dataclass(frozen=True)
+class Recipient:
+    """A server that gets the secrets of a document, or the document itself.
+
+    ``field`` is the setting with the server; "" for the document. ``destination`` is None if the
+    value of the field names no server. No secret may be sent to such a recipient.
+    """
+
+    field: str
+    scheme: str
+    destination: SecretDestination | None
+
+    @property
+    def shown(self) -> str:
+        return self.destination.shown if self.destination else "HOST"
+
+    def may_get(self, secret: Secret) -> bool:
+        return bool(self.destination and not self.destination.known_as.isdisjoint(secret.hosts))
 
 
 @dataclass
@@ -109,12 +131,17 @@ class FilledDocument:
 
 @dataclass(frozen=True)
 class DocumentStep:
-    """A document to store. ``replaced`` are the stores of its noun that have the name, too."""
+    """A document to store.
+
+    ``replaced`` are the stores whose document with this name it replaces. ``before`` are the stored
+    settings of the document and of the replaced ones, by the slugs of their stores.
+    """
 
     filled: FilledDocument
     is_new: bool
     changes: tuple[FieldChange, ...]
     replaced: tuple[Store, ...] = ()
+    before: Mapping[str, Data] = field(default_factory=dict, repr=False)
 
 
 def read(entry: DocumentEntry, section: DocumentSection) -> DocumentDraft | None:
@@ -139,7 +166,7 @@ def read(entry: DocumentEntry, section: DocumentSection) -> DocumentDraft | None
             secret_references.SECRET.fullmatch(value.strip()) if isinstance(value, str) else None
         )
         if found is None:
-            where = destination(store, entry.name, fields).shown
+            where = recipients(store, entry.name, fields)
             problem = "contains a literal secret, or is not exactly one reference to a secret"
             entry.add_mistake(InvalidInput(name, problem, _store_hint("NAME", where)))
         references[name] = found[1] if found else ""
@@ -170,12 +197,14 @@ def fill(draft: DocumentDraft, before: Data | None, known: Secrets) -> FilledDoc
     """Return the settings of a draft with its secrets. Add its mistakes to its entry.
 
     ``before`` are the stored settings of the document; None for a new one. A secret that is not in
-    the file, or does not exist, keeps its stored value, unless another URL would get it.
+    the file, or does not exist, keeps its stored value, unless another server would get it.
     """
     store, stored, filled = draft.store, before or {}, FilledDocument(draft, None)
     data = draft.given | _values(filled, known)
     secret = _secret_fields(store)
-    if destination(store, draft.name, stored).shown == draft.destination().shown:
+    where = draft.recipients()
+    invalid = [each.field for each in where if each.destination is None]
+    if not invalid and recipients(store, draft.name, stored) == where:
         data |= {name: stored[name] for name in secret if name not in data and stored.get(name)}
     unknown = {name for name in draft.references if name not in data}
     data |= dict.fromkeys(unknown, HIDDEN)
@@ -183,9 +212,11 @@ def fill(draft: DocumentDraft, before: Data | None, known: Secrets) -> FilledDoc
         internal = markers.marked(store.model.model_fields, "is_internal")
         data |= {name: stored[name] for name in internal if name in stored}
     found = store.mistakes(data)
+    for name in set(invalid) - {each.field for each in found}:
+        found.append(InvalidInput(name, "names no server", "write its URL, or its name"))
     for each in found:
         if each.field in secret and each.field not in data:
-            hint = _store_hint("NAME", draft.destination().shown)
+            hint = _store_hint("NAME", where)
             draft.entry.add_mistake(InvalidInput(each.field, "is missing", hint))
         elif each.field not in unknown:
             draft.entry.add_mistake(each)
@@ -199,24 +230,26 @@ def _values(filled: FilledDocument, known: Secrets) -> JsonObject:
     Add the other references to ``missing``, or as a mistake to the entry.
     """
     draft, values = filled.draft, JsonObject()
-    entry, where = draft.entry, draft.destination()
+    entry, where = draft.entry, draft.recipients()
     for name, secret_name in [*draft.references.items(), *_named_elsewhere(draft)]:
         secret = known.get(secret_name)
         if not secret_name:  # the field has a mistake
             continue
         if secret is None:
             problem = f'the secret "{secret_name}" does not exist on this machine'
-            hint = f"store it with {_command(secret_name, where.shown)}"
+            hint = f"store it with {_command(secret_name, where)}"
             filled.missing.append(entry.mistake(InvalidInput(name, problem, hint)))
         elif name not in draft.references:
             continue
         elif isinstance(secret, InvalidInput):
             entry.add_mistake(InvalidInput(name, secret.problem, secret.hint))
-        elif where.known_as.isdisjoint(secret.hosts):
-            hosts = " --host ".join([*secret.hosts, where.shown])
-            problem = f'the secret "{secret_name}" is not for {where.shown}'
-            hint = f"bind it with {_command(secret_name, f'{hosts} --replace')}"
-            entry.add_mistake(InvalidInput(name, problem, hint))
+        elif any(each.destination is None for each in where):  # that field has a mistake
+            continue
+        elif others := [each for each in where if not each.may_get(secret)]:
+            shown = " and ".join(each.shown for each in others)
+            problem = f'the secret "{secret_name}" is not for {shown}'
+            command = _command(secret_name, others, *secret.hosts, options=" --replace")
+            entry.add_mistake(InvalidInput(name, problem, f"bind it with {command}"))
         else:
             values[name] = secret.value
     return values
@@ -232,20 +265,37 @@ def _named_elsewhere(draft: DocumentDraft) -> list[tuple[str, str]]:
     return found
 
 
+def replaced(
+    draft: DocumentDraft, stored: Container[DocumentRef], given: Container[DocumentRef]
+) -> list[Store]:
+    """Return the stores whose document with this name the draft replaces.
+
+    Documents of different kinds may have the same name. So a document replaces another one only if
+    it is new, and if the other one is not among those that the files give.
+    """
+    if draft.ref in stored:
+        return []
+    refs = {each.slug: (each.slug, draft.name) for each in draft.section.stores}
+    return [
+        each
+        for each in draft.section.stores
+        if refs[each.slug] in stored and refs[each.slug] not in given
+    ]
+
+
 def compare(
-    filled: FilledDocument, stored: Mapping[tuple[str, str], Data], jobs: Mapping[str, str]
+    filled: FilledDocument,
+    stored: Mapping[DocumentRef, Data],
+    jobs: Mapping[str, str],
+    others: Sequence[Store] = (),
 ) -> DocumentStep | None:
     """Return the step for a document; None if it is stored as the file says.
 
     ``stored`` are the documents of its section, and ``jobs`` the names of the jobs by their ids.
+    ``others`` are the stores whose document it replaces.
     """
     draft = filled.draft
     before = stored.get(draft.ref)
-    others = [
-        each
-        for each in draft.section.stores
-        if each is not draft.store and (each.slug, draft.name) in stored
-    ]
     given = dict(draft.given) if filled.settings is None else block_data(filled.settings)
     old = {} if before is None else fields_of(draft.store, before, jobs)
     changes = [FieldChange(field=KIND, old=each.word, new=draft.store.word) for each in others]
@@ -264,7 +314,12 @@ def compare(
     if not changes and before is not None:
         return None
     is_new = before is None and not others
-    return DocumentStep(filled, is_new, tuple(changes), tuple(others))
+    old_data = {
+        each.slug: stored[each.slug, draft.name]
+        for each in (draft.store, *others)
+        if (each.slug, draft.name) in stored
+    }
+    return DocumentStep(filled, is_new, tuple(changes), tuple(others), old_data)
 
 
 def check_jobs(draft: DocumentDraft, names: Iterable[str]) -> None:
@@ -281,8 +336,16 @@ def check_jobs(draft: DocumentDraft, names: Iterable[str]) -> None:
 
 
 def with_job_ids(store: Store, settings: BaseModel, ids: Mapping[str, str]) -> BaseModel:
-    """Return the settings with the ids of the jobs in place of their names."""
-    named = {name: ids[getattr(settings, name)] for name in _job_fields(store)}
+    """Return the settings with the ids of the jobs in place of their names.
+
+    Raise `ChangedMeanwhile` if ``ids`` lacks a job.
+    """
+    named = dict[str, str]()
+    for name in _job_fields(store):
+        job = getattr(settings, name)
+        if job not in ids:
+            raise ChangedMeanwhile("job", f'"{job}"')
+        named[name] = ids[job]
     return settings.model_copy(update=named)
 
 
@@ -295,16 +358,27 @@ def fields_of(store: Store, data: Data, jobs: Mapping[str, str]) -> JsonObject:
     return {name: plain.get(name) for name in _fields(store)}
 
 
-def destination(store: Store, name: str, settings: Data) -> SecretDestination:
-    """Return the destination of a document's secrets: the host of its URL, or the document."""
+def recipients(store: Store, name: str, settings: Data) -> list[Recipient]:
+    """Return the recipients of a document's secrets: all its servers or, without one, itself."""
+    found = list[Recipient]()
     for each in markers.marked(store.model.model_fields, "gets_secrets"):
-        url = settings.get(each)
-        if isinstance(url, str) and url:
-            try:
-                return SecretDestination.of_url(httpx.URL(url.strip()))
-            except (httpx.InvalidURL, KeyError, UnicodeError):  # it is a mistake of the URL
-                break
-    return SecretDestination.of_name(store.noun.replace(" ", "-"), name or "NAME")
+        given = _value(store, settings, each)
+        if given in ("", None, ...):
+            continue
+        port = markers.of(store.model.model_fields[each]).port
+        text = f"https://{given}:{_value(store, settings, port)}" if port else given
+        scheme, destination = "", None
+        if isinstance(text, str):
+            with suppress(httpx.InvalidURL, KeyError, UnicodeError):
+                url = httpx.URL(text.strip())
+                scheme, destination = url.scheme, SecretDestination.of_url(url)
+        found.append(Recipient(each, scheme, destination if scheme and url.host else None))
+    own = SecretDestination.of_name(store.noun.replace(" ", "-"), name or "NAME")
+    return found or [Recipient("", "", own)]
+
+
+def _value(store: Store, settings: Data, name: str) -> Any:
+    return settings.get(name, _default(store, name))
 
 
 def export(
@@ -313,16 +387,18 @@ def export(
     """Return a stored document as in a file, and comments on the secrets that have to be stored.
 
     Each secret is a reference to the secret with the same value and destination or, if there is
-    none, to a new one. Raise `InvalidInput` if the settings are invalid, or name no job.
+    none, to a new one. Raise `InvalidInput` if the settings are invalid, name no job that a file
+    can have, or contain a literal secret outside of their secret fields.
     """
     _, problem = store.check(data)
     if problem:
         raise InvalidInput(store.noun, f'"{name}" is invalid: {problem}')
     fields, comments = fields_of(store, data, jobs), list[str]()
-    where = destination(store, name, fields)
+    where = recipients(store, name, fields)
     for each in _job_fields(store):
         if data.get(each) not in jobs:
-            raise InvalidInput(store.noun, f'"{name}" names a job that was removed')
+            problem = f'"{name}" names a job that was removed, or that belongs to an agent'
+            raise InvalidInput(store.noun, problem)
     for each in _secret_fields(store):
         if fields[each]:
             same = [
@@ -330,12 +406,14 @@ def export(
                 for secret in known.values()
                 if isinstance(secret, Secret)
                 and secret.value == fields[each]
-                and not where.known_as.isdisjoint(secret.hosts)
+                and all(one.may_get(secret) for one in where)
             ]
             secret_name = min(same, default="") or _free_name(store, name, each, known)
             fields[each] = secret_references.reference(secret_name)
             if not same:
-                comments.append(f"{each}: store it with {_command(secret_name, where.shown)}")
+                comments.append(f"{each}: store it with {_command(secret_name, where)}")
+    if literal := literal_secret(fields):
+        raise InvalidInput(store.noun, f'"{name}" has a literal secret in its field "{literal}"')
     own = {each: value for each, value in fields.items() if value != _default(store, each)}
     return {NAME: name, **({KIND: store.word} if store.word else {}), **own}, comments
 
@@ -420,9 +498,11 @@ def _note_mistake(entry: DocumentEntry, check: Any, *arguments: Any) -> None:
         entry.add_mistake(error)
 
 
-def _command(secret: str, host: str) -> str:
-    return f"`daybook secrets add {secret} --host {host}`"
+def _command(secret: str, where: Iterable[Recipient], *hosts: str, options: str = "") -> str:
+    """Return the command that stores a secret for its recipients, and for other ``hosts``."""
+    named = " ".join(f"--host {each}" for each in [*hosts, *(one.shown for one in where)])
+    return f"`daybook secrets add {secret} {named}{options}`"
 
 
-def _store_hint(secret: str, host: str) -> str:
-    return f'store it with {_command(secret, host)}, and write "{{{{secret:{secret}}}}}"'
+def _store_hint(secret: str, where: Iterable[Recipient]) -> str:
+    return f'store it with {_command(secret, where)}, and write "{{{{secret:{secret}}}}}"'

@@ -14,9 +14,12 @@ if TYPE_CHECKING:
 
 
 def with_planned(
-    client: PrefectClient, planned: Mapping[DocumentRef, Mapping[str, Any]]
+    client: PrefectClient, planned: Mapping[DocumentRef, Mapping[str, Any] | None]
 ) -> PrefectClient:
-    """Return a client that also reads the documents ``planned``, by their data with secrets."""
+    """Return a client that also reads the documents ``planned``, by their data with secrets.
+
+    A document whose data are None is removed by the plan, so the client does not find it.
+    """
     return cast("PrefectClient", _PlannedClient(client, planned)) if planned else client
 
 
@@ -24,7 +27,7 @@ class _PlannedClient:
     """A client whose other attributes are those of the given client."""
 
     def __init__(
-        self, client: PrefectClient, planned: Mapping[DocumentRef, Mapping[str, Any]]
+        self, client: PrefectClient, planned: Mapping[DocumentRef, Mapping[str, Any] | None]
     ) -> None:
         self._client, self._planned = client, planned
 
@@ -34,9 +37,13 @@ class _PlannedClient:
     async def read_block_document_by_name(
         self, name: str, block_type_slug: str, include_secrets: bool = True
     ) -> BlockDocument:
-        data = self._planned.get((block_type_slug, name))
-        if data is not None:
+        from prefect.exceptions import ObjectNotFound
+
+        ref = (block_type_slug, name)
+        if (data := self._planned.get(ref)) is not None:
             return _document(name, data)
+        if ref in self._planned:
+            raise ObjectNotFound(LookupError(name))
         return await self._client.read_block_document_by_name(
             name, block_type_slug, include_secrets=include_secrets
         )
@@ -51,7 +58,8 @@ class _PlannedClient:
             name: data for (slug, name), data in self._planned.items() if slug == block_type_slug
         }
         kept = [each for each in found if each.name not in planned]
-        return [*kept, *(_document(name, data) for name, data in planned.items())]
+        new = [_document(name, data) for name, data in planned.items() if data is not None]
+        return [*kept, *new]
 
 
 def _document(name: str, data: Mapping[str, Any]) -> BlockDocument:

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from daybook.api import agents, files, jobs
+from daybook.api import agents, file_documents, files, jobs
 from daybook.api import secrets as secret_operations
-from daybook.errors import InvalidFiles, InvalidInput
+from daybook.errors import ChangedMeanwhile, InvalidFiles, InvalidInput, Mistake, Position
+from daybook.files import plan as plans
 from daybook.files.jobs_file import FileText
 from daybook.keeper import blocks
 from daybook.owners import Actor, acting_as
@@ -184,6 +185,142 @@ async def test_mistakes_and_missing_secrets_are_found_before_anything_is_stored(
             await apply(FILE.replace(old, new))
         assert words in str(caught.value)
     assert (await stored(world), await jobs.list_jobs()) == (before, [])
+
+
+async def test_a_document_that_changes_after_the_plan_is_not_overwritten(
+    world: PrefectWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await add_secrets()
+    await apply()
+    plan = file_documents.plan
+
+    async def plan_then_edit(*given: Any) -> file_documents.DocumentPlan:
+        found = await plan(*given)
+        await agents.edit("filed-program", {"command": ["true"]})
+        return found
+
+    monkeypatch.setattr(file_documents, "plan", plan_then_edit)
+    with pytest.raises(ChangedMeanwhile, match=r'"filed-program" was changed .*\(apply again\)'):
+        await apply(FILE.replace("command: [cat]", "command: [cat, -n]"))
+    assert (await agents.show("filed-program")).settings["command"][0].endswith("true")
+    await jobs.remove("filed-brief")
+
+
+async def test_an_error_after_documents_were_stored_says_so(
+    world: PrefectWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await add_secrets()
+    make, made = plans.make, list[plans.Plan]()
+
+    def make_twice(*given: Any, **more: Any) -> plans.Plan:
+        made.append(make(*given, **more))
+        if len(made) == 2:
+            made[-1].mistakes.append(Mistake("team.yaml", Position(1, 1), "a", "name", "is taken"))
+        return made[-1]
+
+    monkeypatch.setattr(plans, "make", make_twice)
+    with pytest.raises(InvalidFiles) as caught:
+        await apply()
+    assert "the settings documents are stored; apply again" in str(caught.value)
+    assert "nothing was stored" not in str(caught.value)
+    assert "daybook-command-agent/filed-program" in await stored(world)
+
+
+async def test_an_unregistered_type_is_found_before_anything_is_stored(
+    world: PrefectWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await add_secrets()
+    before, registered_type = await stored(world), BlockStore.registered_type
+
+    async def without_hooks(self: BlockStore[Any], client: Any) -> Any:
+        if self.noun == "hook":
+            raise InvalidInput("type", *self.unregistered())
+        return await registered_type(self, client)
+
+    monkeypatch.setattr(BlockStore, "registered_type", without_hooks)
+    with pytest.raises(InvalidFiles, match="is not registered in Prefect"):
+        await apply()
+    assert (await stored(world), await jobs.list_jobs()) == (before, [])
+
+
+async def test_a_hook_starts_the_operators_job_and_not_that_of_an_agent(
+    world: PrefectWorld,
+) -> None:
+    await add_secrets()
+    with acting_as(Actor("agent:hermes")):
+        await jobs.add({"name": "filed-brief", "schedule": "every 1d", "prompt": "Hi"})
+    hook = FILE[FILE.index("hooks") : FILE.index("jobs:")]
+    with pytest.raises(InvalidFiles, match='unknown job "filed-brief"'):
+        await apply(hook, set_name="team")
+    await apply()
+    [own] = [each for each in await jobs.list_jobs() if each.owner == "file:team"]
+    assert (await stored(world))["daybook-hook/filed-hook"]["job"] == own.id
+    for each in await jobs.list_jobs():
+        await jobs.remove(each.id)
+
+
+async def test_agents_of_two_kinds_with_one_name_stay(world: PrefectWorld) -> None:
+    program = "agents:\n  - {name: filed-both, command: [cat], kind: command}\n"
+    model = "agents:\n  - {name: filed-both, model: 'test:x', kind: model, base_url: 'http://a.example'}\n"
+    await apply(program, set_name="team")
+    both = program + model.partition("\n")[2]
+    await apply(both, set_name="team")
+    refs = {"daybook-command-agent/filed-both", "daybook-model-agent/filed-both"}
+    assert set(await stored(world)) == refs
+    assert (await apply(model, set_name="team")).documents == []
+    text, _ = await files.export()
+    assert text.count("name: filed-both") == 2
+    assert (await apply(text)).documents == []
+    assert set(await stored(world)) == refs
+
+
+async def test_an_agent_that_a_job_names_with_its_kind_is_not_replaced(world: PrefectWorld) -> None:
+    program = "agents:\n  - {name: filed-both, command: [cat], kind: command}\n"
+    offline = "agents:\n  - {name: filed-both, kind: offline}\n"
+    await apply(program, set_name="team")
+    ref = "daybook-command-agent/filed-both"
+    job = await jobs.add({"name": "a", "schedule": "every 1d", "prompt": "Hi", "agent": ref})
+    with pytest.raises(InvalidFiles, match='filed-both" is used by a'):
+        await apply(offline, set_name="team")
+    assert "daybook-command-agent/filed-both" in await stored(world)
+    await jobs.edit_job(job.id, {"agent": "filed-both"})
+    job_of_it = "jobs:\n  - {name: b, every: 1d, prompt: Hi, agent: filed-both}\n"
+    await apply(offline + job_of_it, set_name="team")
+    assert await stored(world) == {}  # `stored` lists no offline agents
+    for each in ("a", "b"):
+        await jobs.remove(each)
+    await agents.remove("filed-both")
+
+
+BOTS = """\
+set: team
+telegram_bots:
+  - {name: filed-bot, token: "{{secret:filed-bot}}"}
+"""
+
+
+@pytest.mark.skipif(
+    "telegram_bots" not in file_documents.sections(), reason="the feature was removed"
+)
+async def test_an_account_of_a_file_is_checked_as_one_that_is_connected(
+    world: PrefectWorld,
+) -> None:
+    await add_secrets()
+    hosts = [
+        f"telegram-bot:{name}" for name in ("filed-bot", "filed-two", "filed-channel", "inbox")
+    ]
+    await secret_operations.add("filed-bot", {"value": "123:AAE", "hosts": hosts})
+    await apply(FILE[: FILE.index("destinations")])
+    await apply(BOTS)
+    before = await stored(world)
+    for name, words in (
+        ("filed-two", 'is that of the channel "filed-bot"'),
+        ("filed-channel", "is another channel"),
+        ("inbox", "is a built-in channel"),
+    ):
+        with pytest.raises(InvalidFiles, match=words):
+            await apply(BOTS.replace("name: filed-bot", f"name: {name}"))
+    assert await stored(world) == before
 
 
 async def test_an_agent_applies_and_exports_no_settings(world: PrefectWorld) -> None:

@@ -68,7 +68,8 @@ class Letters:
         for row in await world.runs.rows():
             if row.state is Status.WAITING and row.flow_run_id and not row.wait_reason.for_person:
                 run = await world.client.read_flow_run(UUID(row.flow_run_id))
-                if run.expected_start_time and run.expected_start_time <= SYSTEM_CLOCK.now():
+                at = run.state.state_details.scheduled_time if run.state else None
+                if at is None or at <= SYSTEM_CLOCK.now():  # else the engine would wait
                     await world.executions.complete_here(run)
         await self.send()
 

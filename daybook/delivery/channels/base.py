@@ -82,8 +82,10 @@ class ChannelKind:
     """The channels whose settings are documents of ``store``.
 
     ``read`` returns the channel with a name. It raises `UnknownName`, and `InvalidInput` for
-    invalid settings.
+    invalid settings. ``check`` raises `InvalidInput` if a channel with a name cannot have these
+    settings.
     """
 
     store: BlockStore[Any]
     read: Callable[[PrefectClient, str], Awaitable[Channel]]
+    check: Callable[[PrefectClient, str, Any], Awaitable[None]] | None = None

@@ -10,7 +10,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from daybook.delivery import attachments
 from daybook.delivery.attachments import ATTEMPTS_WITH_FILES, WrittenFile
@@ -59,6 +59,22 @@ async def names(client: PrefectClient | None) -> dict[str, str]:
         for slug, name in documents
     }
     return {name: name for name in BUILTIN} | dict(sorted(blocks.items()))
+
+
+async def check_new(client: PrefectClient, kind: ChannelKind, name: str, settings: Any) -> None:
+    """Raise `InvalidInput` if a channel of this kind cannot have the name or the settings."""
+    await check_name(client, kind.store.slug, name)
+    if kind.check is not None:
+        await kind.check(client, name, settings)
+
+
+async def check_name(client: PrefectClient, slug: str, name: str) -> None:
+    """Raise `InvalidInput` if the name is a built-in channel, or one with another block type."""
+    if name in BUILTIN:
+        raise InvalidInput("name", f'"{name}" is a built-in channel', "choose another")
+    for known, kind in (await names(client)).items():
+        if known.rpartition("/")[2] == name and kind not in (slug, name):
+            raise InvalidInput("name", f'"{name}" is another channel ({kind})', "choose another")
 
 
 async def check(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, SecretStr
 from sqlmodel import col, select
 
 from daybook.errors import CopyDamaged, InvalidInput
+from daybook.features.conversations import store
 from daybook.features.conversations.mailbox import MailboxAccount
 from daybook.features.conversations.platform import Account
 from daybook.features.conversations.settings import (
@@ -22,10 +23,13 @@ from daybook.features.conversations.slack import MANIFEST, SlackAccount
 from daybook.features.conversations.telegram import TelegramAccount
 from daybook.home import Home
 from daybook.ledger.credential_tables import BlockCopyRow
-from daybook.ledger.engine import Ledger
+from daybook.ledger.engine import Ledger, reading
 from daybook.resources import copies
 from daybook.resources.copies import CopyVersion
 from daybook.resources.store import BlockStore
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import PrefectClient
 
 log = logging.getLogger(__name__)
 
@@ -125,9 +129,25 @@ def kind_of(word: str) -> AccountKind:
     return found
 
 
+KIND_BY_SLUG = {each.store.slug: each for each in KINDS}
+
+
+async def check(client: PrefectClient, kind: AccountKind, name: str, settings: Any) -> None:
+    """Raise `InvalidInput` if another channel has the account with these settings."""
+    account_id = kind.build(name, settings).account_id
+    async with reading() as session:
+        others = {await store.channel_of_account(session, account_id)}
+    for each in await kind.store.documents(client, include_secrets=True):
+        found, _ = kind.store.check(each.data)
+        if found is not None and kind.build(str(each.name), found).account_id == account_id:
+            others.add(str(each.name))
+    if other := min(others - {"", name}, default=""):
+        raise InvalidInput(kind.secret, f'is that of the channel "{other}"', "use another account")
+
+
 def build(slug: str, name: str, data: Mapping[str, Any]) -> Account:
     """Return the account with these stored settings. Raise `InvalidInput` if they are invalid."""
-    kind = next(each for each in KINDS if each.store.slug == slug)
+    kind = KIND_BY_SLUG[slug]
     settings: BaseModel = kind.store.parse(name, data)
     return kind.build(name, settings)
 

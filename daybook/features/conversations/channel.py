@@ -261,7 +261,10 @@ def kind(store_: BlockStore[Any]) -> ChannelKind:
         document = await store_.read(client, name, include_secrets=True)
         return ConversationChannel(accounts.build(store_.slug, name, dict(document.data)))
 
-    return ChannelKind(store_, read)
+    async def check(client: PrefectClient, name: str, settings: Any) -> None:
+        await accounts.check(client, accounts.KIND_BY_SLUG[store_.slug], name, settings)
+
+    return ChannelKind(store_, read, check)
 
 
 TELEGRAM = kind(accounts.TELEGRAM)

@@ -110,20 +110,10 @@ async def connect(
     kind.store.check_name(name)
     documents = DOCUMENTS[service]
     checked = documents.validate(settings)
-    if name in registry.BUILTIN:
-        raise InvalidInput("name", f'"{name}" is a built-in channel', "choose another")
     account = kind.build(name, checked)
-    async with reading() as session:
-        other = await store.channel_of_account(session, account.account_id)
-    if other not in ("", name):
-        problem = f'is that of the channel "{other}"'
-        raise InvalidInput(kind.secret, problem, "use another account")
-    tried = await try_account(kind, account)
     async with prefect.answering() as client:
-        known = await registry.names(client)
-        if known.get(name, kind.store.slug) != kind.store.slug:
-            problem = f'"{name}" is another channel ({known[name]})'
-            raise InvalidInput("name", problem, "choose another name")
+        await registry.check_new(client, registry.kinds()[kind.store.slug], name, checked)
+        tried = await try_account(kind, account)
         await kind.store.save(client, name, checked, replace=replace)
     async with open_ledger() as ledger:
         if not replace:

@@ -127,12 +127,12 @@ class MailboxSettings(AccountSettings):
     password: SecretStr = Field(
         title="Password", description="Password of the mailbox, for IMAP and SMTP."
     )
-    imap_host: Annotated[Line, Marker(gets_secrets=True)] = Field(
+    imap_host: Annotated[Line, Marker(gets_secrets=True, port="imap_port")] = Field(
         title="IMAP server",
         description="Server of the mailbox, by TLS.",
         examples=["imap.example.org"],
     )
-    smtp_host: Annotated[Line, Marker(gets_secrets=True)] = Field(
+    smtp_host: Annotated[Line, Marker(gets_secrets=True, port="smtp_port")] = Field(
         title="SMTP server",
         description="Server that sends, by TLS; by STARTTLS if its port is not 465.",
         examples=["smtp.example.org"],
