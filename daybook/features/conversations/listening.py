@@ -98,7 +98,11 @@ class _Listener:
 
     async def run(self) -> NoReturn:
         """Listen until this task is cancelled; after an error, connect again after a pause."""
+        task = asyncio.current_task()
         while True:
+            if task is not None and task.cancelling():
+                # A task group raises the errors of its tasks in place of its own cancellation.
+                raise asyncio.CancelledError
             try:
                 async with self._account.open() as platform:
                     await self._connected(platform)
@@ -165,6 +169,8 @@ class _Listener:
 
     async def _pause(self, error: BaseException) -> None:
         """Record the problem, and wait, each time longer."""
+        if (task := asyncio.current_task()) is not None and task.cancelling():
+            return
         self._failures += 1
         problem = str(error)
         # A single failure, such as a lost connection, is no problem that a person has to know.
