@@ -67,6 +67,7 @@ from daybook.errors import (
     InvalidInput,
     LedgerUnreachable,
 )
+from daybook.execution.step_texts import shown_text, stored_text
 from daybook.jobs import limits
 from daybook.jobs.model import read_parameters
 from daybook.jobs.payloads import PAYLOAD
@@ -76,28 +77,18 @@ from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import ApprovalRow, AttemptRow, StepRow
 from daybook.policies.policy import ANSWER, matches, tools_of
 from daybook.processes.ending import wait_shielded
-from daybook.redaction import redact_remembered, redact_tokens
+from daybook.redaction import redact_tokens
 from daybook.runs import approvals, steps
 from daybook.runs import budget as budgets
 from daybook.runs.approvals import ApprovalNeeded, ApprovalStatus, Question
 from daybook.runs.budget import RunBudget
 from daybook.runs.claim_requests import Granted
 from daybook.runs.usage import Amount
-from daybook.short_text import one_line, shorten
+from daybook.short_text import one_line
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-MAX_TEXT_CHARACTERS = 2_000
-"""Maximum length of a step's input, output or error in the ledger, in characters."""
-
-MAX_SHOWN_CHARACTERS = 16_000
-"""Maximum length of the text so far of a reply that arrives, in characters; its end is stored."""
-
-SHOWN_BLOCK_CHARACTERS = 4_000
-"""The stored end of a text begins at a multiple of this number, so that its beginning rarely moves.
-"""
 
 MAX_NAME_CHARACTERS = 200
 """Maximum length of a step's name, which a model or program may have invented."""
@@ -602,21 +593,3 @@ _DECIDED = (ApprovalStatus.APPROVED, ApprovalStatus.REJECTED, ApprovalStatus.EXP
 
 def _may_have_acted(row: StepRow) -> bool:
     return row.kind == "tool" and not row.repeatable
-
-
-def stored_text(text: str) -> str:
-    """Return a text of a step for the ledger: without tokens of claims, and shortened."""
-    return shorten(redact_tokens(text), MAX_TEXT_CHARACTERS)
-
-
-def shown_text(text: str) -> str:
-    """Return the end of a text that still grows, for the ledger, without secrets.
-
-    It contains no part of a secret either, at none of its ends.
-    """
-    text = redact_tokens(redact_remembered(text, is_cut=True), is_cut=True)
-    excess = len(text) - MAX_SHOWN_CHARACTERS
-    if excess <= 0:
-        return text
-    start = -(-excess // SHOWN_BLOCK_CHARACTERS) * SHOWN_BLOCK_CHARACTERS
-    return f"…\n\n{text[start:]}"

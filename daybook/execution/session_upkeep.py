@@ -29,7 +29,7 @@ from daybook.agents.base import AgentReply, AgentRequest
 from daybook.agents.journal import digest_of
 from daybook.errors import AgentError, AgentFailed
 from daybook.execution import agent_lookup, answers, conversation, handover
-from daybook.execution.journal import stored_text
+from daybook.execution.step_texts import stored_text
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Outcome, Status, Usage
 from daybook.ledger.tables import MessageRow, StepRow, SummaryRow

@@ -11,7 +11,7 @@ import pytest
 from daybook.api import transcripts
 from daybook.api.transcripts import Transcript, to_markdown
 from daybook.errors import InvalidInput, NotFound
-from daybook.execution.journal import stored_text
+from daybook.execution.step_texts import stored_text
 from daybook.keeper import retention
 from daybook.ledger.engine import sharing
 from daybook.ledger.states import Status

@@ -11,7 +11,7 @@ from daybook.agents.base import AgentReply, Tool
 from daybook.agents.journal import PlannedStep, ProgramSession, StepPosition, StepReply
 from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import AgentError, FenceRefused, InvalidInput
-from daybook.execution import journal
+from daybook.execution import journal, step_texts
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import StepRow
 from daybook.redaction import TOKEN_PREFIX
@@ -155,7 +155,7 @@ async def test_a_recorded_text_is_bounded_and_has_no_token_of_a_claim(active: Ac
     for step in await recorded(active):
         for text in (step.input or "", step.output or ""):
             assert token not in text
-            assert len(text) < journal.MAX_TEXT_CHARACTERS + 100
+            assert len(text) < step_texts.MAX_TEXT_CHARACTERS + 100
 
 
 async def test_a_step_shows_cached_tokens_and_costs_less_for_them(active: ActiveRun) -> None:

@@ -16,7 +16,7 @@ from daybook.agents.model import ModelAgent
 from daybook.agents.model_settings import ModelSettings
 from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import AgentError, AgentFailed, AgentTemporary
-from daybook.execution import journal
+from daybook.execution import journal, step_texts
 from daybook.ledger.states import Status as RunStatus
 from daybook.redaction import TOKEN_PREFIX
 from daybook.runs import rows, steps
@@ -417,16 +417,16 @@ async def begun(active: ActiveRun) -> None:
 @pytest.mark.parametrize("length", range(5, 48, 7))
 def test_no_part_of_a_token_is_shown(length: int) -> None:
     token = f"{TOKEN_PREFIX}{'aB3_' * 10}xyZ"
-    assert journal.shown_text(f"It is {token[:length]}") == f"It is {TOKEN_PREFIX}…"
-    front = "x" * 100 + token + "y" * (journal.MAX_SHOWN_CHARACTERS - 20)
-    assert token[-20:] not in journal.shown_text(front)
+    assert step_texts.shown_text(f"It is {token[:length]}") == f"It is {TOKEN_PREFIX}…"
+    front = "x" * 100 + token + "y" * (step_texts.MAX_SHOWN_CHARACTERS - 20)
+    assert token[-20:] not in step_texts.shown_text(front)
 
 
 def test_a_long_text_keeps_its_end_from_a_fixed_place() -> None:
     text = "".join(f"{number:05}\n" for number in range(5_000))
-    first, second = journal.shown_text(text[:20_100]), journal.shown_text(text[:21_000])
+    first, second = step_texts.shown_text(text[:20_100]), step_texts.shown_text(text[:21_000])
     assert second.startswith(first)
-    assert len(second) <= journal.MAX_SHOWN_CHARACTERS + 10
+    assert len(second) <= step_texts.MAX_SHOWN_CHARACTERS + 10
     assert second.endswith(text[20_000:21_000])
 
 
