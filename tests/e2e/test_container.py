@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -23,6 +23,15 @@ import pytest
 from daybook.processes import proc
 from tests.e2e.test_wheel import REPOSITORY
 from tests.namespaces import needs_namespaces
+
+VISIT = """
+import http.cookiejar, sys, urllib.request
+jar = urllib.request.HTTPCookieProcessor(http.cookiejar.CookieJar())
+opener = urllib.request.build_opener(jar)
+opener.open(sys.argv[1])
+print(opener.open(sys.argv[2]).read().decode())
+"""
+"""Program that opens a link with cookies, and then prints another page."""
 
 pytestmark = [
     pytest.mark.e2e,
@@ -46,7 +55,9 @@ def _command(text: str) -> list[str]:
 class Container:
     """One running container, whose volume is the folder ``volume``."""
 
-    def __init__(self, folder: Path, command: list[str] | None = None) -> None:
+    def __init__(
+        self, folder: Path, command: list[str] | None = None, variables: Sequence[str] = ()
+    ) -> None:
         self.log = folder / "log"
         (uid, _) = _lines("USER")[0].split(":")
         self._uid = int(uid)
@@ -59,6 +70,7 @@ class Container:
         (root := folder / "root").mkdir(exist_ok=True)
         (environment,) = _lines("ENV")
         self._environment = environment.replace("/opt/daybook", sys.prefix).split()
+        self._environment += variables
         entry, default = _command(_lines("ENTRYPOINT")[0]), _command(_lines("CMD")[0])
         program = self._program([*entry, *(default if command is None else command)])
         paths = ":".join([sys.base_prefix, str(REPOSITORY), sys.prefix])
@@ -191,5 +203,28 @@ def test_a_container_ends_with_the_exit_code_of_its_command(tmp_path: Path) -> N
     container = Container(tmp_path, ["show", "absent"])
     try:
         assert container._unshare.wait(60) == 3
+    finally:
+        container.end()
+
+
+def test_the_link_from_inside_opens_pages_that_listen_on_all_addresses(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    public = "http://localhost:4280"
+    variables = ("DAYBOOK_WEB_HOST=0.0.0.0", f"DAYBOOK_PUBLIC_URL={public}")
+    container = Container(tmp_path, variables=variables)
+    try:
+        container.until_logged("Ready", within=240)
+        opened = container.run("daybook", "open", "--no-browser")
+        (link,) = [each for each in opened.stdout.split() if each.startswith("http")]
+        assert link.startswith(public)
+        visited = container.run(sys.executable, "-c", VISIT, link, f"{public}/jobs")
+        assert visited.returncode == 0, visited.stderr
+        assert "Log out" in visited.stdout
+        listeners = container.run("cat", "/proc/net/tcp", "/proc/net/tcp6").stdout.splitlines()
+        others = {line.split()[1] for line in listeners if line.split()[3] == "0A"}
+        assert {each for each in others if not each.startswith("0100007F:")} == {
+            f"00000000:{4280:04X}"
+        }
+        assert container.stop(signal.SIGTERM, within=90) == 0
     finally:
         container.end()

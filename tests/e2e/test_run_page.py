@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from daybook.agents.journal import arguments_text
-from daybook.execution.journal import stored_text
+from daybook.execution.step_texts import stored_text
 from daybook.features.work_tools import kept_files
 from daybook.jobs import store
 from daybook.jobs.model import new_job

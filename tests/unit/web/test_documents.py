@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 import sqlalchemy
 
 from daybook.api import agents, channels
+from daybook.features.conversations import operations as conversations
 from daybook.features.hooks.documents import STORE as HOOKS
 from daybook.keeper.blocks import BLOCK_TYPES
 from daybook.ledger.tables import OutboxRow
@@ -32,13 +33,21 @@ KEYS = {name: f"whsec_{name * 8}" for name in ("AAAA", "BBBB", "CCCC")}
 
 @dataclass
 class Example:
-    """Valid fields of a new document, and a field with a value that is not valid."""
+    """Valid fields of a new document, and a field with a value that is not valid.
+
+    ``beginnings`` are those of valid secrets, by the name of the field.
+    """
 
     fields: dict[str, str]
     wrong: tuple[str, str] = ("name", "No Name")
     secrets: tuple[str, str] = ("canary-one", "canary-two")
     edit: tuple[str, str] = ("", "")
-    stores: Sequence[str] = field(default=("api_key", "url", "secret", "value"))
+    beginnings: Mapping[str, str] = field(default_factory=dict)
+
+    def typed(self, variant: Variant, canary: str) -> dict[str, str]:
+        """Return a value with the canary for each secret of the form."""
+        names = [each.name for each in variant.secrets]
+        return {name: f"{self.beginnings.get(name, '')}{canary}" for name in names}
 
 
 EXAMPLES = {
@@ -57,6 +66,18 @@ EXAMPLES = {
     "/settings/secrets": Example({"hosts": "api.example.org"}, edit=("hosts", "https://x")),
     "/settings/hooks": Example(
         {"job": "brief"}, secrets=(KEYS["AAAA"], KEYS["BBBB"]), edit=("rate", "0")
+    ),
+    "/settings/telegram": Example({}, edit=("api_url", "none"), beginnings={"token": "12345:"}),
+    "/settings/slack": Example(
+        {}, edit=("api_url", "none"), beginnings={"token": "xoxb-1-", "app_token": "xapp-1-"}
+    ),
+    "/settings/mail": Example(
+        {
+            "address": "daybook@example.org",
+            "imap_host": "imap.example.org",
+            "smtp_host": "smtp.example.org",
+        },
+        edit=("imap_host", "no host"),
     ),
 }
 """An example for each kind; the test of all kinds fails for a kind that is missing here."""
@@ -80,6 +101,7 @@ def prefect(monkeypatch: pytest.MonkeyPatch) -> FakePrefect:
 
     monkeypatch.setattr(connection, "connected", lambda *_: Connected())
     monkeypatch.setattr(connection, "check_connection", nothing)
+    monkeypatch.setattr(conversations, "try_account", tried)
     return fake
 
 
@@ -89,6 +111,11 @@ def kinds_of(server: PageLogin) -> list[DocumentPages]:
 
 def canaries(example: Example) -> tuple[str, ...]:
     return tuple(each.removeprefix("ntfys://") for each in example.secrets)
+
+
+async def tried(*_: Any) -> conversations.TriedAccount:
+    """Stand in for the messaging service, which accepts the account."""
+    return conversations.TriedAccount("@bot", None)
 
 
 async def test_no_secret_of_any_kind_comes_back_to_the_browser(
@@ -144,7 +171,7 @@ async def _write(
     new = f"{kind.path}/new?variant={variant.word}"
     names = {each.name for each in variant.fields}
     fields = {each: text for each, text in example.fields.items() if each in names}
-    given = fields | {each.name: first for each in variant.secrets} | {"name": name}
+    given = fields | example.typed(variant, first) | {"name": name}
     after = await send(new, f"{kind.path}/new", **{**given, example.wrong[0]: example.wrong[1]})
     assert after.invalid == [example.wrong[0]], (kind.path, after.problems)
     assert "Type it again" in texts[-1]
@@ -161,7 +188,8 @@ async def _write(
         }
         page = kind.address(ref)
         field, wrong = example.edit
-        again = {each.name: second for each in own}
+        typed = example.typed(variant, second)
+        again = {each.name: typed[each.name] for each in own}
         after = await send(page, page, **{**again, field: wrong})
         assert after.invalid == [field], (kind.path, after.problems)
         assert not any(second in str(each) for each in prefect.holds().values())

@@ -65,6 +65,7 @@ async def test_health_is_ok_with_a_leader_and_no_overdue_run(
         "late": 0,
         "overdue": 0,
         "outbox": {"pending": 0, "failed": 0, "paused": 0},
+        "conversations": {"accounts": []},
         "tasks": {
             **dict.fromkeys(("queued", "claimed", "needs_attention"), 0),
             **dict.fromkeys(("starving", "attention", "free", "busy"), 0),
