@@ -98,31 +98,35 @@ class _Listener:
 
     async def run(self) -> NoReturn:
         """Listen until this task is cancelled; after an error, connect again after a pause."""
-        task = asyncio.current_task()
         while True:
-            if task is not None and task.cancelling():
-                # A task group raises the errors of its tasks in place of its own cancellation.
-                raise asyncio.CancelledError
             try:
                 async with self._account.open() as platform:
                     await self._connected(platform)
-            except* (PlatformError, Unreachable, InvalidInput) as errors:
-                error = errors.exceptions[0]
+            except (PlatformError, Unreachable, InvalidInput) as error:
                 await self._pause(error)
-            except* Exception:
+            except Exception:
                 log.exception(
                     "listening to %s failed", self._account.name, extra={"action": "pass_failed"}
                 )
                 await self._pause(DaybookError("an error of Daybook's, which its log has"))
 
     async def _connected(self, platform: Platform) -> None:
+        """Do all work of a connection until one part of it fails; raise this error.
+
+        A task group would raise an error of its tasks even if it was cancelled itself.
+        """
         self._identity = await platform.identity()
         await store.use_account(self._ledger, self._account.name, self._account.account_id)
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._receive(platform))
-            group.create_task(self._handle(platform))
-            group.create_task(self._follow(platform))
-            group.create_task(self._refresh_buttons(platform))
+        parts = (self._receive, self._handle, self._follow, self._refresh_buttons)
+        tasks = [asyncio.create_task(each(platform)) for each in parts]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for each in tasks:
+                each.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        for each in done:
+            each.result()
 
     async def _receive(self, platform: Platform) -> NoReturn:
         name = self._account.name
@@ -169,8 +173,6 @@ class _Listener:
 
     async def _pause(self, error: BaseException) -> None:
         """Record the problem, and wait, each time longer."""
-        if (task := asyncio.current_task()) is not None and task.cancelling():
-            return
         self._failures += 1
         problem = str(error)
         # A single failure, such as a lost connection, is no problem that a person has to know.

@@ -42,7 +42,7 @@ class ClosingAccount:
     name, agent, account_id = CHANNEL, "default", "bot-1"
 
     def __init__(self) -> None:
-        self.platform = Closing()
+        self.platform: FakePlatform = Closing()
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Platform]:
@@ -55,9 +55,46 @@ async def test_a_listener_ends_when_it_is_cancelled_whatever_its_connection_does
     monkeypatch.setattr(listening, "MIN_PAUSE_SECONDS", 0.0)
     account = ClosingAccount()
     task = asyncio.create_task(_Listener(world.ledger, account).run())
+    assert isinstance(account.platform, Closing)
     await account.platform.receives.wait()
     task.cancel()
     done, _ = await asyncio.wait([task], timeout=0.9)
     assert done
     assert task.cancelled()
     assert account.platform.receive_count == 1
+
+
+class Failing(FakePlatform):
+    """A service that fails at first, and then answers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answers = asyncio.Event()
+        self.failures = [PlatformError("502"), RuntimeError("a mistake"), PlatformError("429")]
+
+    async def receive(self, after: int | None) -> Sequence[Update]:
+        if self.failures:
+            raise self.failures.pop(0)
+        self.answers.set()
+        await asyncio.Event().wait()
+        return ()
+
+
+class FailingAccount(ClosingAccount):
+    def __init__(self) -> None:
+        self.platform: FakePlatform = Failing()
+
+
+async def test_a_listener_goes_on_after_each_error(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listening, "MIN_PAUSE_SECONDS", 0.0)
+    account = FailingAccount()
+    task = asyncio.create_task(_Listener(world.ledger, account).run())
+    assert isinstance(account.platform, Failing)
+    waits = asyncio.create_task(account.platform.answers.wait())
+    done, _ = await asyncio.wait([task, waits], return_when=asyncio.FIRST_COMPLETED)
+    assert done == {waits}
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
