@@ -62,10 +62,10 @@ class Chats:
         number = 0
         while SYSTEM_CLOCK.now() < end:
             person = self.dice.choice(PEOPLE)
-            update_id = self.bot.next_update
+            update_id = f"{TOKEN.partition(':')[0]}-{self.bot.next_update}"
             message_id = self.bot.write(f"chat-{number}", person=person)
             self.written[message_id] = str(person)
-            self.keys.add(session_request_key(store.answer_key(CHANNEL, str(update_id))))
+            self.keys.add(session_request_key(store.answer_key(CHANNEL, update_id)))
             number += 1
             await SYSTEM_CLOCK.wait_until(SYSTEM_CLOCK.now() + INTERVAL)
         self.bot.disturb = None
