@@ -94,7 +94,7 @@ async def _run(home: Home, options: argparse.Namespace, seed: int, address: str)
     ):
         os.environ["DAYBOOK_LEDGER_URL"] = ledger_url
         os.environ["DAYBOOK_WEBHOOK_SECRET"] = receiver.secret
-        members = cluster.Cluster(home, _port(), ledger_url)
+        members = cluster.Cluster(home, _port(), ledger_url, options.replicas)
         try:
             await members.start(options.workers, options.keepers, concurrency=options.concurrency)
             async with (
@@ -167,7 +167,11 @@ async def _inject_faults(
     from chaos import faults, workload
 
     drawn = faults.draw_faults(
-        random.Random(seed), options.seconds, options.faults, options.longest_stop
+        random.Random(seed),
+        options.seconds,
+        options.faults,
+        options.longest_stop,
+        faults.KINDS_WITH_REPLICAS if options.replicas else faults.KINDS,
     )
     count = max(1, round(options.rate * workload.INTERVAL_SECONDS))
     edited, chained = 4 if options.edits else 0, 3
@@ -295,12 +299,25 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         help="database of the ledger [default: sqlite]",
     )
     parser.add_argument(
+        "--replicas",
+        action="store_true",
+        help="Prefect is two API replicas and its services, with PostgreSQL, Redis and HAProxy",
+    )
+    parser.add_argument(
         "--keep",
         default="",
         metavar="FOLDER",
         help="if a promise is broken, copy the ledger and the logs to this folder",
     )
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.replicas:
+        from chaos import replicas
+
+        if options.ledger != "postgresql":
+            parser.error("--replicas needs --ledger postgresql")
+        if program := replicas.missing():
+            parser.error(f"--replicas needs {program}")
+    return options
 
 
 if __name__ == "__main__":

@@ -10,9 +10,11 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from chaos.replicas import Replicas
 from daybook.home import Home
 from daybook.operations import server, worker
 from daybook.operations.prefect_selection import SelectedPrefect
@@ -24,6 +26,9 @@ SERVER_START_TIMEOUT_SECONDS = 300.0
 """Long enough for a loaded machine."""
 DATABASE_RESTART_SECONDS = 60.0
 """Maximum time for which the PostgreSQL server may refuse the test's own connections."""
+
+
+_OF_PREFECT = "_prefect"
 
 
 @dataclass
@@ -38,11 +43,15 @@ class Member:
 
 @dataclass
 class Cluster:
-    """The processes under test; ``ledger`` is the ledger's address."""
+    """The processes under test; ``ledger`` is the ledger's address.
+
+    Prefect is Daybook's own server or, ``with_replicas``, several processes (`chaos.replicas`).
+    """
 
     home: Home
     port: int
     ledger: str
+    with_replicas: bool = False
     members: dict[str, Member] = field(default_factory=dict)
     _restarters: list[asyncio.Task[None]] = field(default_factory=list)
     _may_start: asyncio.Event = field(default_factory=asyncio.Event)
@@ -58,9 +67,7 @@ class Cluster:
     async def start(self, workers: int, keepers: int, *, concurrency: int) -> None:
         """Start all processes, the server first."""
         self._may_start.set()
-        await self._add("server", self._start_server)
-        child = self.members["server"].child
-        await server.wait_until_healthy(self.api_url, SERVER_START_TIMEOUT_SECONDS, child=child)
+        await self._start_prefect()
         for number in range(1, workers + 1):
             name = f"worker-{number}"
             command = worker.command(self.home, name=name, limit=concurrency)
@@ -69,6 +76,18 @@ class Cluster:
             name = f"keeper-{number}"
             command = [sys.executable, "-m", "daybook", "keeper"]
             await self._add(name, self._starter(name, command, concurrency))
+
+    async def _start_prefect(self) -> None:
+        child = None
+        if self.with_replicas:
+            replicas = Replicas(self.home, self.port, of_prefect(self.ledger))
+            await replicas.migrate()
+            for name, command in replicas.commands():
+                await self._add(name, partial(replicas.start, name, command))
+        else:
+            await self._add("server", self._start_server)
+            child = self.members["server"].child
+        await server.wait_until_healthy(self.api_url, SERVER_START_TIMEOUT_SECONDS, child=child)
 
     def living(self, name: str) -> Child | None:
         """Return the process of this member if it is alive."""
@@ -139,7 +158,10 @@ class Cluster:
 
 
 async def cut_ledger(cluster: Cluster, seconds: float) -> None:
-    """Make the ledger unavailable: lock SQLite, or terminate PostgreSQL's connections."""
+    """Make the ledger unavailable: lock SQLite, or terminate PostgreSQL's connections.
+
+    The database of Prefect's replicas is unavailable with it.
+    """
     if cluster.ledger.startswith("sqlite"):
         await asyncio.to_thread(_lock, Path(urlsplit(cluster.ledger).path), seconds)
         return
@@ -150,7 +172,8 @@ async def cut_ledger(cluster: Cluster, seconds: float) -> None:
         # connection.
         await _administer(
             f"{address}/postgres",
-            f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'",
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            f" WHERE datname IN ('{name}', '{name}{_OF_PREFECT}')",
         )
         await asyncio.sleep(0.1)
 
@@ -186,14 +209,25 @@ def _lock(path: Path, seconds: float) -> None:
 
 @asynccontextmanager
 async def database(home: Home, address: str) -> AsyncIterator[str]:
-    """Yield the ledger's address: a new database on the server at ``address``, or a file."""
+    """Yield the ledger's address: a new database on the server at ``address``, or a file.
+
+    `of_prefect` is the address of a second one there, for Prefect.
+    """
     if not address:
         yield f"sqlite+aiosqlite:///{home.path / 'ledger.db'}"
         return
     plain = address.replace("postgresql+asyncpg", "postgresql")
-    name = f"daybook_chaos_{os.getpid()}"
-    await _administer(plain, f"CREATE DATABASE {name}")
+    ledger = f"daybook_chaos_{os.getpid()}"
+    names = (ledger, f"{ledger}{_OF_PREFECT}")
+    for name in names:
+        await _administer(plain, f"CREATE DATABASE {name}")
     try:
-        yield f"postgresql+asyncpg://{urlsplit(plain).netloc}/{name}"
+        yield f"postgresql+asyncpg://{urlsplit(plain).netloc}/{ledger}"
     finally:
-        await _administer(plain, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        for name in names:
+            await _administer(plain, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+def of_prefect(ledger: str) -> str:
+    """Return the address of the database for Prefect beside a ledger on PostgreSQL."""
+    return f"{ledger}{_OF_PREFECT}"

@@ -6,7 +6,7 @@ import asyncio
 import os
 import random
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -28,9 +28,18 @@ KINDS = {
     "cut the ledger": 3,
 }
 """Kinds of faults, with the weight of each in the draw."""
+KINDS_WITH_REPLICAS = {kind: weight for kind, weight in KINDS.items() if "server" not in kind} | {
+    "kill an api": 4,
+    "stop an api": 2,
+    "kill the services": 1,
+    "stop the services": 1,
+    "kill the redis": 1,
+    "kill the balancer": 1,
+}
+"""As `KINDS`, if Prefect is several processes."""
 KILL_EVERYTHING = "kill everything"
 """Not drawn: the only fault of a test with `--restart-after` (`chaos.restarts`)."""
-KILLS_RUNS = frozenset(KINDS) - {"kill a keeper", "stop a keeper"} | {KILL_EVERYTHING}
+KILLS_RUNS = {*KINDS, *KINDS_WITH_REPLICAS} - {"kill a keeper", "stop a keeper"} | {KILL_EVERYTHING}
 """Faults that may end a run in the middle of its effect, so that its outcome is unknown."""
 
 
@@ -55,11 +64,18 @@ class InjectedFault:
 
 
 def draw_faults(
-    draw: random.Random, seconds: float, count: int, longest_stop: float
+    draw: random.Random,
+    seconds: float,
+    count: int,
+    longest_stop: float,
+    weighted: Mapping[str, int],
 ) -> list[Fault]:
-    """Draw ``count`` faults, one in each of ``count`` equal parts of ``seconds``."""
+    """Draw ``count`` faults, one in each of ``count`` equal parts of ``seconds``.
+
+    ``weighted`` are the kinds with their weights.
+    """
     part, faults = seconds / count, list[Fault]()
-    kinds, weights = list(KINDS), list(KINDS.values())
+    kinds, weights = list(weighted), list(weighted.values())
     for number in range(count):
         (kind,) = draw.choices(kinds, weights)
         longest = {"stop the server": 10.0, "cut the ledger": 8.0}.get(kind, longest_stop)
