@@ -70,12 +70,12 @@ class Replicas:
         return await children.start(
             name,
             command,
-            environment=self._environment(),
+            environment=self._environment(name),
             log=self.home.logs / f"{name}.log",
             folder=self.home.path,
         )
 
-    def _environment(self) -> dict[str, str]:
+    def _environment(self, name: str) -> dict[str, str]:
         lines = (FLEET / "prefect.env").read_text().splitlines()
         settings = dict(line.split("=", 1) for line in lines if line[:1] not in ("", "#"))
         redis = f"redis://127.0.0.1:{self._redis}"
@@ -83,6 +83,8 @@ class Replicas:
             f"FLEET_API_{number}": f"{server.HOST}:{port}"
             for number, port in enumerate(self._ports, 1)
         }
+        if name == "services":
+            settings["PREFECT_SERVER_DOCKET_NAME"] = "prefect-services"
         return {
             **without_credentials(os.environ),
             **settings,

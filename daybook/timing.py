@@ -45,8 +45,12 @@ class Timing:
     run_lease_renewal: timedelta = timedelta(seconds=20)
     run_lease_renewal_delay: timedelta = timedelta(seconds=5)
     """How late a renewal may come before it counts as missed."""
-    leader_lease: timedelta = timedelta(seconds=30)
-    leader_lease_renewal: timedelta = timedelta(seconds=10)
+    leader_lease: timedelta = timedelta(seconds=15)
+    """How long a leader leads after its last renewal.
+
+    After the leader's death, another keeper leads within this time and one `leader_check`.
+    """
+    leader_lease_renewal: timedelta = timedelta(seconds=5)
     delivery_lease: timedelta = timedelta(seconds=90)
     """How long a claim on a message to be sent is valid.
 

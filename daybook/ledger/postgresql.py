@@ -76,10 +76,16 @@ _UNREACHABLE = ("08", "28", "53", "57P", "58", "XX")
 In order: connection, authorisation, exhausted resources (such as connections, disk), operator
 intervention, system errors, internal errors.
 """
+_POOLED = (
+    "a connection pool in front of the database does not keep prepared statements; with PgBouncer, "
+    "set max_prepared_statements (version 1.21 or newer), or pool_mode = session"
+)
 _UNREACHABLE_STATES = {
     "25006": "it is read-only",
+    "26000": _POOLED,  # the prepared statement is unknown
     "25P03": "this process stalled in a transaction",
     "3D000": "",  # no such database
+    "42P05": _POOLED,  # the prepared statement exists already
     "3F000": "",  # no schema
     "42501": "",  # no permission
     "55P03": "locked: other writers did not release it in time",

@@ -149,7 +149,7 @@ def _keeper(snapshot: HealthSnapshot) -> Iterator[Metric]:
     yield gauge("keeper_leads", "Whether a keeper leads.", snapshot.has_leader)
     yield gauge(
         "keeper_lease_age_seconds",
-        "Seconds since the keeper renewed its lease: every 10 s; it expires after 30 s.",
+        "Seconds since the keeper renewed its lease: every 5 s; it expires after 15 s.",
         snapshot.renewed_ago,
     )
     yield gauge(

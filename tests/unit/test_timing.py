@@ -29,7 +29,7 @@ def test_without_environment_variables_the_timing_is_the_default() -> None:
     [
         ({"poll": timedelta()}, "poll must be positive"),
         ({"run_lease_renewal": 30 * SECOND}, "run_lease_renewal is not shorter than half"),
-        ({"leader_lease": 20 * SECOND}, "leader_lease_renewal is not shorter than half"),
+        ({"leader_lease": 10 * SECOND}, "leader_lease_renewal is not shorter than half"),
         ({"subscription_lease": SECOND}, "subscription_lease_renewal is not shorter than half"),
         ({"run_lease_renewal_delay": 40 * SECOND}, "run_lease ends before a renewal"),
         ({"stop_grace": 30 * SECOND}, "stop_grace leaves no time to renew run_lease"),

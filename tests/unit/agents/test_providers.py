@@ -190,7 +190,7 @@ def test_without_its_sdk_a_provider_is_refused_with_the_extra_to_install(
 def test_the_extras_are_those_of_pyproject() -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     extras = {**project["optional-dependencies"]}
-    for name in ("otel", "slack", "telegram"):  # no providers
+    for name in ("otel", "redis", "slack", "telegram"):  # no providers
         assert extras.pop(name)
     assert set(extras) == set(providers.EXTRAS)
     for extra, requirements in extras.items():

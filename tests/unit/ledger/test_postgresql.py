@@ -356,3 +356,9 @@ async def test_one_process_can_open_a_new_ledger_several_times_at_once(
         await asyncio.gather(*(stack.enter_async_context(each) for each in ledgers))
         assert len({each.id for each in ledgers}) == 1
     assert SYSTEM_CLOCK.now() - ledgers[0].now() < timedelta(seconds=5)
+
+
+async def test_a_pool_without_prepared_statements_is_named_with_what_to_set(ledger: Ledger) -> None:
+    with pytest.raises(LedgerUnreachable, match="max_prepared_statements"):
+        async with ledger.write() as session:
+            await session.execute(text("EXECUTE of_another_connection"))
