@@ -14,8 +14,13 @@ from cryptography.x509.oid import NameOID
 from daybook.clock import SYSTEM_CLOCK
 
 
-def self_signed(*names: x509.GeneralName) -> tuple[bytes, bytes]:
-    """Return a self-signed certificate of ``names``, and its key, as texts of PEM."""
+def self_signed(
+    *names: x509.GeneralName, validity: timedelta = timedelta(days=1)
+) -> tuple[bytes, bytes]:
+    """Return a self-signed certificate of ``names``, and its key, as texts of PEM.
+
+    It is valid for ``validity`` from now.
+    """
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, str(names[0].value))])
     now = SYSTEM_CLOCK.now()
@@ -26,7 +31,7 @@ def self_signed(*names: x509.GeneralName) -> tuple[bytes, bytes]:
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
+        .not_valid_after(now + validity)
         .add_extension(x509.SubjectAlternativeName(names), False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
         .sign(key, hashes.SHA256())

@@ -19,7 +19,7 @@ from functools import partial
 from typing import Any
 
 from daybook import feature, home
-from daybook.diagnosis.checks import delivery, installation, late, prefect
+from daybook.diagnosis.checks import certificates, delivery, installation, late, prefect
 from daybook.diagnosis.checks import home as home_checks
 from daybook.diagnosis.checks import ledger as ledger_checks
 from daybook.diagnosis.checks.facts import read_once
@@ -68,6 +68,7 @@ LEDGER_CHECKS: tuple[tuple[str, Check], ...] = (
 PREFECT_CHECKS: tuple[tuple[str, Check], ...] = (
     ("clock", prefect.clock),
     ("ui", prefect.ui),
+    ("certificates", certificates.certificates),
     ("pool", prefect.pool),
     ("worker", prefect.worker),
     ("keeper", late.keeper),
