@@ -99,7 +99,10 @@ class Home:
 
     @property
     def worker_name(self) -> str:
-        """Return the name of `up`'s worker in the pool: stable, and different for each home."""
+        """Return the name of `up`'s worker in the pool: stable, and different for each home.
+
+        Further workers of the home have a number after it (`daybook.worker.names`).
+        """
         return f"{socket.gethostname()}-{self.mark}"
 
     @property

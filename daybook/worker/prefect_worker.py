@@ -117,7 +117,7 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
                 **get_current_settings().to_environment_variables(exclude_unset=True),
                 **await child_settings(self.client),
             }
-            holder, holders_folder = leadership.new_holder(), home.current_home().holders
+            holder, holders_folder = leadership.new_holder(self.name), home.current_home().holders
             lock = holders.lock(holders_folder, holder)
             if lock is not None:
                 stack.callback(os.close, lock)

@@ -117,7 +117,7 @@ class WorkerLoop:
     ) -> None:
         self._ledger, self._client, self._launcher = ledger, client, launcher
         self._config, self._sync, self._configure = config, sync, configure
-        self._holder = config.holder or leadership.new_holder()
+        self._holder = config.holder or leadership.new_holder(config.name)
         self._watched: dict[str, SupervisedRun] = {}
         self._exits: set[asyncio.Task[None]] = set()
         self._renewed = time.monotonic()
@@ -238,7 +238,7 @@ class WorkerLoop:
     @property
     def _mark(self) -> str:
         """Return the part before the pid in the `infrastructure_pid` of runs without a lease."""
-        return f"{self._config.name}:{self._holder.rpartition(':')[2]}"
+        return f"{self._config.name}:{self._holder.split(':')[2]}"
 
     def _watch(self, watched: SupervisedRun) -> None:
         self._watched[watched.flow_run_id] = watched
