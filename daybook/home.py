@@ -3,8 +3,9 @@
 The process uses the first of these servers that exists:
 
 1. the server whose address is in Prefect's own settings,
-2. the server of this home's running `daybook up`,
-3. a temporary server that Prefect starts, with its files under `<home>/prefect`.
+2. the server of the ledger that this home has joined (`Home.joined_prefect`),
+3. the server of this home's running `daybook up`,
+4. a temporary server that Prefect starts, with its files under `<home>/prefect`.
 
 So two homes on one machine never share a server by accident. Call `configure_prefect` before
 Prefect is imported, because Prefect reads its environment once.
@@ -99,7 +100,10 @@ class Home:
 
     @property
     def worker_name(self) -> str:
-        """Return the name of `up`'s worker in the pool: stable, and different for each home."""
+        """Return the name of `up`'s worker in the pool: stable, and different for each home.
+
+        Further workers of the home have a number after it (`daybook.worker.names`).
+        """
         return f"{socket.gethostname()}-{self.mark}"
 
     @property
@@ -159,6 +163,11 @@ class Home:
         return self.path / "prefect-credential"
 
     @property
+    def joined_prefect(self) -> Path:
+        """Return the file with the Prefect server of a ledger that this home has joined."""
+        return self.path / "prefect-server.json"
+
+    @property
     def browser_key_file(self) -> Path:
         """Return the file with the key that signs browser sessions (`daybook.operations.login`)."""
         return self.path / "browser-key"
@@ -185,6 +194,18 @@ class Home:
         if given and given != self.credential():
             write_private_draft(self.credential_file, f"{given}\n").replace(self.credential_file)
         return given or _ensure_secret(self.credential_file, f"daybook:{secrets.token_urlsafe(32)}")
+
+    def write_joined_prefect(self, address: str, credential: str) -> None:
+        """Let processes of this home use the Prefect server at ``address``."""
+        server = {"api_url": address, "auth_string": credential}
+        replace_private_file(self.joined_prefect, json.dumps(server))
+
+    def read_joined_prefect(self) -> tuple[str, str]:
+        """Return the address and the credential in `joined_prefect`; empty without the file."""
+        with suppress(OSError, ValueError):
+            server = json.loads(plain_text.read(self.joined_prefect))
+            return str(server["api_url"]), str(server["auth_string"])
+        return "", ""
 
     def browser_key(self) -> str:
         """Return the key that signs browser sessions; create it on first use."""
@@ -291,12 +312,14 @@ def current_home() -> Home:
 
 
 def is_configured_by_user() -> bool:
-    """Return whether the user's own Prefect environment or active profile names a server."""
+    """Return whether the user's Prefect settings, or a joined ledger, name a server."""
     return bool(_configured_address())
 
 
 def _configured_address() -> str:
-    """Return the server address in the user's own Prefect settings; empty if there is none.
+    """Return the server address in the user's own Prefect settings; else that of a joined ledger.
+
+    Empty if there is none.
 
     Raise `InvalidInput` if the variable with the address has no valid URL.
     """
@@ -307,15 +330,16 @@ def _configured_address() -> str:
             legal = "write for example http://127.0.0.1:4200/api"
             raise InvalidInput("PREFECT_API_URL", f"is no URL: {error}", legal) from None
         return address
+    joined, _ = current_home().read_joined_prefect()
     if "PREFECT_HOME" in os.environ and Path(os.environ["PREFECT_HOME"]) == current_home().prefect:
-        return ""
+        return joined
     folder = Path(os.environ.get("PREFECT_HOME") or "~/.prefect").expanduser()
     try:
         profiles = tomllib.loads(plain_text.read(folder / "profiles.toml"))
     except (OSError, tomllib.TOMLDecodeError):
-        return ""
+        return joined
     name = os.environ.get("PREFECT_PROFILE") or profiles.get("active")
-    return str(profiles.get("profiles", {}).get(name, {}).get("PREFECT_API_URL") or "")
+    return str(profiles.get("profiles", {}).get(name, {}).get("PREFECT_API_URL") or joined)
 
 
 def configure_prefect() -> str | None:
@@ -340,6 +364,11 @@ def set_prefect_variables() -> str | None:
     _check_certificates()
     os.environ.setdefault("DO_NOT_TRACK", "1")
     if configured := _configured_address():
+        joined, credential = current_home().read_joined_prefect()
+        if configured == joined:
+            os.environ["PREFECT_API_URL"] = joined
+            if credential:
+                os.environ.setdefault(CLIENT_CREDENTIAL, credential)
         use_credential(configured)
         return os.environ.get("PREFECT_API_URL")
     home = current_home().make()

@@ -133,6 +133,14 @@ class Settings(BaseSettings):
         description="Maximum number of concurrent runs, on all machines together. Further runs are "
         "`waiting`.",
     )
+    worker_limit: int = Field(
+        default=0, ge=0, description="Maximum number of concurrent runs in a worker. 0: no limit."
+    )
+    worker_labels: CommaSeparated = Field(
+        default="",
+        description="Labels of this home's workers, comma-separated: `gpu`. Only workers with the "
+        "label of a job (`worker_label`) start its runs.",
+    )
     allowed_hosts: CommaSeparated = Field(
         default="",
         description="Host names, addresses and networks, comma-separated, that jobs may reach "
@@ -431,9 +439,7 @@ class Settings(BaseSettings):
     def _check_work_dirs(cls, value: str) -> str:
         for entry in entries(value):
             if not entry.startswith(("/", "~")):
-                raise ValueError(
-                    f'"{entry}" is relative; use absolute paths, or paths that begin with ~'
-                )
+                raise ValueError(f'"{entry}" is relative; use an absolute path, or one with ~')
         return value
 
     @classmethod

@@ -93,6 +93,10 @@ class Timing:
 
     A worker that is silent for `run_lease` has lost its runs, and the preloaded parent ends them.
     """
+    worker_check: timedelta = timedelta(seconds=5)
+    """Interval at which a worker reads whether it drains."""
+    worker_record: timedelta = timedelta(seconds=20)
+    """Interval at which a worker records itself. After `run_lease` without a record, it is lost."""
     stop_grace: timedelta = timedelta(seconds=10)
     """Time from SIGTERM to SIGKILL. The flow first ends its agent's program, and then itself."""
     shutdown_wait: timedelta = timedelta(seconds=10)
@@ -171,6 +175,8 @@ class Timing:
             raise ValueError("stop_grace leaves no time to renew run_lease")
         if self.max_silence < 4 * self.probe_interval:
             raise ValueError("max_silence is shorter than two probes without an answer")
+        if self.worker_record >= self.run_lease / 2:
+            raise ValueError("worker_record is not shorter than half of run_lease")
         if self.worker_signal >= self.run_lease / 2:
             raise ValueError("worker_signal is not shorter than half of run_lease")
 

@@ -10,6 +10,7 @@ DEFAULT: dict[str, object] = {
     "overlap": "skip",
     "catch_up": "latest",
     "class": "medium",
+    "worker_label": "",
     "start": "",
     "until": "",
     "max_runs": 0,

@@ -9,6 +9,7 @@ from daybook.features.memory.client import Memory, SyncMemory
 from daybook.features.repositories.client import Repositories, SyncRepositories
 from daybook.features.skills.client import Skills, SyncSkills
 from daybook.features.tasks.client import SyncTasks, Tasks
+from daybook.features.workers.client import SyncWorkers, Workers
 
 class FeatureOperations:
     """Attributes of `Client`."""
@@ -19,6 +20,7 @@ class FeatureOperations:
     repositories: Repositories
     skills: Skills
     tasks: Tasks
+    workers: Workers
 
 class SyncFeatureOperations(FeatureOperations):
     """Attributes of `SyncClient`."""
@@ -29,3 +31,4 @@ class SyncFeatureOperations(FeatureOperations):
     repositories: SyncRepositories
     skills: SyncSkills
     tasks: SyncTasks
+    workers: SyncWorkers

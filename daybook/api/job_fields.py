@@ -32,6 +32,7 @@ class CommonFields(TypedDict, total=False):
     retry_delay: str | timedelta
     overlap: Literal["skip", "queue_one", "queue_all", "cancel_running", "allow"]
     catch_up: Literal["none", "latest", "all"]
+    worker_label: str
     start: str
     until: str
     max_runs: int

@@ -416,6 +416,7 @@ def print_run_details(run: RunWithSteps, absolute: bool = False) -> None:
         ("attempts", str(run.attempts)),
         ("agent", run.agent),
         ("model", run.model),
+        ("worker", run.worker),
         ("tools", first_names(run.tools, MAX_TOOLS)),
         ("tokens", tokens_in_words(usage)),
         ("cost", formatting.cost(usage)),

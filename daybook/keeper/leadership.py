@@ -43,13 +43,23 @@ log = logging.getLogger(__name__)
 
 _READS = re.compile(r"/(filter|paginate|count|history|get_scheduled_flow_runs|health|hello)/?$")
 """Paths of POST requests that only read."""
+MAX_WORKER_NAME = 100
+"""Maximum number of characters of a worker's name in a holder."""
 _GATEWAY_ERRORS = (502, 504)
 """Status codes with which a proxy reports that it does not reach Prefect."""
 
 
-def new_holder() -> str:
-    """Return a new, globally unique name that identifies this process in leases."""
-    return f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+def new_holder(worker: str = "") -> str:
+    """Return a new, globally unique name that identifies this process in leases.
+
+    It ends with the name of the ``worker``, if any (`Run.worker`). Only the name as a whole
+    identifies a holder: a worker that is started again has the same name in another holder, and the
+    leases of its earlier process are not its own.
+    """
+    holder = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+    # A holder is also the name of a file (`runs.holders`).
+    name = re.sub(r"[^\w.-]", "_", worker)[:MAX_WORKER_NAME]
+    return f"{holder}:{name}" if name else holder
 
 
 class Leadership:

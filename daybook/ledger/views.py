@@ -253,6 +253,7 @@ class Run(BaseModel, frozen=True):
     skipped are one run, from ``scheduled_for`` to ``scheduled_to``, which is None for any other
     run. ``program_session`` is the id that a program gave its own conversation, "" if it printed
     none. ``warnings`` are the failed tool calls of a run that succeeded; ``reason`` repeats them.
+    ``worker`` is the name of the worker that claimed the run last, "" if there is none.
     ``metadata`` and ``usage`` are objects; they are not validated, because a view must accept all
     stored values.
     """
@@ -287,6 +288,7 @@ class Run(BaseModel, frozen=True):
     agent: str | None
     model: str | None
     usage: Any
+    worker: str
     flow_run_id: str | None
     occurrence: str
     retry_of: str | None
@@ -310,6 +312,7 @@ class Run(BaseModel, frozen=True):
                 "scheduled_to": row.due_to,
                 "duration_seconds": duration,
                 "usage": row.usage or {},
+                "worker": ":".join(row.holder.split(":")[3:]),
             }
             | more
         )

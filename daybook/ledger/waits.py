@@ -105,6 +105,14 @@ WORKER = WaitReason(
     for_slot=True,
     of_worker=True,
 )
+NO_WORKER = WaitReason(
+    name="no_worker",
+    what="a worker that may start it: with the label of its job, and not draining",
+    ends="a claim by such a worker",
+    for_runs=True,
+    claims_early=True,
+    in_queue=True,
+)
 OVERLAP = WaitReason(
     name="overlap",
     what="another run of its job",
@@ -157,6 +165,7 @@ REASONS = {
         MAINTENANCE,
         SLOT,
         WORKER,
+        NO_WORKER,
         OVERLAP,
         HOLDER,
         AGENT,

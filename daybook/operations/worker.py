@@ -51,12 +51,13 @@ def command(
     name: str | None = None,
     once: bool = False,
 ) -> list[str]:
-    """Return the command line of a worker, by default with another name than that of `up`.
+    """Return the command line of a worker.
 
-    Without ``queues``, it polls all queues; without ``limit``, it has no limit of its own.
+    Without ``name``, it chooses its own (`daybook.worker.names`). Without ``queues``, it polls all
+    queues; without ``limit``, it has no limit of its own.
     """
     arguments = [*image.PYTHON_MODULE, "daybook.worker", "--pool", pool]
-    arguments += ["--name", name or f"{home.worker_name}-{os.getpid()}"]
+    arguments += ["--name", name] if name else []
     arguments += [f"--queue={each}" for each in queues]
     arguments += [] if limit is None else ["--limit", str(limit)]
     return arguments + (["--once"] if once else [])

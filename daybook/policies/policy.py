@@ -46,6 +46,7 @@ from daybook.policies.repositories import (
     Verify,
 )
 from daybook.policies.sandboxes import SandboxField, SandboxHosts
+from daybook.policies.worker_labels import WorkerLabel
 from daybook.processes import locations
 from daybook.schedules import bounds, durations
 from daybook.schedules.durations import ApproveWithin, Deadline, RetryDelay, Stagger, Timeout
@@ -186,6 +187,7 @@ class Policy(BaseModel):
         description="Resource class of the run. The operator may limit the number of active runs "
         "of each class (DAYBOOK_MAX_LIGHT and so on).",
     )
+    worker_label: WorkerLabel = ""
     start: Moment = Field(
         default="",
         title="Start",

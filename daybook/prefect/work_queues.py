@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -38,6 +39,7 @@ log = logging.getLogger(__name__)
 CLASS_QUEUES: tuple[str, ...] = get_args(RunClass)
 """Names of the queues, which are the names of the classes, in the order of their priorities."""
 
+_LABEL = "label-"
 DEFAULT_QUEUE = "default"
 """Queue that Prefect creates in each pool; no job of ours uses it."""
 
@@ -54,20 +56,30 @@ class QueuesState:
 
 
 def queue_of(job: Job, found: DeploymentResponse | None) -> str:
-    """Return the queue of the job's deployment: an operator's queue, or the queue of its class.
+    """Return the queue of the job's deployment: an operator's queue, or that of its label or class.
 
     The queue of ``found``, the present deployment, is an operator's if it is in our pool, and
-    neither the queue of a class nor Prefect's default queue.
+    neither the queue of a class or label nor Prefect's default queue.
     """
     if found is not None and found.work_pool_name == WORK_POOL:
         current = found.work_queue_name
-        if current and current not in (*CLASS_QUEUES, DEFAULT_QUEUE):
+        is_ours = current in (*CLASS_QUEUES, DEFAULT_QUEUE) or str(current).startswith(_LABEL)
+        if current and not is_ours:
             return str(current)
-    return job.policy.class_
+    return of_label(job.policy.worker_label) if job.policy.worker_label else job.policy.class_
 
 
-async def ensure(client: PrefectClient, state: QueuesState | None = None) -> list[str]:
+def of_label(label: str) -> str:
+    """Return the queue of the jobs with a label of workers."""
+    return _LABEL + label
+
+
+async def ensure(
+    client: PrefectClient, state: QueuesState | None = None, *, labels: Iterable[str] = ()
+) -> list[str]:
     """Create and correct the queues of the classes; return the names of the changed queues.
+
+    Also create the queues of ``labels``.
 
     Do nothing if there is no pool. Idempotent. Without ``state``, write each description that
     differs.
@@ -79,6 +91,14 @@ async def ensure(client: PrefectClient, state: QueuesState | None = None) -> lis
         existing = {each.name: each for each in await _read(client, WORK_POOL)}
     except ObjectNotFound:
         return []
+    for each in labels:
+        if of_label(each) not in existing:
+            with suppress(ObjectAlreadyExists):
+                await client.create_work_queue(
+                    of_label(each),
+                    description=f"Jobs for workers with the label {each}",
+                    work_pool_name=WORK_POOL,
+                )
     limits, changed = settings.load().max_of_class, list[str]()
     for priority, name in enumerate(CLASS_QUEUES, 1):
         text, queue = _description(name, limits.get(name)), existing.get(name)

@@ -62,15 +62,20 @@ async def get(session: AsyncSession, ref: DocumentRef) -> BlockCopyRow | None:
     return await session.get(BlockCopyRow, ref)
 
 
+async def key_id(session: AsyncSession) -> str | None:
+    """Return the id of the key of this ledger's copies; None if the ledger has no key yet."""
+    fact = await session.get(Fact, _KEY_ID)
+    return None if fact is None else fact.value
+
+
 async def key(session: AsyncSession, home: Home) -> Key | None:
     """Return the key of this ledger's copies; None if the ledger has no key yet.
 
     Raise `LedgerKeyMissing` if the home has no valid key, or a different key.
     """
-    fact = await session.get(Fact, _KEY_ID)
-    if fact is None:
+    expected_id = await key_id(session)
+    if expected_id is None:
         return None
-    expected_id = fact.value
     ledger_key = encryption.read_key(home.ledger_key)
     if ledger_key is None:
         raise LedgerKeyMissing(f"{home.ledger_key} does not exist (the key's id is {expected_id})")

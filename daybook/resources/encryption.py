@@ -61,17 +61,25 @@ def read_key(file: Path) -> Key | None:
     the file's content.
     """
     try:
-        text = plain_text.read(file).strip()
-        raw = base64.b64decode(text.removeprefix(_MARK), altchars=b"-_", validate=True)
+        key = parse_key(plain_text.read(file).strip())
     except FileNotFoundError:
         return None
     except OSError as error:
         raise LedgerKeyMissing(f"{file} cannot be read ({error.strerror})") from None
-    except (ValueError, binascii.Error):
-        raw = b""
-    if len(raw) != _KEY_BYTES or not text.startswith(_MARK):
+    except ValueError:
+        key = None
+    if key is None:
         raise LedgerKeyMissing(f"{file} contains no key")
-    return Key(raw)
+    return key
+
+
+def parse_key(text: str) -> Key | None:
+    """Return the key in the text of its file; None if it is no key."""
+    try:
+        raw = base64.b64decode(text.removeprefix(_MARK), altchars=b"-_", validate=True)
+    except (ValueError, binascii.Error):
+        return None
+    return Key(raw) if len(raw) == _KEY_BYTES and text.startswith(_MARK) else None
 
 
 def read_or_create_key(file: Path) -> Key:

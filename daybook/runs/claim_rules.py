@@ -37,6 +37,7 @@ from daybook.runs import (
     sessions,
     slots,
     waiting_runs,
+    workers,
 )
 from daybook.runs.claim_requests import ClaimResult, Waiting
 from daybook.runs.decision import Decision, Rule
@@ -316,6 +317,20 @@ async def agent_full(claim: Decision) -> ClaimResult | None:
     return claim.wait(full.until, full.why, full.reason) if full else None
 
 
+async def no_worker(claim: Decision) -> ClaimResult | None:
+    """Make a run wait if the worker that claims it is draining, or has not the label of its job.
+
+    A flow that claims for itself starts on any machine, because it has started already.
+    """
+    request = claim.request
+    if not request.worker:
+        return None
+    refused = await workers.refusal(
+        claim.session, claim.row.policy, claim.now, worker=request.worker, labels=request.labels
+    )
+    return claim.wait(refused.until, refused.why, waits.NO_WORKER) if refused else None
+
+
 async def no_slot(claim: Decision) -> ClaimResult | None:
     """Make a run wait until a slot of its class is free and its turn has come (promise 12: free
     slots go to the earliest due time).
@@ -352,5 +367,6 @@ RULES: tuple[Rule, ...] = (
     session_busy,
     folder_busy,
     agent_full,
+    no_worker,
     no_slot,
 )

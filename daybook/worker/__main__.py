@@ -30,6 +30,7 @@ from daybook.errors import DaybookError
 from daybook.operations.worker import HEARTBEAT_SECONDS, HEARTBEAT_VARIABLE
 from daybook.prefect import client as connection
 from daybook.processes import children, environment, image
+from daybook.worker import names
 from daybook.worker.prefect_worker import DaybookWorker
 
 
@@ -59,7 +60,7 @@ async def _work(worker: DaybookWorker, once: bool, pulse: int | None) -> None:
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="daybook worker")
     parser.add_argument("--pool", required=True)
-    parser.add_argument("--name", required=True)
+    parser.add_argument("--name")
     parser.add_argument("--queue", action="append", default=[])
     parser.add_argument("--limit", type=int)
     parser.add_argument("--once", action="store_true")
@@ -70,7 +71,7 @@ def main(arguments: list[str]) -> int:
     worker = DaybookWorker(
         work_pool_name=given.pool,
         work_queues=given.queue,
-        name=given.name,
+        name=given.name or names.reserve(home.current_home())[0],
         limit=given.limit,
         heartbeat_interval_seconds=None if HEARTBEAT_VARIABLE in os.environ else HEARTBEAT_SECONDS,
     )

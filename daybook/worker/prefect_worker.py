@@ -31,6 +31,7 @@ from daybook.errors import InvalidInput
 from daybook.jobs import limits
 from daybook.keeper import leadership
 from daybook.ledger.engine import Ledger
+from daybook.policies import worker_labels
 from daybook.prefect import private_names, work_queues
 from daybook.prefect import work_pool as pools
 from daybook.processes import proc
@@ -105,8 +106,12 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
             ledger = await stack.enter_async_context(Ledger(address))
             await stack.enter_async_context(self)
             await pools.check_ledger(self.client, self._work_pool_name, ledger.id)
+            labels = tuple(settings.entries(settings.load().worker_labels))
+            for each in labels:
+                worker_labels.check_label(each, "DAYBOOK_WORKER_LABELS")
             if self._work_queues:
-                await work_queues.ensure(self.client)
+                self._work_queues |= {work_queues.of_label(each) for each in labels}
+                await work_queues.ensure(self.client, labels=labels)
                 queues = sorted(self._work_queues)
                 await work_queues.check(self.client, self._work_pool_name, queues)
             folder = stack.enter_context(output_folder(home.current_home().make().path / "runs"))
@@ -117,7 +122,7 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
                 **get_current_settings().to_environment_variables(exclude_unset=True),
                 **await child_settings(self.client),
             }
-            holder, holders_folder = leadership.new_holder(), home.current_home().holders
+            holder, holders_folder = leadership.new_holder(self.name), home.current_home().holders
             lock = holders.lock(holders_folder, holder)
             if lock is not None:
                 stack.callback(os.close, lock)
@@ -135,7 +140,8 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
                 pool=self._work_pool_name,
                 pool_id=self._work_pool.id if self._work_pool else None,
                 queues=sorted(self._work_queues),
-                limit=self._limit,
+                limit=self._limit or settings.load().worker_limit or None,
+                labels=labels,
                 most=settings.load().max_concurrent,
                 heartbeat=self.heartbeat_interval_seconds,
                 max_memory=settings.load().max_memory if self.is_restarted else 0,

@@ -50,11 +50,13 @@ from daybook.ledger.tables import RunRow
 from daybook.prefect import ended_runs, scheduled_runs, stale_runs, states
 from daybook.processes import proc
 from daybook.runs import leases
+from daybook.runs.workers import WorkerRecord
 from daybook.timing import TIMING
 from daybook.tools import worker_tools
-from daybook.worker import exit_handling, external_runs
+from daybook.worker import exit_handling, external_runs, membership
 from daybook.worker.dispatcher import Dispatcher, ResolveProcessSpec
 from daybook.worker.launcher import Launcher
+from daybook.worker.membership import Membership
 from daybook.worker.run_queue import RunQueue
 from daybook.worker.supervision import StopCause, SupervisedRun
 
@@ -80,6 +82,7 @@ class WorkerConfig:
     - ``heartbeat``: interval of the worker's heartbeats to Prefect, in seconds.
     - ``max_memory``: bytes of memory; a worker that uses more stops as soon as no run is active. 0
       for no limit.
+    - ``labels``: labels of the jobs that only such workers run.
     - ``folders``: folders in which Daybook stores data.
     - ``holder``: the worker's unique name in its leases; by default a new name.
     - ``holders``: folder with the locks of holders, if any.
@@ -93,6 +96,7 @@ class WorkerConfig:
     most: int
     heartbeat: float
     max_memory: int = 0
+    labels: tuple[str, ...] = ()
     folders: Sequence[Path] = ()
     holder: str = ""
     holders: Path | None = None
@@ -117,7 +121,7 @@ class WorkerLoop:
     ) -> None:
         self._ledger, self._client, self._launcher = ledger, client, launcher
         self._config, self._sync, self._configure = config, sync, configure
-        self._holder = config.holder or leadership.new_holder()
+        self._holder = config.holder or leadership.new_holder(config.name)
         self._watched: dict[str, SupervisedRun] = {}
         self._exits: set[asyncio.Task[None]] = set()
         self._renewed = time.monotonic()
@@ -126,6 +130,7 @@ class WorkerLoop:
         self._may_be_cancelled = asyncio.Event()
         """Set by an event of a cancellation. The event may be older than a Retry of the run."""
         self._refused_external = False
+        self._started_at = ledger.now()
         self._running, self._stopping, self._draining = False, False, False
         self._waking = self._wake_again = False
         self._force_stop = asyncio.Event()
@@ -139,8 +144,13 @@ class WorkerLoop:
             most=config.most,
             free=self._has_room,
             watch=self._watch,
+            worker=config.name,
+            labels=config.labels,
             fill_slot=self._fill_slot,
             folders=config.folders,
+        )
+        self._membership = Membership(
+            ledger, config.name, self._holder, config.labels, self._own_record
         )
         self._upkeep = (self._renew, self._send_heartbeats, self._poll_cancellations)
         """Upkeep of active runs: leases, heartbeats and cancellations."""
@@ -161,6 +171,7 @@ class WorkerLoop:
             group.create_task(self._handle_leftovers())
             group.create_task(self.keeper.run())
             group.create_task(self._record_tools())
+            group.create_task(self._membership.keep())
             if self._config.max_memory:
                 group.create_task(self._limit_memory())
             for work in self._upkeep:
@@ -218,11 +229,13 @@ class WorkerLoop:
     async def _dispatch(self, run: FlowRun) -> None:
         if str(run.id) in self._watched or self._stopping:
             return
+        if await self._membership.is_for_others(run):
+            return
         self._dispatching[str(run.id)] = False
         try:
             if await self._dispatcher.dispatch(run):
                 return
-            if not self._has_room():
+            if not self._has_room() or self._membership.is_draining:
                 self._refused_external = True  # not in the ledger: poll when a slot is free
             else:
                 self._dispatcher.starting += 1
@@ -238,7 +251,19 @@ class WorkerLoop:
     @property
     def _mark(self) -> str:
         """Return the part before the pid in the `infrastructure_pid` of runs without a lease."""
-        return f"{self._config.name}:{self._holder.rpartition(':')[2]}"
+        return f"{self._config.name}:{self._holder.split(':')[2]}"
+
+    def _own_record(self) -> WorkerRecord:
+        return membership.record_of(
+            self._config.name,
+            self._holder,
+            limit=self._config.limit,
+            queues=self._config.queues,
+            labels=self._config.labels,
+            clock_ahead=-self._ledger.skew(),
+            started_at=self._started_at,
+            now=self._ledger.now(),
+        )
 
     def _watch(self, watched: SupervisedRun) -> None:
         self._watched[watched.flow_run_id] = watched
@@ -306,7 +331,8 @@ class WorkerLoop:
 
         Return whether the run was dispatched.
         """
-        run = self._dispatcher.waiting(row) if self._running and self._has_room() else None
+        is_free = self._running and self._has_room() and not self._membership.is_draining
+        run = self._dispatcher.waiting(row) if is_free else None
         if run is None:
             return False
         self.run_queue.hand_out_now(run)

@@ -33,6 +33,7 @@ def test_without_environment_variables_the_timing_is_the_default() -> None:
         ({"subscription_lease": SECOND}, "subscription_lease_renewal is not shorter than half"),
         ({"run_lease_renewal_delay": 40 * SECOND}, "run_lease ends before a renewal"),
         ({"stop_grace": 30 * SECOND}, "stop_grace leaves no time to renew run_lease"),
+        ({"worker_record": 30 * SECOND}, "worker_record is not shorter than half of run_lease"),
         ({"worker_signal": 30 * SECOND}, "worker_signal is not shorter than half of run_lease"),
     ],
 )

@@ -75,6 +75,7 @@ def modes() -> list[Finding]:
     folders = [home.path, home.prefect, home.logs]
     files = [home.up_file, home.up_lock, home.ledger_key, home.webhook_secret]
     files += [home.credential_file, home.browser_key_file, home.service_environment]
+    files += [home.joined_prefect]
     files += [*home.logs.glob("*.log"), *ledger_files()]
     problems = []
     for paths, mode in ((folders, "700"), (files, "600")):

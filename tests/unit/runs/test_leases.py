@@ -8,7 +8,9 @@ from datetime import timedelta
 import pytest
 
 from daybook.errors import FenceRefused, IllegalTransition
+from daybook.keeper import leadership
 from daybook.ledger.states import Outcome, Status
+from daybook.ledger.views import Run
 from daybook.runs import claims, leases
 from daybook.runs.claim_requests import Finished, Granted, Waiting
 from daybook.timing import TIMING
@@ -241,3 +243,20 @@ async def test_expire_job_expires_only_the_leases_of_that_job(world: World) -> N
         assert await leases.expire_job(session, one.id, world.clock.now()) == 1
 
     assert (await world.runs.row(other.run_id)).status == "running"
+
+
+async def test_a_worker_that_was_started_again_does_not_have_the_leases_of_its_name(
+    world: World,
+) -> None:
+    granted = await world.runs.running(await world.jobs.add())
+    row = await world.runs.row(granted.run_id)
+    earlier, later = (leadership.new_holder("a-worker") for _ in range(2))
+    async with world.ledger.write() as session:
+        row.holder, row.flow_run_id = earlier, "its flow run"
+        session.add(row)
+    run_ids = {"its flow run": granted.run_id}
+
+    assert await leases.renew_all(world.ledger, later, run_ids) == {"its flow run": None}
+    renewed = await leases.renew_all(world.ledger, earlier, run_ids)
+    assert renewed == {"its flow run": Status.RUNNING}
+    assert Run.of(await world.runs.row(granted.run_id), None).worker == "a-worker"

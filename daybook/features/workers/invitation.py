@@ -1,0 +1,122 @@
+"""The invitation of another home to this ledger: a file that `join` reads on another machine.
+
+It contains the ledger's key, the address of Prefect with its credential, and the settings that all
+homes of a ledger must share. So it is as secret as the ledger's key: its mode is 0600.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, Field, SecretStr, ValidationError
+
+from daybook import __version__, plain_text, settings
+from daybook import home as homes
+from daybook.api import authorization
+from daybook.errors import InvalidInput
+from daybook.home import make_private_file
+from daybook.ledger.engine import Ledger
+from daybook.resources import copies
+
+SHARED_SETTINGS = (
+    *("timezone", "max_concurrent", "max_light", "max_medium", "max_resource_intensive"),
+    *("max_per_agent", "budget", "limits", "user_jobs", "execution_off", "alert_channel"),
+    *("keep_days", "keep_transcript_days", "keep_disabled_days", "keep_runs"),
+)
+"""The settings that decide about runs, whichever home claims them or leads."""
+
+
+class Invitation(BaseModel, frozen=True):
+    """The content of the file. ``shared`` has the shared settings that differ from the default."""
+
+    version: str
+    ledger_id: str
+    ledger_key: SecretStr
+    prefect_api_url: str
+    prefect_auth: SecretStr
+    shared: dict[str, Any] = Field(repr=False)
+
+
+def shared_of(loaded: settings.Settings) -> dict[str, Any]:
+    """Return the shared settings, as JSON."""
+    return loaded.model_dump(mode="json", include=set(SHARED_SETTINGS))
+
+
+def differences(invited: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """Return the invited values that differ from ``own``."""
+    return {name: value for name, value in invited.items() if own[name] != value}
+
+
+async def write(file: Path) -> Invitation:
+    """Write an invitation of another home to this home's ledger; return it.
+
+    Raise `InvalidInput` if the file exists, if another machine cannot reach the ledger or Prefect,
+    or if the actor is an agent. Raise `LedgerUnreachable`, and `LedgerKeyMissing` if this home does
+    not have the ledger's key.
+    """
+    authorization.require_operator()
+    _check_new(file)
+    loaded = settings.load()
+    if not loaded.ledger_url.startswith("postgresql"):
+        hint = "move it to PostgreSQL first: daybook ledger move postgresql://user@host/database"
+        raise InvalidInput("ledger", "is a file of this machine", hint)
+    homes.configure_prefect()
+    from prefect.settings import get_current_settings  # reads the variables when it is imported
+
+    api = get_current_settings().api
+    if not api.url or homes.is_own_server(api.url):
+        hint = "start a Prefect server for all machines, and set PREFECT_API_URL to its address"
+        raise InvalidInput("Prefect", "is the server of this machine's `daybook up`", hint)
+    home = homes.current_home()
+    async with Ledger(loaded.ledger_address) as ledger:
+        async with ledger.write() as session:
+            await copies.get_or_create_key(session, home)
+        invitation = Invitation(
+            version=__version__,
+            ledger_id=ledger.id,
+            ledger_key=SecretStr(plain_text.read(home.ledger_key).strip()),
+            prefect_api_url=api.url,
+            prefect_auth=api.auth_string or SecretStr(os.environ.get(homes.CLIENT_CREDENTIAL, "")),
+            shared=differences(shared_of(loaded), usual()),
+        )
+    make_private_file(file, _as_json(invitation))
+    return invitation
+
+
+def _check_new(file: Path) -> None:
+    if os.path.lexists(file):
+        raise InvalidInput("file", f"{file} exists", "name a new file")
+
+
+def usual() -> dict[str, Any]:
+    """Return the defaults of the shared settings; None for `timezone`."""
+    fields = settings.all_settings().model_fields
+    defaults = {
+        name: fields[name].get_default(call_default_factory=True) for name in SHARED_SETTINGS
+    }
+    return {**defaults, "timezone": None}
+
+
+def _as_json(invitation: Invitation) -> str:
+    secrets = ("ledger_key", "prefect_auth")
+    revealed = {name: getattr(invitation, name).get_secret_value() for name in secrets}
+    return json.dumps({**invitation.model_dump(mode="json"), **revealed}, indent=1) + "\n"
+
+
+def read(file: Path) -> Invitation:
+    """Return the invitation in ``file``; raise `InvalidInput`, without the file's content."""
+    try:
+        invitation = Invitation.model_validate_json(plain_text.read(file))
+        known = invitation.shared.keys() <= set(SHARED_SETTINGS)
+    except OSError as error:
+        hint = "write one on a machine of the ledger: daybook invite FILE"
+        raise InvalidInput("key-file", f"{file} cannot be read: {error.strerror}", hint) from None
+    except (ValidationError, ValueError):
+        known = False
+    if not known:
+        hint = "write one on a machine of the ledger: daybook invite FILE"
+        raise InvalidInput("key-file", f"{file} is no invitation of this version", hint)
+    return invitation

@@ -1,0 +1,191 @@
+"""`daybook join`: makes this home one of the homes of a ledger on another machine.
+
+::
+
+    check the invitation, the ledger, its key, the settings and Prefect   nothing is written
+      ├─ ledger-key              killed after any of these lines: this home does not use the
+      ├─ prefect-server.json     ledger yet, and the same `join` continues
+      └─ config.toml             from here on, this home uses the ledger
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from sqlalchemy.exc import ProgrammingError
+
+from daybook import __version__, settings
+from daybook import home as homes
+from daybook.api import authorization
+from daybook.api.overdue import clock_skew
+from daybook.errors import InvalidInput, LedgerKeyMissing
+from daybook.features.workers import invitation as invitations
+from daybook.features.workers.invitation import Invitation
+from daybook.home import Home, replace_private_file
+from daybook.ledger.engine import Ledger
+from daybook.ledger.tables import Fact
+from daybook.operations import home_lock, ledger_setting
+from daybook.prefect import client as connection
+from daybook.prefect import work_pool
+from daybook.prefect.parameter_schema import WORK_POOL
+from daybook.resources import copies, encryption
+
+
+class Joined(BaseModel, frozen=True):
+    """A home that has joined a ledger: its folder, the ledger without a password, and Prefect.
+
+    ``settings`` are the settings that were written to `config.toml`, without the ledger's address.
+    ``warnings`` are differences that do not stop a worker, such as a skewed clock.
+    """
+
+    home: str
+    ledger: str
+    prefect: str
+    settings: dict[str, Any]
+    warnings: list[str]
+
+
+async def join(url: str, file: Path) -> Joined:
+    """Let this home use the ledger at ``url``, by the invitation in ``file``.
+
+    Without a setting of its own, this home also uses the Prefect server of the invitation. A
+    repeated call does nothing. Raise `InvalidInput`, and write nothing, if the home has another
+    ledger or runs, if the versions or the shared settings differ, if ``url`` has another ledger or
+    none, or if the actor is an agent. Raise also `LedgerUnreachable`, `PrefectUnreachable` and
+    `LedgerKeyMissing`.
+    """
+    authorization.require_operator()
+    invited, home = invitations.read(file), homes.current_home()
+    if invited.version != __version__:
+        hint = f"install version {invited.version} here, or upgrade the other machines first"
+        raise InvalidInput("version", f"is {__version__} here, {invited.version} there", hint)
+    address = _ledger_address(url)
+    _check_home(home, address)
+    new = _check_settings(invited)
+    key = _key(invited)
+    place, skew = await _check_ledger(address, invited, key)
+    has_own_prefect = homes.is_configured_by_user()
+    prefect = await _check_prefect(invited)
+    warned = [text for text in (clock_skew("the ledger's", skew),) if text]
+    config = settings.config_file()
+    text = _as_toml(new) + ledger_setting.with_ledger_url(config, url)
+    if home.running() is not None:
+        raise home_lock.already_running(home)
+    with home_lock.hold(home, command="join"):
+        home.make()
+        replace_private_file(home.ledger_key, f"{invited.ledger_key.get_secret_value()}\n")
+        if not has_own_prefect:
+            credential = invited.prefect_auth.get_secret_value()
+            home.write_joined_prefect(invited.prefect_api_url, credential)
+        if not _is_joined(address):
+            replace_private_file(config, text)
+    return Joined(home=str(home.path), ledger=place, prefect=prefect, settings=new, warnings=warned)
+
+
+def _ledger_address(url: str) -> str:
+    """Return the normal form of the address of a PostgreSQL ledger."""
+    try:
+        found = settings.load(ledger_url=url).ledger_url if url else ""
+    except InvalidInput as error:
+        if error.field != "DAYBOOK_LEDGER_URL":
+            raise
+        raise InvalidInput("url", error.problem, error.hint) from None
+    if not found.startswith("postgresql"):
+        hint = "write postgresql://user@host/database"
+        raise InvalidInput("url", "is no address of a PostgreSQL database", hint)
+    return found
+
+
+def _is_joined(address: str) -> bool:
+    return settings.load().ledger_url == address
+
+
+def _check_home(home: Home, address: str) -> None:
+    if "DAYBOOK_LEDGER_URL" in os.environ:
+        hint = f"unset it; join writes ledger_url to {settings.config_file()}"
+        raise InvalidInput("DAYBOOK_LEDGER_URL", "is set, so it would override the file", hint)
+    own = settings.load().ledger_url
+    if (own and own != address) or (home.path / "ledger.db").exists():
+        hint = "set DAYBOOK_HOME to a new folder"
+        raise InvalidInput("home", f"{home.path} has a ledger already", hint)
+
+
+def _check_settings(invited: Invitation) -> dict[str, Any]:
+    """Return the shared settings to write; raise `InvalidInput` if this home sets another value."""
+    loaded = settings.load()
+    own = invitations.shared_of(loaded)
+    expected = {**invitations.usual(), **invited.shared}
+    chosen = {name: own[name] for name in own if name in loaded.model_fields_set}
+    wrong = [
+        f"{name} is {json.dumps(value)} here, {json.dumps(expected[name])} there"
+        for name, value in chosen.items()
+        if expected[name] != value
+    ]
+    if wrong:
+        hint = "all homes of a ledger need the same value: change it on one side"
+        raise InvalidInput("settings", "; ".join(wrong), hint)
+    return {name: value for name, value in invited.shared.items() if name not in chosen}
+
+
+def _key(invited: Invitation) -> encryption.Key:
+    key = encryption.parse_key(invited.ledger_key.get_secret_value())
+    if key is None:
+        hint = "write a new invitation: daybook invite FILE"
+        raise InvalidInput("key-file", "contains no ledger key", hint)
+    return key
+
+
+async def _check_ledger(
+    address: str, invited: Invitation, key: encryption.Key
+) -> tuple[str, timedelta]:
+    """Return the place of the ledger, and how far its clock is ahead. Create and migrate nothing.
+
+    Raise `InvalidInput` if there is another ledger or none, `LedgerKeyMissing` for another key, and
+    `LedgerUnreachable`.
+    """
+    ledger = Ledger(address)  # not entered, because that would create the tables
+    try:
+        async with ledger.read() as session:
+            fact = await session.get(Fact, "id")
+            found = "" if fact is None else fact.value
+            key_id = await copies.key_id(session)
+        skew = ledger.skew()
+    except ProgrammingError:  # there are no tables
+        found, key_id, skew = "", None, timedelta(0)
+    finally:
+        await ledger.close()
+    if found != invited.ledger_id:
+        problem = f"{ledger.place} contains {'another' if found else 'no'} ledger"
+        raise InvalidInput("url", problem, f"use the address of the ledger {invited.ledger_id[:8]}")
+    if key_id != key.id:
+        raise LedgerKeyMissing(f"the invitation has another key (its id is {key.id}, not {key_id})")
+    return ledger.place, skew
+
+
+async def _check_prefect(invited: Invitation) -> str:
+    """Return the address of Prefect, after a request to it with the ledger's pool."""
+    if not homes.is_configured_by_user():
+        os.environ["PREFECT_API_URL"] = invited.prefect_api_url
+        if auth := invited.prefect_auth.get_secret_value():
+            os.environ.setdefault(homes.CLIENT_CREDENTIAL, auth)
+    homes.configure_prefect()
+    async with connection.connected() as client:
+        await connection.check_connection(client)
+        await work_pool.check_ledger(client, WORK_POOL, invited.ledger_id)
+        return str(client.api_url).rstrip("/")
+
+
+def _as_toml(values: dict[str, Any]) -> str:
+    return "".join(f"{name} = {_toml(value)}\n" for name, value in values.items())
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        pairs = (f"{json.dumps(key)} = {_toml(each)}" for key, each in value.items())
+        return f"{{{', '.join(pairs)}}}"
+    return json.dumps(value)

@@ -1,0 +1,137 @@
+"""The workers in `daybook status`, `/health` and `daybook doctor`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import Self
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from daybook.api.overdue import MAX_CLOCK_SKEW
+from daybook.diagnosis.feature_status import FeatureStatus
+from daybook.duration_text import duration_in_words
+from daybook.features.workers import operations
+from daybook.features.workers.operations import Worker, WorkerState
+from daybook.finding import Finding, passed, problem, warning
+from daybook.jobs import store
+from daybook.jobs.store import StoredJob
+from daybook.ledger.engine import open_ledger
+from daybook.short_text import first_names
+
+CHECK = "workers"
+
+
+class WorkersStatus(FeatureStatus, frozen=True):
+    """The workers of the ledger."""
+
+    known: list[Worker]
+
+    @classmethod
+    async def read(cls, session: AsyncSession, now: datetime) -> Self:
+        return cls(known=await operations.read(session, now))
+
+    def findings(self) -> list[Finding]:
+        return draining(self.known)
+
+    def line(self) -> str:
+        if len(self.known) < 2:  # the line about the pool names the only worker
+            return ""
+        return ", ".join(
+            f"{each.name} ({each.state}, {each.running} running)" for each in self.known
+        )
+
+
+async def check() -> list[Finding]:
+    """Check that the workers start runs, agree in version and time, and have the jobs' labels."""
+    async with open_ledger() as ledger, ledger.read() as session:
+        now = ledger.now()
+        known = await operations.read(session, now)
+        jobs = await store.all_jobs(session)
+    found = [
+        *draining(known),
+        *lost(known, now),
+        *versions(known),
+        *clocks(known),
+        *labels(known, jobs),
+    ]
+    online = [each.name for each in known if each.state is WorkerState.ONLINE]
+    return found or [passed(CHECK, f"online: {first_names(online)}" if online else "")]
+
+
+def draining(known: Sequence[Worker]) -> list[Finding]:
+    """Report the draining workers; it is a problem if no other worker is online."""
+    drained = [each for each in known if each.drained_at is not None]
+    if not drained:
+        return []
+    names = [each.name for each in drained]
+    fix = f"daybook workers resume {names[0]}"
+    if not any(each.state is WorkerState.ONLINE for each in known):
+        title = "every worker is draining, so no run starts"
+        return [problem(CHECK, title, fix, why=first_names(names))]
+    verb = "is" if len(names) == 1 else "are"
+    return [warning(CHECK, f"{first_names(names)} {verb} draining and will start no run", fix)]
+
+
+def lost(known: Iterable[Worker], now: datetime) -> list[Finding]:
+    """Report the workers that ended without a notice, or whose machine is unreachable."""
+    return [
+        warning(
+            CHECK,
+            f"{each.name} has not been seen for {_words(now - each.seen_at)}",
+            f"start it again on {each.host}; a day after its end, it is no longer listed",
+        )
+        for each in known
+        if each.state is WorkerState.LOST
+    ]
+
+
+def versions(known: Iterable[Worker]) -> list[Finding]:
+    """Report workers that have different versions of Daybook or Prefect."""
+    online = [each for each in known if each.state is not WorkerState.LOST]
+    found = {(each.version, each.prefect_version): each.name for each in online}
+    if len(found) < 2:
+        return []
+    texts = [f"{name} has {own} with Prefect {other}" for (own, other), name in found.items()]
+    fix = "install the same version on each machine, and restart the workers"
+    return [warning(CHECK, "the workers have different versions", fix, why="; ".join(texts))]
+
+
+def clocks(known: Iterable[Worker]) -> list[Finding]:
+    """Report workers whose clock differs from the ledger's."""
+    found = list[Finding]()
+    for each in known:
+        skew = timedelta(seconds=each.clock_ahead_seconds)
+        if abs(skew) > MAX_CLOCK_SKEW and each.state is not WorkerState.LOST:
+            side = "ahead of" if skew > timedelta(0) else "behind"
+            title = (
+                f"the clock of {each.host} is {abs(skew).total_seconds():.1f} s {side} the ledger's"
+            )
+            fix = f"on {each.host}: sudo timedatectl set-ntp true"
+            found.append(warning(CHECK, title, fix, why=f"worker {each.name}"))
+    return found
+
+
+def labels(known: Iterable[Worker], jobs: Iterable[StoredJob]) -> list[Finding]:
+    """Report labels of enabled jobs that no living worker has."""
+    present = {
+        label for each in known if each.state is not WorkerState.LOST for label in each.labels
+    }
+    needed = dict[str, list[str]]()
+    for stored in jobs:
+        label = stored.job.policy.worker_label
+        if label and label not in present and stored.job.enabled:
+            needed.setdefault(label, []).append(stored.row.name)
+    return [
+        problem(
+            CHECK,
+            f"no worker with the label {label} is online",
+            f"start one: DAYBOOK_WORKER_LABELS={label} daybook worker",
+            why=f"needed by {first_names(names)}",
+        )
+        for label, names in sorted(needed.items())
+    ]
+
+
+def _words(age: timedelta) -> str:
+    return duration_in_words(timedelta(seconds=round(age.total_seconds())))

@@ -1,0 +1,125 @@
+"""Membership of a worker in the fleet: its record in the ledger, and whether it drains."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from datetime import datetime, timedelta
+from functools import cache
+from importlib import metadata
+from typing import NoReturn
+
+from prefect.client.schemas.objects import FlowRun
+
+from daybook import __version__
+from daybook.errors import LedgerUnreachable
+from daybook.ledger.engine import Ledger
+from daybook.policies.policy import policy_from_parameters
+from daybook.processes import proc
+from daybook.runs import workers
+from daybook.runs.workers import WorkerRecord
+from daybook.timing import TIMING
+
+log = logging.getLogger(__name__)
+
+FORGET_TIMEOUT_SECONDS = 5.0
+
+
+def record_of(
+    name: str,
+    holder: str,
+    *,
+    limit: int | None,
+    queues: Sequence[str],
+    labels: Sequence[str],
+    clock_ahead: timedelta,
+    started_at: datetime,
+    now: datetime,
+) -> WorkerRecord:
+    """Return the record of this process as a worker at ``now``."""
+    return WorkerRecord(
+        name=name,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        holder=holder,
+        version=__version__,
+        prefect_version=_prefect_version(),
+        limit=limit,
+        queues=list(queues),
+        labels=list(labels),
+        memory_bytes=proc.memory(os.getpid()),
+        clock_ahead_seconds=round(clock_ahead.total_seconds(), 3),
+        started_at=started_at,
+        seen_at=now,
+    )
+
+
+class Membership:
+    """Keeps the record of the worker ``name``, which ``own_record`` returns.
+
+    ``is_draining`` may be older than `Timing.worker_check`; the claim reads the ledger.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        name: str,
+        holder: str,
+        labels: Collection[str],
+        own_record: Callable[[], WorkerRecord],
+    ) -> None:
+        self._ledger, self._name, self._holder, self._labels = ledger, name, holder, labels
+        self._own_record = own_record
+        self.is_draining = False
+
+    async def keep(self) -> NoReturn:
+        """Keep the record until cancelled, and remove it then, unless the worker drains."""
+        recorded_at = float("-inf")
+        try:
+            while True:
+                try:
+                    if time.monotonic() - recorded_at >= TIMING.worker_record.total_seconds():
+                        await workers.record(self._ledger, self._own_record())
+                        recorded_at = time.monotonic()
+                    await self._read_drain()
+                except LedgerUnreachable as error:
+                    log.warning("cannot record this worker: %s", error)
+                except Exception:
+                    log.exception("cannot record this worker")
+                await asyncio.sleep(TIMING.worker_check.total_seconds())
+        finally:
+            with suppress(TimeoutError, LedgerUnreachable):
+                async with asyncio.timeout(FORGET_TIMEOUT_SECONDS):
+                    await workers.forget(self._ledger, self._name, self._holder)
+
+    async def _read_drain(self) -> None:
+        async with self._ledger.read() as session:
+            drains = self._name in await workers.drains(session)
+        if drains != self.is_draining:
+            log.info("%s %s", self._name, "drains" if drains else "starts runs again")
+        self.is_draining = drains
+
+    async def is_for_others(self, run: FlowRun) -> bool:
+        """Return whether this worker may not start ``run``, and another worker may.
+
+        If no worker may start it, this worker claims it, so that it waits with a reason.
+        """
+        policy = policy_from_parameters(run.parameters)
+        if not self.is_draining and workers.has_label(policy, self._labels):
+            return False
+        try:
+            async with self._ledger.read() as session:
+                now = self._ledger.now()
+                return await workers.anyone_takes(session, policy, now, besides=self._name)
+        except LedgerUnreachable:
+            return False  # the dispatcher reschedules the run
+
+
+@cache
+def _prefect_version() -> str:
+    return metadata.version("prefect")

@@ -1,0 +1,37 @@
+"""Names of the workers of a home."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from daybook.home import Home
+from daybook.keeper import leadership
+from daybook.worker import names
+
+
+def test_two_workers_of_a_home_have_two_names_which_a_restart_keeps(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    first, held = names.reserve(home)
+    second, other = names.reserve(home)
+    assert (first, second) == (f"{home.worker_name}-2", f"{home.worker_name}-3")
+    os.close(held)
+    again, held = names.reserve(home)
+    assert again == first
+    os.close(held)
+    os.close(other)
+
+
+def test_another_home_on_the_machine_has_other_names(tmp_path: Path) -> None:
+    one, held = names.reserve(Home(tmp_path / "one"))
+    two, other = names.reserve(Home(tmp_path / "two"))
+    assert one != two
+    os.close(held)
+    os.close(other)
+
+
+def test_a_holder_contains_the_name_of_its_worker_and_is_new_at_each_start() -> None:
+    first, second = (leadership.new_holder("a host/1:2") for _ in range(2))
+    assert first != second
+    assert first.split(":")[3:] == second.split(":")[3:] == ["a_host_1_2"]
+    assert len(leadership.new_holder().split(":")) == 3
