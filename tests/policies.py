@@ -11,6 +11,7 @@ DEFAULT: dict[str, object] = {
     "catch_up": "latest",
     "class": "medium",
     "worker_label": "",
+    "pool": "",
     "start": "",
     "until": "",
     "max_runs": 0,

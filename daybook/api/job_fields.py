@@ -33,6 +33,7 @@ class CommonFields(TypedDict, total=False):
     overlap: Literal["skip", "queue_one", "queue_all", "cancel_running", "allow"]
     catch_up: Literal["none", "latest", "all"]
     worker_label: str
+    pool: str
     start: str
     until: str
     max_runs: int

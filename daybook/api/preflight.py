@@ -7,6 +7,7 @@ and channels that are not built-in.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
@@ -29,6 +30,7 @@ from daybook.ledger.engine import Ledger, open_ledger
 from daybook.policies.checks import Check
 from daybook.policies.policy import ANSWER, tools_of
 from daybook.policies.sandboxes import SandboxChoice
+from daybook.policies.work_pools import OWN_POOL
 from daybook.processes import locations
 from daybook.resources import copies
 from daybook.resources import secrets as secret_blocks
@@ -76,6 +78,7 @@ def _unchecked_names(job: Job, *, action: bool, notify: bool) -> list[str]:
     given = {
         "agents": action and bool(job.action.agents() or job.policy.check.agent),
         "tools": action and bool(job.tools()),
+        "work pools": action and job.policy.pool not in ("", OWN_POOL),
         "secrets": action and bool(secrets.referenced_names(job.values_with_secrets())),
         "channels": notify and job.notify.channel not in {"", *BUILTIN_CHANNELS},
     }
@@ -92,6 +95,7 @@ async def check_action(client: PrefectClient | None, job: Job, owner: str) -> li
     notes += workspaces.check(job.policy)
     notes += _sandbox_notes(job.policy.sandbox)
     _check_by_kind(job, _guard(owner))
+    await _check_pool(client, job.policy.pool)
     notes += await _check_target(client, job.action, owner)
     await _check_model(client, job.action)
     if job.action.own_call() is None:
@@ -101,6 +105,19 @@ async def check_action(client: PrefectClient | None, job: Job, owner: str) -> li
         await _check_tools(client, "approve", given, [ANSWER])
         await _check_tools(client, "only_tools", job.policy.only_tools)
     return notes + await _check_precondition(client, job.policy.check, owner)
+
+
+async def _check_pool(client: PrefectClient | None, name: str) -> None:
+    """Raise `InvalidInput` if Prefect has no work pool with this name."""
+    if client is None or name in ("", OWN_POOL):
+        return
+    from prefect.exceptions import ObjectNotFound
+
+    try:
+        await client.read_work_pool(name)
+    except ObjectNotFound:
+        hint = f"create it, such as: prefect work-pool create {shlex.quote(name)} --type docker"
+        raise InvalidInput("pool", f'Prefect has no work pool "{name}"', hint) from None
 
 
 def _sandbox_notes(level: SandboxChoice) -> list[str]:

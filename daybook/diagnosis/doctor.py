@@ -71,6 +71,7 @@ PREFECT_CHECKS: tuple[tuple[str, Check], ...] = (
     ("certificates", certificates.certificates),
     ("pool", prefect.pool),
     ("worker", prefect.worker),
+    (prefect.JOB_POOLS, prefect.job_pools),
     ("keeper", late.keeper),
     ("late", late.late),
     ("runs", prefect.runs),

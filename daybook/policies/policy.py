@@ -24,6 +24,7 @@ from daybook import markers
 from daybook.errors import InvalidInput
 from daybook.markers import Facts, Marker
 from daybook.names import validate_line
+from daybook.policies import work_pools
 from daybook.policies.budgets import UsDollars
 from daybook.policies.checks import Check
 from daybook.policies.compression import (
@@ -46,6 +47,7 @@ from daybook.policies.repositories import (
     Verify,
 )
 from daybook.policies.sandboxes import SandboxField, SandboxHosts
+from daybook.policies.work_pools import WorkPoolName
 from daybook.policies.worker_labels import WorkerLabel
 from daybook.processes import locations
 from daybook.schedules import bounds, durations
@@ -188,6 +190,7 @@ class Policy(BaseModel):
         "of each class (DAYBOOK_MAX_LIGHT and so on).",
     )
     worker_label: WorkerLabel = ""
+    pool: WorkPoolName = ""
     start: Moment = Field(
         default="",
         title="Start",
@@ -439,6 +442,7 @@ class Policy(BaseModel):
     def _check_bounds(self) -> Self:
         with raising_pydantic_error():
             bounds.check(self)
+            work_pools.check_label(self.pool, self.worker_label)
         return self
 
 

@@ -99,13 +99,19 @@ def execution_fields_differ(stored: StoredJob, found: DeploymentResponse) -> boo
 
 
 def _execution_fields(stored: StoredJob, existing: DeploymentResponse | None) -> JsonObject:
+    """Return the execution fields of the deployment in the job's pool, or in the present one.
+
+    In another pool than Daybook's, the pull steps and the queue are the operator's, because its
+    workers may need other steps. The flow claims for itself there.
+    """
     fields = parameter_schema.execution_fields(stored.row.kind)
-    fields["work_queue_name"] = work_queues.queue_of(stored.job, existing)
-    if existing is not None and existing.work_pool_name not in {None, parameter_schema.WORK_POOL}:
-        # The operator's choice. The pool's workers may need other pull steps; the flow claims for
-        # itself.
-        kept = (*_ROUTING_FIELDS, "pull_steps")
-        fields |= {name: getattr(existing, name) for name in kept}
+    present = existing.work_pool_name if existing else None
+    pool = stored.job.policy.pool or present or parameter_schema.WORK_POOL
+    if pool == parameter_schema.WORK_POOL:
+        return fields | {"work_queue_name": work_queues.queue_of(stored.job, existing)}
+    fields |= {"work_pool_name": pool, "work_queue_name": work_queues.DEFAULT_QUEUE}
+    if existing is not None and present == pool:
+        fields |= {"pull_steps": existing.pull_steps, "work_queue_name": existing.work_queue_name}
     return fields
 
 

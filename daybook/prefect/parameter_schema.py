@@ -19,9 +19,10 @@ from daybook.jobs.actions import ACTIONS
 from daybook.jobs.model import Job
 from daybook.json_text import JsonObject
 from daybook.policies.policy import Policy
+from daybook.policies.work_pools import OWN_POOL
 
-WORK_POOL = "daybook"
-"""The work pool of all our deployments."""
+WORK_POOL = OWN_POOL
+"""The work pool of our deployments, unless their job or the operator chooses another one."""
 
 FLOW_DESCRIPTION = "A flow of Daybook. Each of its deployments is a job."
 """Description of our flows; `prefect deploy` copies it to a deployment that has none.

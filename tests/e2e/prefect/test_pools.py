@@ -1,0 +1,137 @@
+"""Jobs whose runs happen in another work pool, on Prefect's own process worker."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from daybook import api
+from daybook.diagnosis.checks import prefect as checks
+from daybook.errors import InvalidInput
+from daybook.ledger.tables import RunRow
+from daybook.processes import children
+from daybook.processes.children import Child
+from daybook.processes.proc import process_tree
+from daybook.runs import leases
+from tests.timings import SHORT
+from tests.waiting import becomes_true
+from tests.world.agents import WORKS
+from tests.world.prefect_world import PrefectWorld
+from tests.world.workers import PREFECT_LEAVES_A_SOCKET
+
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e, *PREFECT_LEAVES_A_SOCKET]
+
+POOL = "machines"
+SECONDS = 60.0
+ON_DEMAND: dict[str, Any] = {"prompt": "hello", "on_demand": True}
+
+
+@pytest.fixture
+async def pool(world: PrefectWorld) -> AsyncIterator[str]:
+    await world.prefect.request("POST", "/work_pools/", {"name": POOL, "type": "process"})
+    yield POOL
+    await world.prefect.request("DELETE", f"/work_pools/{POOL}")
+
+
+async def test_a_pool_that_prefect_does_not_have_is_refused(world: PrefectWorld) -> None:
+    with pytest.raises(InvalidInput, match='Prefect has no work pool "nowhere"'):
+        await api.jobs.add({**ON_DEMAND, "pool": "nowhere"})
+    with pytest.raises(InvalidInput, match="worker_label"):
+        await api.jobs.add({**ON_DEMAND, "pool": "nowhere", "worker_label": "gpu"})
+    assert await world.jobs.ids() == {}
+
+
+async def test_a_job_is_in_its_pool_until_it_chooses_daybooks(
+    world: PrefectWorld, pool: str
+) -> None:
+    stored = await world.deploy(on_demand=True, pool=pool, name="a-job")
+    found = await world.deployments.get("a-job")
+    assert (found.work_pool_name, found.work_queue_name) == (pool, "default")
+    assert (await world.sync()).writes == 0
+    (missing,) = await checks.job_pools(world.client)
+    assert missing.message == f"no worker of the work pool {pool} is online: needed by a-job"
+
+    await world.jobs.edit("a-job", pool="daybook")
+    await world.sync()
+    found = await world.deployments.get("a-job")
+    assert (found.work_pool_name, found.work_queue_name) == ("daybook", stored.job.policy.class_)
+    assert (await world.sync()).writes == 0
+    assert await checks.job_pools(world.client) == []
+
+
+async def test_a_pool_that_was_deleted_is_reported_and_stops_no_other_job(
+    world: PrefectWorld,
+) -> None:
+    await world.prefect.request("POST", "/work_pools/", {"name": "gone", "type": "process"})
+    await world.deploy(on_demand=True, pool="gone", name="a-job")
+    await world.prefect.request("DELETE", "/work_pools/gone")
+    await world.jobs.edit("a-job", prompt="Say more")
+    await world.jobs.add("b-job", **ON_DEMAND)
+    await world.sync()
+    assert (await world.deployments.get("b-job")).work_pool_name == "daybook"
+    (missing,) = await checks.job_pools(world.client)
+    assert missing.message == "Prefect has no work pool gone: needed by a-job"
+
+
+@pytest.fixture
+async def worker(world: PrefectWorld, pool: str, tmp_path: Path) -> AsyncIterator[Child]:
+    """Run Prefect's process worker in the pool."""
+    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool]
+    child = await children.start(
+        "process-worker",
+        [*command, "--type", "process", "--name", "theirs"],
+        environment={
+            **os.environ,
+            **SHORT.environment(),
+            "PREFECT_WORKER_QUERY_SECONDS": "1",
+        },
+        log=world.home.logs / "process-worker.log",
+        folder=tmp_path,
+    )
+    yield child
+    await child.terminate()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+async def test_runs_of_a_process_worker_succeed_time_out_are_cancelled_and_lost(
+    world: PrefectWorld, pool: str, worker: Child
+) -> None:
+    agent = await world.agents.add(WORKS)
+    fields: dict[str, Any] = {"agent": agent.name, "session": "new", "pool": pool, "retries": 0}
+
+    async def started(**more: Any) -> str:
+        stored = await world.deploy(on_demand=True, **fields, **more)
+        run = await world.prefect.custom_run(stored)
+        await reached(str(run.id), "running")
+        return str(run.id)
+
+    async def reached(flow_run_id: str, status: str) -> RunRow:
+        def matches(row: RunRow) -> bool:
+            return (row.flow_run_id, row.status) == (flow_run_id, status)
+
+        async def found() -> bool:
+            await leases.expire_all(world.ledger)  # as the keeper does
+            return any(map(matches, await world.runs.rows()))
+
+        assert await becomes_true(found, SECONDS), worker.tail()
+        return next(filter(matches, await world.runs.rows()))
+
+    succeeds = await started()
+    agent.release(1)
+    assert (await reached(succeeds, "succeeded")).fence == 1
+    await reached(await started(timeout="3s"), "timed_out")
+    cancelled = await started()
+    (row,) = [each for each in await world.runs.rows() if each.flow_run_id == cancelled]
+    await api.runs.cancel(row.id)
+    await reached(cancelled, "cancelled")
+    lost = await started()
+    for each in process_tree(worker.process):  # the machine is gone
+        os.kill(each.pid, signal.SIGKILL)
+    await reached(lost, "unknown")
