@@ -15,11 +15,13 @@ from daybook.clock import SYSTEM_CLOCK
 
 
 def self_signed(
-    *names: x509.GeneralName, validity: timedelta = timedelta(days=1)
+    *names: x509.GeneralName,
+    age: timedelta = timedelta(days=1),
+    remaining: timedelta = timedelta(days=1),
 ) -> tuple[bytes, bytes]:
     """Return a self-signed certificate of ``names``, and its key, as texts of PEM.
 
-    It is valid for ``validity`` from now.
+    It is valid since ``age``, and for the ``remaining`` time.
     """
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, str(names[0].value))])
@@ -30,8 +32,8 @@ def self_signed(
         .issuer_name(name)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + validity)
+        .not_valid_before(now - age)
+        .not_valid_after(now + remaining)
         .add_extension(x509.SubjectAlternativeName(names), False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
         .sign(key, hashes.SHA256())

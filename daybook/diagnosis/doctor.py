@@ -68,7 +68,7 @@ LEDGER_CHECKS: tuple[tuple[str, Check], ...] = (
 PREFECT_CHECKS: tuple[tuple[str, Check], ...] = (
     ("clock", prefect.clock),
     ("ui", prefect.ui),
-    ("certificates", certificates.certificates),
+    (certificates.CHECK, certificates.certificates),
     ("pool", prefect.pool),
     ("worker", prefect.worker),
     (prefect.JOB_POOLS, prefect.job_pools),
