@@ -6,7 +6,7 @@ import asyncio
 import os
 import random
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -29,7 +29,7 @@ KINDS = {
 }
 """Kinds of faults, with the weight of each in the draw."""
 KILL_EVERYTHING = "kill everything"
-"""Not drawn: the only fault of a test with `--restart-after` (`chaos.restarts`)."""
+"""The only fault of a test with `--restart-after` (`chaos.restarts`)."""
 KILLS_RUNS = frozenset(KINDS) - {"kill a keeper", "stop a keeper"} | {KILL_EVERYTHING}
 """Faults that may end a run in the middle of its effect, so that its outcome is unknown."""
 
@@ -55,11 +55,15 @@ class InjectedFault:
 
 
 def draw_faults(
-    draw: random.Random, seconds: float, count: int, longest_stop: float
+    draw: random.Random,
+    seconds: float,
+    count: int,
+    longest_stop: float,
+    weights_by_kind: Mapping[str, int] = KINDS,
 ) -> list[Fault]:
     """Draw ``count`` faults, one in each of ``count`` equal parts of ``seconds``."""
     part, faults = seconds / count, list[Fault]()
-    kinds, weights = list(KINDS), list(KINDS.values())
+    kinds, weights = list(weights_by_kind), list(weights_by_kind.values())
     for number in range(count):
         (kind,) = draw.choices(kinds, weights)
         longest = {"stop the server": 10.0, "cut the ledger": 8.0}.get(kind, longest_stop)
@@ -93,6 +97,10 @@ async def _inject(cluster: Cluster, fault: Fault) -> str:
             if process is None:
                 return ""
             return await _stop(name, process, fault.duration_seconds)
+        case ["kill", "everything"]:
+            await cluster.kill_all()
+            await cluster.start_all()
+            return "everything"
         case ["kill", "a", "run"]:
             process = _select(_runs(cluster), fault.which)
             return _kill([process] if process else [], f"run {process.pid}" if process else "")
