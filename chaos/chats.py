@@ -191,7 +191,9 @@ class Chats:
                 copies[each.plain].append(str(each.id) in recorded)
             for text, known in copies.items():
                 if known != [False] * (len(known) - 1) + [True]:
-                    wrong.append(f"message {message_id}: of the copies of {text!r}, {known} are known")
+                    wrong.append(
+                        f"message {message_id}: of the copies of {text!r}, {known} are known"
+                    )
         return wrong
 
     @property

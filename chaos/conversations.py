@@ -40,7 +40,7 @@ KINDS = {
     "kill a keeper": 6,
     KILL_EVERYTHING: 3,
 }
-SECONDS_PER_KILL = 1.7
+SECONDS_PER_KILL = 3.0
 MESSAGES_PER_KILL = 2
 WORKERS, KEEPERS = 2, 1
 
@@ -72,7 +72,7 @@ async def run(members: Cluster, options: argparse.Namespace, seed: int) -> Verdi
 
 def _agent(noted: Path) -> list[str]:
     """Return the command of an agent that answers with the last line, and notes it."""
-    script = f"said=$(tail -n 1); echo \"$said\" >> '{noted}'; echo \"$said\""
+    script = f'said=$(tail -n 1); echo "$said" >> \'{noted}\'; echo "$said"'
     return ["sh", "-c", script]
 
 
