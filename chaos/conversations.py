@@ -18,7 +18,7 @@ from pathlib import Path
 
 from prefect.client.orchestration import PrefectClient, get_client
 
-from benchmarks.report import header, machine, row
+from benchmarks.report import header, machine, progress, row
 from chaos import chats, faults, verdict
 from chaos.chats import Chats, Place
 from chaos.cluster import Cluster
@@ -40,7 +40,7 @@ KINDS = {
     "kill a keeper": 6,
     KILL_EVERYTHING: 3,
 }
-SECONDS_PER_KILL = 3.0
+SECONDS_PER_KILL = 1.7
 MESSAGES_PER_KILL = 2
 WORKERS, KEEPERS = 2, 1
 
@@ -49,6 +49,7 @@ async def run(members: Cluster, options: argparse.Namespace, seed: int) -> Verdi
     """Kill ``options.kills`` times beside people who write, and return what has happened."""
     count, seconds = options.kills, options.kills * SECONDS_PER_KILL
     noted = members.home.path / "noted"
+    progress("starting")
     await members.start(WORKERS, KEEPERS, concurrency=options.concurrency)
     async with (
         chats.serve(random.Random(seed + 5), PLACES, echoes=True) as chat,
@@ -59,12 +60,15 @@ async def run(members: Cluster, options: argparse.Namespace, seed: int) -> Verdi
         await repository.load_entry_point("blocks/__init__.py").register(client)
         await work_pool.ensure(client)
         await documents.add(client, AGENT, "command", {"command": _agent(noted)})
+        progress("connecting")
         await chat.connect(AGENT)
         await chat.bot.until(lambda: len(chat.bot.sent) == len(PLACES))
+        progress(f"{count} kills in {seconds:g} s, seed {seed}")
         drawn = faults.draw_faults(random.Random(seed), seconds, count, 0.0, KINDS)
         writing = group.create_task(chat.write_many(MESSAGES_PER_KILL * count, seconds))
         injected = await faults.inject_all(members, drawn, SYSTEM_CLOCK.now().timestamp())
         await writing
+        progress("the kills are over")
         found = await _judge(ledger, client, chat, injected, options.concurrency, noted)
         print(_table(found, chat, members, injected, seed))
     return found
