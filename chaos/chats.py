@@ -94,11 +94,11 @@ class Chats:
             await SYSTEM_CLOCK.wait_until(SYSTEM_CLOCK.now() + INTERVAL)
         self.bot.disturb = None
 
-    async def write_many(self, count: int, seconds: float) -> None:
-        """Write that many messages at random moments within so many seconds."""
+    async def write_at(self, moments: Sequence[float]) -> None:
+        """Write a message at each moment, in seconds from now."""
         self.bot.redelivers = True
         start = SYSTEM_CLOCK.now()
-        for moment in sorted(self.dice.uniform(0, seconds) for _ in range(count)):
+        for moment in sorted(moments):
             await SYSTEM_CLOCK.wait_until(start + timedelta(seconds=moment))
             self._write_next()
 

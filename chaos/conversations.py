@@ -11,12 +11,12 @@ import argparse
 import asyncio
 import os
 import random
-import sys
 from collections import Counter
-from datetime import timedelta
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
-from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.orchestration import get_client
 
 from benchmarks.report import header, machine, progress, row
 from chaos import chats, faults, verdict
@@ -40,22 +40,24 @@ KINDS = {
     "kill a keeper": 6,
     KILL_EVERYTHING: 3,
 }
-SECONDS_PER_KILL = 1.7
 MESSAGES_PER_KILL = 2
+MAX_SECONDS_TO_ANSWER = 15.0
+"""Maximum time from a kill to the next one, if no message is answered in between."""
+MAX_SECONDS_TO_KILL = 1.0
+"""Maximum time from an answer to the next kill."""
 WORKERS, KEEPERS = 2, 1
 
 
 async def run(members: Cluster, options: argparse.Namespace, seed: int) -> Verdict:
     """Kill ``options.kills`` times beside people who write, and return what has happened."""
-    count, seconds = options.kills, options.kills * SECONDS_PER_KILL
     noted = members.home.path / "noted"
+    noted.touch()
     progress("starting")
     await members.start(WORKERS, KEEPERS, concurrency=options.concurrency)
     async with (
         chats.serve(random.Random(seed + 5), PLACES, echoes=True) as chat,
         Ledger(members.ledger) as ledger,
         get_client() as client,
-        asyncio.TaskGroup() as group,
     ):
         await repository.load_entry_point("blocks/__init__.py").register(client)
         await work_pool.ensure(client)
@@ -63,15 +65,44 @@ async def run(members: Cluster, options: argparse.Namespace, seed: int) -> Verdi
         progress("connecting")
         await chat.connect(AGENT)
         await chat.bot.until(lambda: len(chat.bot.sent) == len(PLACES))
-        progress(f"{count} kills in {seconds:g} s, seed {seed}")
-        drawn = faults.draw_faults(random.Random(seed), seconds, count, 0.0, KINDS)
-        writing = group.create_task(chat.write_many(MESSAGES_PER_KILL * count, seconds))
-        injected = await faults.inject_all(members, drawn, SYSTEM_CLOCK.now().timestamp())
-        await writing
+        progress(f"{options.kills} kills, seed {seed}")
+        injected = await _kill(members, chat, options.kills, random.Random(seed))
         progress("the kills are over")
-        found = await _judge(ledger, client, chat, injected, options.concurrency, noted)
+        workload = Workload(SYSTEM_CLOCK.now(), chat_messages=chat.keys)
+        waited, standstill = await verdict.wait_until_finished(
+            ledger, workload, options.concurrency
+        )
+        wrong = await verdict.wrong_messages(ledger, chat)
+        found = await verdict.judge(ledger, client, workload, _effects(noted, chat), injected)
+        found.finished_after_seconds = waited
+        found.broken += [*wrong, *filter(None, [standstill])]
         print(_table(found, chat, members, injected, seed))
     return found
+
+
+async def _kill(
+    members: Cluster, chat: Chats, count: int, dice: random.Random
+) -> list[InjectedFault]:
+    """Kill ``count`` times, each at a random moment soon after an answer; people write meanwhile.
+
+    So the number of kills while a message is handled does not depend on the machine's speed.
+    """
+    injected = list[InjectedFault]()
+    for drawn in faults.draw_faults(dice, count, count, 0.0, KINDS):
+        moments = [dice.uniform(0, MAX_SECONDS_TO_KILL) for _ in range(MESSAGES_PER_KILL)]
+        writing = asyncio.create_task(chat.write_at(moments))
+        await _next_answer(chat)
+        await asyncio.sleep(dice.uniform(0, MAX_SECONDS_TO_KILL))
+        now = SYSTEM_CLOCK.now().timestamp()
+        injected += await faults.inject_all(members, [replace(drawn, at=0.0)], now)
+        await writing
+    return injected
+
+
+async def _next_answer(chat: Chats) -> None:
+    count = len(chat.bot.sent)
+    with suppress(AssertionError):
+        await chat.bot.until(lambda: len(chat.bot.sent) > count, MAX_SECONDS_TO_ANSWER)
 
 
 def _agent(noted: Path) -> list[str]:
@@ -80,26 +111,10 @@ def _agent(noted: Path) -> list[str]:
     return ["sh", "-c", script]
 
 
-async def _judge(
-    ledger: Ledger,
-    client: PrefectClient,
-    chat: Chats,
-    injected: list[InjectedFault],
-    slots: int,
-    noted: Path,
-) -> Verdict:
-    end = SYSTEM_CLOCK.now() + timedelta(days=1)
-    workload = Workload(end, chat_messages=chat.keys)
-    seconds, standstill = await verdict.wait_until_finished(ledger, workload, slots)
+def _effects(noted: Path, chat: Chats) -> Counter[str]:
+    """Return how often the agent was asked, by the key of the run."""
     keys = {each.text: each.key for each in chat.written.values()}
-    lines = noted.read_text().splitlines() if noted.exists() else []
-    effects = Counter(keys[each.strip()] for each in lines)
-    wrong = await verdict.wrong_messages(ledger, chat)
-    found = await verdict.judge(ledger, client, workload, effects, injected)
-    found.finished_after_seconds = seconds
-    found.broken += wrong
-    found.broken += [standstill] if standstill else []
-    return found
+    return Counter(keys[each.strip()] for each in noted.read_text().splitlines())
 
 
 def _table(

@@ -57,6 +57,15 @@ WAITER_GRACE = timedelta(seconds=10)
 Runs that are due later wait that long, so a run whose process died does not delay them longer.
 """
 
+MESSAGE_GRACE = timedelta(minutes=5)
+"""The same for a run that answers a message and has not begun, so that answers keep their order.
+
+After the death of all processes that could start it, two leases (`leases.check_lease`) and
+`Timing.start_limit` may pass until another process claims it.
+"""
+MESSAGE_WAIT = timedelta(minutes=1)
+"""How much later such a run may claim again, for example after a failure of Prefect."""
+
 
 def session_id_of(
     parameters: Mapping[str, object],
@@ -94,7 +103,8 @@ def session_id_of(
 async def busy_reason(session: AsyncSession, row: RunRow, now: datetime) -> str:
     """Return why ``row`` has to wait for its session; empty if its turn has come.
 
-    Check expired leases on the session first. Of the waiting runs, the earliest due run goes first.
+    Check expired leases on the session first. Of the waiting runs, the earliest due run goes first,
+    and so does a message that was written earlier, although its process died.
     """
     if row.session_id is None:
         return ""
@@ -104,11 +114,16 @@ async def busy_reason(session: AsyncSession, row: RunRow, now: datetime) -> str:
         if not await leases.check_lease(session, other, now):
             return f"session {row.session_id} is busy: run {other.id[:8]} holds it"
     # A run that waits for something else, such as a backoff, has a later `until`.
+    until = col(RunRow.until)
+    claims_soon = (until >= now - WAITER_GRACE) & (until <= now + RETRY_INTERVAL)
+    is_next_message = (
+        (col(RunRow.trigger) == triggers.SESSION.name)
+        & (col(RunRow.attempts) == 0)
+        & (until >= now - MESSAGE_GRACE)
+        & (until <= now + MESSAGE_WAIT)
+    )
     waiting = select(RunRow).where(
-        *same_session,
-        col(RunRow.status) == Status.WAITING,
-        col(RunRow.until) >= now - WAITER_GRACE,
-        col(RunRow.until) <= now + RETRY_INTERVAL,
+        *same_session, col(RunRow.status) == Status.WAITING, claims_soon | is_next_message
     )
     for other in (await session.execute(waiting)).scalars():
         if slots.order_key(other) < slots.order_key(row):

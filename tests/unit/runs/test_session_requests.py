@@ -65,6 +65,30 @@ async def test_the_claim_keeps_the_session_and_the_turns(world: World) -> None:
     assert getattr(waits, "why", "").endswith("holds it")
 
 
+async def test_a_message_whose_process_died_is_answered_before_the_next(world: World) -> None:
+    first = await ask(world, "One?", "a")
+    world.clock.move(timedelta(seconds=1))
+    second = await ask(world, "Two?", "b", str(first.session_id))
+
+    def request(row: RunRow) -> ClaimRequest:
+        return ClaimRequest(row.occurrence, row.kind, "manual", row.due, "here:1", row.parameters)
+
+    world.clock.move(timedelta(minutes=3))  # nobody claims the first one
+    waits = await claims.claim(world.ledger, request(second))
+    assert getattr(waits, "why", "").endswith(f"run {first.id[:8]} goes first")
+    assert isinstance(await claims.claim(world.ledger, request(first)), Granted)
+
+
+async def test_a_message_that_nobody_answers_does_not_stop_the_next_for_ever(world: World) -> None:
+    first = await ask(world, "One?", "a")
+    second = await ask(world, "Two?", "b", str(first.session_id))
+    world.clock.move(sessions.MESSAGE_GRACE + timedelta(seconds=1))
+    later = ClaimRequest(
+        second.occurrence, second.kind, "manual", second.due, "here:1", second.parameters
+    )
+    assert isinstance(await claims.claim(world.ledger, later), Granted)
+
+
 async def test_a_prompt_without_an_answer_is_shown_until_a_later_message(world: World) -> None:
     row = await ask(world, "One?", "a")
     await claims.cancel(world.ledger, row.id)
