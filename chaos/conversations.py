@@ -34,14 +34,15 @@ from daybook.prefect import work_pool
 PLACES = (Place(1), Place(2), Place(3, -5), Place(4, -5))
 AGENT = "echo"
 KINDS = {
-    "kill a run": 2,
-    "kill a worker": 4,
-    "kill a worker and its processes": 4,
-    "kill a keeper": 6,
-    KILL_EVERYTHING: 3,
+    "kill a run": 3,
+    "kill a worker": 5,
+    "kill a worker and its processes": 5,
+    "kill a keeper": 7,
+    KILL_EVERYTHING: 2,
 }
+"""Kinds of kills, with the weight of each in the draw."""
 MESSAGES_PER_KILL = 2
-MAX_SECONDS_TO_ANSWER = 15.0
+MAX_SECONDS_TO_ANSWER = 8.0
 """Maximum time from a kill to the next one, if no message is answered in between."""
 MAX_SECONDS_TO_KILL = 1.0
 """Maximum time from an answer to the next kill."""
