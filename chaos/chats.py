@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -128,18 +128,22 @@ class Chats:
         async with ledger.read() as session:
             updates = (await session.execute(select(UpdateRow))).scalars().all()
             recorded = (await session.execute(select(SentRow))).scalars().all()
+        return self.compare(updates, {each.message_id for each in recorded}, rows)
+
+    def compare(
+        self, updates: Sequence[UpdateRow], recorded: Collection[str], rows: Sequence[RunRow]
+    ) -> list[str]:
+        """Return what is wrong; ``recorded`` are the ids of the messages that the ledger knows."""
         wrong = [f"not handled: {each.id}" for each in updates if each.state != "done"]
         count = Counter(row.occurrence for row in rows)
         wrong += [f"{count[key]} runs: {key}" for key in sorted(self.keys) if count[key] != 1]
         wrong += self._wrong_answers({row.occurrence: row for row in rows})
         if self.echoes:  # the service has not failed
             wrong += self._wrong_order()
-            wrong += self._sent_again({each.message_id for each in recorded})
-        by_position = sorted(
-            (each for each in updates if each.run_id), key=lambda each: each.position
-        )
+            wrong += self._sent_again(recorded)
         queued = {row.id: row.queued_at for row in rows}
-        for before, after in pairwise(by_position):
+        with_run = (each for each in updates if each.run_id in queued)
+        for before, after in pairwise(sorted(with_run, key=lambda each: each.position)):
             if queued[str(before.run_id)] > queued[str(after.run_id)]:
                 wrong.append(f"update {after.id} was handled before update {before.id}")
         return wrong
@@ -182,7 +186,7 @@ class Chats:
             last[written.chat_id] = max(arrived, last.get(written.chat_id, -1))
         return wrong
 
-    def _sent_again(self, recorded: set[str]) -> list[str]:
+    def _sent_again(self, recorded: Collection[str]) -> list[str]:
         """Return the answers that were sent again after they had been recorded, or never were."""
         wrong = list[str]()
         for message_id, found in self.answers.items():
