@@ -11,7 +11,7 @@ from daybook.jobs.model import normal_parameters
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import RunRow, SessionRow
 from daybook.runs import claims, outcomes, sessions
-from daybook.runs.claim_requests import ClaimRequest, Granted
+from daybook.runs.claim_requests import ClaimRequest, Granted, Waiting
 from tests.world import World
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("shared_ledger")]
@@ -77,6 +77,24 @@ async def test_a_message_whose_process_died_is_answered_before_the_next(world: W
     waits = await claims.claim(world.ledger, request(second))
     assert getattr(waits, "why", "").endswith(f"run {first.id[:8]} goes first")
     assert isinstance(await claims.claim(world.ledger, request(first)), Granted)
+
+
+async def test_many_messages_claim_seldom_and_in_their_order(world: World) -> None:
+    first = await ask(world, "Zero?", "0")
+    others = list[RunRow]()
+    for number in range(1, 61):
+        world.clock.move(timedelta(milliseconds=1))
+        others.append(await ask(world, f"{number}?", str(number), str(first.session_id)))
+    for row in [*others[:2], others[-1]]:
+        request = ClaimRequest(
+            row.occurrence, row.kind, "manual", row.due, "here:1", row.parameters
+        )
+        waits = await claims.claim(world.ledger, request)
+        assert isinstance(waits, Waiting)
+        assert waits.why.endswith(f"run {first.id[:8]} goes first")
+        number = int(row.parameters["prompt"].rstrip("?"))
+        seconds = (waits.until - world.ledger.now()).total_seconds()
+        assert seconds == min(2 * (number + 1), 60)
 
 
 async def test_a_message_that_nobody_answers_does_not_stop_the_next_for_ever(world: World) -> None:
