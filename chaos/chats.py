@@ -180,7 +180,8 @@ class Chats:
         wrong, last = list[str](), dict[str, int]()
         first = {each.reply_to: number for number, each in reversed([*enumerate(self.bot.sent)])}
         for message_id, written in self.written.items():
-            arrived = first.get(message_id, -1)
+            if (arrived := first.get(message_id)) is None:
+                continue  # reported as not answered
             if arrived < last.get(written.chat_id, -1):
                 wrong.append(f"the answer to {message_id} in chat {written.chat_id} came too early")
             last[written.chat_id] = max(arrived, last.get(written.chat_id, -1))

@@ -73,7 +73,7 @@ async def test_a_message_whose_process_died_is_answered_before_the_next(world: W
     def request(row: RunRow) -> ClaimRequest:
         return ClaimRequest(row.occurrence, row.kind, "manual", row.due, "here:1", row.parameters)
 
-    world.clock.move(timedelta(minutes=3))  # nobody claims the first one
+    world.clock.move(timedelta(minutes=3))  # no process claims the first one
     waits = await claims.claim(world.ledger, request(second))
     assert getattr(waits, "why", "").endswith(f"run {first.id[:8]} goes first")
     assert isinstance(await claims.claim(world.ledger, request(first)), Granted)
@@ -97,7 +97,7 @@ async def test_many_messages_claim_seldom_and_in_their_order(world: World) -> No
         assert seconds == min(2 * (number + 1), 60)
 
 
-async def test_a_message_that_nobody_answers_does_not_stop_the_next_for_ever(world: World) -> None:
+async def test_a_message_without_an_answer_does_not_stop_the_next_for_ever(world: World) -> None:
     first = await ask(world, "One?", "a")
     second = await ask(world, "Two?", "b", str(first.session_id))
     world.clock.move(sessions.MESSAGE_GRACE + timedelta(seconds=1))
