@@ -80,6 +80,10 @@ PROCESSES = {
         *_RUNS,
         *("daybook.keeper", "daybook.agents", "daybook.features.repositories"),
     ],
+    "tests/chaos/test_killed_conversations.py": [
+        *_RUNS,
+        *("daybook.keeper", "daybook.delivery", "daybook.features.conversations", "chaos"),
+    ],
     "tests/chaos": [*_RUNS, "daybook.keeper", "chaos"],
     "tests/contract/worker": ["daybook.worker", "daybook.processes", "daybook.timing"],
 }

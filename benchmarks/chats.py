@@ -60,11 +60,12 @@ async def measure(seconds: float) -> Chatted:
                 await asyncio.sleep(SETTLE_SECONDS)
                 found.without = await _cpu_percent(head, seconds)
                 await _connect(environment, bot)
+                # Before the messages, whose runs would make the rest of `up` do more.
+                await asyncio.sleep(SETTLE_SECONDS)
+                found.listening = await _cpu_percent(head, seconds)
                 for number in range(MESSAGES):
                     await _exchange(bot, f"message {number}", found)
                     progress(f"chats: {found.signs[-1]:.2f} s, {found.answers[-1]:.2f} s")
-                await asyncio.sleep(SETTLE_SECONDS)
-                found.listening = await _cpu_percent(head, seconds)
     return found
 
 

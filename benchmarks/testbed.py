@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -49,8 +50,10 @@ def temporary_home() -> Iterator[Home]:
     for name in list(os.environ):
         if name.startswith(("PREFECT_", "DAYBOOK_")) or name.endswith(secrets):
             del os.environ[name]
-    with tempfile.TemporaryDirectory(prefix="daybook-bench-") as folder:
-        home = Home(Path(folder) / "home").make()
+    # No `TemporaryDirectory`, which a fork of this process would delete when it exits.
+    folder = Path(tempfile.mkdtemp(prefix="daybook-bench-"))
+    try:
+        home = Home(folder / "home").make()
         os.environ |= {
             "DAYBOOK_HOME": str(home.path),
             "PREFECT_HOME": str(home.prefect),
@@ -60,6 +63,8 @@ def temporary_home() -> Iterator[Home]:
             "DO_NOT_TRACK": "1",
         }
         yield home
+    finally:
+        shutil.rmtree(folder)
 
 
 @dataclass(frozen=True)

@@ -59,9 +59,30 @@ def main(arguments: list[str]) -> int:
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(10**6)
     with temporary_home() as home:
         address = os.environ.get("TEST_POSTGRESQL_URL", POSTGRESQL_URL)
-        return asyncio.run(
-            _run(home, options, seed, address if options.ledger == "postgresql" else "")
-        )
+        address = address if options.ledger == "postgresql" else ""
+        if options.kills:
+            return _kill_beside_chats(home, options, seed, address)
+        return asyncio.run(_run(home, options, seed, address))
+
+
+def _kill_beside_chats(home: Home, options: argparse.Namespace, seed: int, address: str) -> int:
+    from daybook.operations import preload
+
+    # Before there is an event loop, or a thread.
+    forked_from = preload.fork_image()
+
+    async def run() -> Verdict:
+        from chaos import cluster, conversations
+
+        async with cluster.database(home, address) as ledger_url:
+            os.environ["DAYBOOK_LEDGER_URL"] = ledger_url
+            members = cluster.Cluster(home, _port(), ledger_url, options.replicas, forked_from)
+            try:
+                return await conversations.run(members, options, seed)
+            finally:
+                await members.close()
+
+    return _report(asyncio.run(run()), home, options)
 
 
 async def _run(home: Home, options: argparse.Namespace, seed: int, address: str) -> int:
@@ -150,6 +171,11 @@ async def _run(home: Home, options: argparse.Namespace, seed: int, address: str)
                 )
         finally:
             await members.close()
+    return _report(found, home, options)
+
+
+def _report(found: Verdict, home: Home, options: argparse.Namespace) -> int:
+    """Print what failed, and what is broken. Return the exit code."""
     for line in found.failures:
         print(line, file=sys.stderr)
     for line in found.broken:
@@ -288,6 +314,13 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         default=0.0,
         metavar="SECONDS",
         help="kill everything at once, restart it after this time, and check the catch-ups",
+    )
+    parser.add_argument(
+        "--kills",
+        type=int,
+        default=0,
+        metavar="N",
+        help="instead of jobs: kill N times while people write in chats, and check the answers",
     )
     parser.add_argument(
         "--seed", type=int, metavar="N", help="seed of the faults and edits [default: random]"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing
@@ -18,7 +17,7 @@ from chaos.replicas import Replicas
 from daybook.home import Home
 from daybook.operations import server, worker
 from daybook.operations.prefect_selection import SelectedPrefect
-from daybook.processes import children, proc
+from daybook.processes import children, image, proc
 from daybook.processes.children import Child
 
 RESTART_DELAY_SECONDS = 1.0
@@ -46,12 +45,14 @@ class Cluster:
     """The processes under test; ``ledger`` is the ledger's address.
 
     Prefect is Daybook's own server or, ``with_replicas``, several processes (`chaos.replicas`).
+    With ``forked_from``, they are forks of this image, which start with less CPU.
     """
 
     home: Home
     port: int
     ledger: str
     with_replicas: bool = False
+    forked_from: image.Image | None = None
     members: dict[str, Member] = field(default_factory=dict)
     _restarters: list[asyncio.Task[None]] = field(default_factory=list)
     _may_start: asyncio.Event = field(default_factory=asyncio.Event)
@@ -74,7 +75,7 @@ class Cluster:
             await self._add(name, self._starter(name, command, concurrency))
         for number in range(1, keepers + 1):
             name = f"keeper-{number}"
-            command = [sys.executable, "-m", "daybook", "keeper"]
+            command = [*image.PYTHON_MODULE, "daybook", "keeper"]
             await self._add(name, self._starter(name, command, concurrency))
 
     async def _start_prefect(self) -> None:
@@ -133,7 +134,7 @@ class Cluster:
             member.starts += 1
 
     async def _start_server(self) -> Child:
-        return await server.start(self.home, self.port)
+        return await server.start(self.home, self.port, self.forked_from)
 
     def _starter(
         self, name: str, command: list[str], concurrency: int
@@ -152,6 +153,7 @@ class Cluster:
                 log=self.home.logs / f"{name}.log",
                 folder=self.home.path,
                 grace=worker.GRACE_SECONDS,
+                forked_from=self.forked_from,
             )
 
         return start

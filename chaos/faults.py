@@ -38,7 +38,7 @@ KINDS_WITH_REPLICAS = {kind: weight for kind, weight in KINDS.items() if "server
 }
 """As `KINDS`, if Prefect is several processes."""
 KILL_EVERYTHING = "kill everything"
-"""Not drawn: the only fault of a test with `--restart-after` (`chaos.restarts`)."""
+"""The only fault of a test with `--restart-after` (`chaos.restarts`)."""
 KILLS_RUNS = {*KINDS, *KINDS_WITH_REPLICAS} - {"kill a keeper", "stop a keeper"} | {KILL_EVERYTHING}
 """Faults that may end a run in the middle of its effect, so that its outcome is unknown."""
 
@@ -68,14 +68,14 @@ def draw_faults(
     seconds: float,
     count: int,
     longest_stop: float,
-    weighted: Mapping[str, int],
+    weights_by_kind: Mapping[str, int] = KINDS,
 ) -> list[Fault]:
     """Draw ``count`` faults, one in each of ``count`` equal parts of ``seconds``.
 
-    ``weighted`` are the kinds with their weights.
+    ``weights_by_kind`` are the kinds with their weights.
     """
     part, faults = seconds / count, list[Fault]()
-    kinds, weights = list(weighted), list(weighted.values())
+    kinds, weights = list(weights_by_kind), list(weights_by_kind.values())
     for number in range(count):
         (kind,) = draw.choices(kinds, weights)
         longest = {"stop the server": 10.0, "cut the ledger": 8.0}.get(kind, longest_stop)
@@ -109,6 +109,10 @@ async def _inject(cluster: Cluster, fault: Fault) -> str:
             if process is None:
                 return ""
             return await _stop(name, process, fault.duration_seconds)
+        case ["kill", "everything"]:
+            await cluster.kill_all()
+            await cluster.start_all()
+            return "everything"
         case ["kill", "a", "run"]:
             process = _select(_runs(cluster), fault.which)
             return _kill([process] if process else [], f"run {process.pid}" if process else "")

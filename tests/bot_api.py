@@ -47,6 +47,8 @@ class BotApi(ChatService[Sent]):
         self.token = token
         self.redelivers = False
         """Whether confirmed updates are delivered again."""
+        self.shuffle: Callable[[list[dict[str, Any]]], None] | None = None
+        """Changes the order of the updates of one response."""
         self.disturb: Callable[[str], tuple[bool, Response] | None] | None = None
         """Returns a response in place of that of a method, and whether it is done nevertheless."""
         self.next_update = 500
@@ -157,9 +159,14 @@ class BotApi(ChatService[Sent]):
             return _error(409, "Conflict: terminated by other getUpdates request")
         found = self._unconfirmed(offset)
         if found and self.redelivers:
-            found = [*reversed([each for each in self._updates if each["update_id"] < offset][-5:])]
+            found = [
+                *reversed([each for each in self._updates if each["update_id"] < offset][-50:])
+            ]
             found += self._unconfirmed(offset)
-        return _ok(found[:100])
+        found = found[:100]
+        if self.shuffle is not None:
+            self.shuffle(found)
+        return _ok(found)
 
     def _unconfirmed(self, offset: int) -> list[dict[str, Any]]:
         return [each for each in self._updates if each["update_id"] >= offset]

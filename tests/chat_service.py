@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 import uvicorn
 from starlette.responses import Response
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 
 @dataclass
@@ -35,6 +35,23 @@ class SentMessage:
     def plain(self) -> str:
         """Return the text without its markup."""
         raise NotImplementedError
+
+
+class Hanging(Response):
+    """A response that never comes."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+
+class Cut(Response):
+    """A response whose connection the server closes in the middle."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [(b"content-length", b"1000")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"{", "more_body": False})
 
 
 M = TypeVar("M", bound=SentMessage)

@@ -366,3 +366,13 @@ _current: list[_ForkHooks] = []
 def fork_again() -> Image | None:
     """Fork an image of this process if an image has forked it; otherwise return None."""
     return fork(_current[0].after_fork, _current[0].is_current) if _current else None
+
+
+def update_environment(variables: Mapping[str, str]) -> None:
+    """Set ``variables``, and update the values that modules have read from the environment.
+
+    The second part is only needed, and done, if an image has forked this process.
+    """
+    os.environ.update(variables)
+    if _current:
+        _current[0].after_fork()

@@ -293,8 +293,8 @@ async def session_busy(claim: Decision) -> ClaimResult | None:
         row.session_id = sessions.session_id_of(
             row.parameters, job_id=row.job_id, run_id=row.id, stored=claim.stored
         )
-    why = await sessions.busy_reason(claim.session, row, claim.now)
-    return claim.wait(claim.now + sessions.RETRY_INTERVAL, why) if why else None
+    busy = await sessions.wait_for_turn(claim.session, row, claim.now)
+    return claim.wait(busy.until, busy.why) if busy else None
 
 
 async def folder_busy(claim: Decision) -> ClaimResult | None:

@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import func, true
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -56,6 +56,15 @@ WAITER_GRACE = timedelta(seconds=10)
 
 Runs that are due later wait that long, so a run whose process died does not delay them longer.
 """
+
+MESSAGE_GRACE = timedelta(minutes=5)
+"""The same for a run that answers a message and has not begun, so that answers keep their order.
+
+After the death of all processes that could start it, two leases (`leases.check_lease`) and
+`Timing.start_limit` may pass until another process claims it.
+"""
+MESSAGE_WAIT = timedelta(minutes=1)
+"""The longest time after which such a run claims again, also after a failure of Prefect."""
 
 
 def session_id_of(
@@ -91,29 +100,53 @@ def session_id_of(
 # --- the lock
 
 
-async def busy_reason(session: AsyncSession, row: RunRow, now: datetime) -> str:
-    """Return why ``row`` has to wait for its session; empty if its turn has come.
+class SessionWait(NamedTuple):
+    """Until when a run waits for its session, and why."""
 
-    Check expired leases on the session first. Of the waiting runs, the earliest due run goes first.
+    until: datetime
+    why: str
+
+
+async def wait_for_turn(session: AsyncSession, row: RunRow, now: datetime) -> SessionWait | None:
+    """Return how long ``row`` has to wait for its session; None if its turn has come.
+
+    Check expired leases on the session first. Of the waiting runs, the earliest due run goes first,
+    and so does a message that was written earlier, although its process died. A message with others
+    before it waits longer: if all claimed every two seconds, they would leave no time to answer.
     """
     if row.session_id is None:
-        return ""
+        return None
     same_session = (col(RunRow.session_id) == row.session_id, col(RunRow.id) != row.id)
+    why = ""
     held = select(RunRow).where(*same_session, col(RunRow.status).in_(HELD))
     for other in (await session.execute(held)).scalars().all():
         if not await leases.check_lease(session, other, now):
-            return f"session {row.session_id} is busy: run {other.id[:8]} holds it"
+            why = f"session {row.session_id} is busy: run {other.id[:8]} holds it"
     # A run that waits for something else, such as a backoff, has a later `until`.
-    waiting = select(RunRow).where(
-        *same_session,
-        col(RunRow.status) == Status.WAITING,
-        col(RunRow.until) >= now - WAITER_GRACE,
-        col(RunRow.until) <= now + RETRY_INTERVAL,
+    until = col(RunRow.until)
+    claims_soon = (until >= now - WAITER_GRACE) & (until <= now + RETRY_INTERVAL)
+    is_next_message = (
+        (col(RunRow.trigger) == triggers.SESSION.name)
+        & (col(RunRow.attempts) == 0)
+        & (until >= now - MESSAGE_GRACE)
+        & (until <= now + MESSAGE_WAIT)
     )
-    for other in (await session.execute(waiting)).scalars():
-        if slots.order_key(other) < slots.order_key(row):
-            return f"session {row.session_id} is busy: run {other.id[:8]} goes first"
-    return ""
+    waiting = (
+        select(RunRow.id)
+        .where(
+            *same_session,
+            col(RunRow.status) == Status.WAITING,
+            claims_soon | is_next_message,
+            slots.earlier(row),
+        )
+        .order_by(*slots.ORDER)
+    )
+    before = (await session.execute(waiting)).scalars().all()
+    if before and not why:
+        why = f"session {row.session_id} is busy: run {before[0][:8]} goes first"
+    is_message = row.started_by is triggers.SESSION and not row.attempts
+    interval = RETRY_INTERVAL * (1 + len(before) if is_message else 1)
+    return SessionWait(now + min(interval, MESSAGE_WAIT), why) if why else None
 
 
 # --- the messages

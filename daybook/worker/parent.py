@@ -45,7 +45,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from daybook.json_text import JsonObject
-from daybook.processes import forked, garbage, proc
+from daybook.processes import forked, garbage, image, proc
 from daybook.worker import child_setup
 from daybook.worker.messages import FrameDecoder, LaunchRequest, frame
 
@@ -438,7 +438,7 @@ def main(arguments: list[str]) -> None:
     """Run the parent process until the worker has exited and no child is left."""
     proc.deny_inspection()
     garbage.collect_rarely()
-    os.environ.update(child_setup.read_unnamed_file(int(arguments[2])))
+    image.update_environment(child_setup.read_unnamed_file(int(arguments[2])))
     worker = socket.socket(fileno=int(arguments[0]))
     worker.set_inheritable(False)
     Parent(worker, ParentConfig(**json.loads(arguments[1]))).serve()

@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -107,10 +107,15 @@ async def _until_one_ends(*coroutines: Coroutine[Any, Any, object]) -> None:
 
 
 class _Listener:
-    """Listens to one account."""
+    """Listens to one account. ``sleep`` waits for so many seconds after an error."""
 
-    def __init__(self, ledger: Ledger, account: Account) -> None:
-        self._ledger, self._account = ledger, account
+    def __init__(
+        self,
+        ledger: Ledger,
+        account: Account,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._ledger, self._account, self._sleep = ledger, account, sleep
         self._received, self._asked = asyncio.Event(), asyncio.Event()
         self._failures = self._conflicts = self._quiet = 0
         self._identity = ""
@@ -204,7 +209,7 @@ class _Listener:
             # problem stays recorded until this one has polled undisturbed for a while.
             self._conflicts, self._quiet = self._conflicts + 1, 0
             pause = min(MAX_PAUSE_SECONDS * 2 ** (self._conflicts - 1), MAX_CONFLICT_PAUSE_SECONDS)
-        await asyncio.sleep(pause * (1 + SPREAD * random.random()))
+        await self._sleep(pause * (1 + SPREAD * random.random()))
 
 
 async def remove_invalid_buttons(ledger: Ledger, account: Account, platform: Platform) -> None:

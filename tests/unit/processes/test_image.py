@@ -104,7 +104,8 @@ asyncio.run(main())
 
 def test_the_modules_are_updated_in_a_child_and_in_an_image_that_adopts(tmp_path: Path) -> None:
     (tmp_path / "updates.py").write_text(
-        "import builtins, json; print(json.dumps(builtins.updates))"
+        "import builtins, json; from daybook.processes import image\n"
+        "image.update_environment({'WHO': 'added later'}); print(json.dumps(builtins.updates))"
     )
     _, printed = run(
         tmp_path,
@@ -121,7 +122,7 @@ asyncio.run(main())
 """,
     )
 
-    assert printed == [["adopted", "child"]]
+    assert printed == [["adopted", "child", "added later"]]
 
 
 def test_a_child_survives_its_image_and_the_next_is_a_new_interpreter(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from daybook.jobs.model import normal_parameters
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import RunRow, SessionRow
 from daybook.runs import claims, outcomes, sessions
-from daybook.runs.claim_requests import ClaimRequest, Granted
+from daybook.runs.claim_requests import ClaimRequest, Granted, Waiting
 from tests.world import World
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("shared_ledger")]
@@ -63,6 +63,48 @@ async def test_the_claim_keeps_the_session_and_the_turns(world: World) -> None:
     assert isinstance(granted, Granted)
     assert granted.session_id == first.session_id
     assert getattr(waits, "why", "").endswith("holds it")
+
+
+async def test_a_message_whose_process_died_is_answered_before_the_next(world: World) -> None:
+    first = await ask(world, "One?", "a")
+    world.clock.move(timedelta(seconds=1))
+    second = await ask(world, "Two?", "b", str(first.session_id))
+
+    def request(row: RunRow) -> ClaimRequest:
+        return ClaimRequest(row.occurrence, row.kind, "manual", row.due, "here:1", row.parameters)
+
+    world.clock.move(timedelta(minutes=3))  # no process claims the first one
+    waits = await claims.claim(world.ledger, request(second))
+    assert getattr(waits, "why", "").endswith(f"run {first.id[:8]} goes first")
+    assert isinstance(await claims.claim(world.ledger, request(first)), Granted)
+
+
+async def test_many_messages_claim_seldom_and_in_their_order(world: World) -> None:
+    first = await ask(world, "Zero?", "0")
+    others = list[RunRow]()
+    for number in range(1, 61):
+        world.clock.move(timedelta(milliseconds=1))
+        others.append(await ask(world, f"{number}?", str(number), str(first.session_id)))
+    for row in [*others[:2], others[-1]]:
+        request = ClaimRequest(
+            row.occurrence, row.kind, "manual", row.due, "here:1", row.parameters
+        )
+        waits = await claims.claim(world.ledger, request)
+        assert isinstance(waits, Waiting)
+        assert waits.why.endswith(f"run {first.id[:8]} goes first")
+        number = int(row.parameters["prompt"].rstrip("?"))
+        seconds = (waits.until - world.ledger.now()).total_seconds()
+        assert seconds == min(2 * (number + 1), 60)
+
+
+async def test_a_message_without_an_answer_does_not_stop_the_next_for_ever(world: World) -> None:
+    first = await ask(world, "One?", "a")
+    second = await ask(world, "Two?", "b", str(first.session_id))
+    world.clock.move(sessions.MESSAGE_GRACE + timedelta(seconds=1))
+    later = ClaimRequest(
+        second.occurrence, second.kind, "manual", second.due, "here:1", second.parameters
+    )
+    assert isinstance(await claims.claim(world.ledger, later), Granted)
 
 
 async def test_a_prompt_without_an_answer_is_shown_until_a_later_message(world: World) -> None:
