@@ -39,6 +39,7 @@ class AccountPages(StoredPages):
     test_label = "Try it"
     test_help = "Asks the service for the account’s name."
     has_users = False
+    is_chat = True
 
     def __init__(self, kind: accounts.AccountKind) -> None:
         self.kind, self.documents = kind, operations.DOCUMENTS[kind.word]

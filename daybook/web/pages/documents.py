@@ -202,6 +202,8 @@ class DocumentPages(ABC):
     has_name = True
     has_users = True
     group = JOBS
+    is_chat = False
+    """Whether the documents are channels in which people can answer; the first steps name these."""
     tabs: tuple[tuple[str, str], ...] = ()
     """Paths and labels of further pages that add a document."""
 
