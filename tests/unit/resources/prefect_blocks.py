@@ -116,10 +116,10 @@ class FakePrefect:
         if slug not in self.types:
             raise _answered(404)
         of = [each for each in self.documents.values() if each["slug"] == slug]
-        fields = next((each.model.model_fields for each in self._of if each.slug == slug), {})
-        masked = dict[str, Any]()
-        if not include_secrets:
-            secret = (name for name, each in fields.items() if each.annotation is SecretStr)
+        masked = dict[str, str]()
+        if not include_secrets:  # Prefect hides the values of secret fields
+            (model,) = (each.model for each in self._of if each.slug == slug)
+            secret = (n for n, each in model.model_fields.items() if each.annotation is SecretStr)
             masked = dict.fromkeys(secret, HIDDEN)
         return [
             SimpleNamespace(**{**each, "data": each["data"] | masked}, is_anonymous=False)

@@ -386,6 +386,8 @@ async def test_the_first_steps_add_the_default_agent_and_return(
     assert "canary-key" not in text
     assert "/agents/daybook-model-agent/default/edit" in text
     assert not [each for each in Forms(text).forms if each.action == "/agents/new"]
+    for word in ("telegram", "slack", "mail"):
+        assert f'href="/settings/{word}/new?from=/start"' in text
 
 
 async def test_the_login_leads_to_the_first_steps_until_there_is_a_job(
