@@ -71,8 +71,8 @@ async def run(
 
     Raise `InvalidInput` for an agent, for an unknown ``system``, ``on_conflict`` or job in
     ``leave_out``, for a file that is incomplete, of an unknown version or with a job that cannot be
-    imported, and if another agent has the name `shell.AGENT`. After this error, no job and
-    no run was written.
+    imported, for ``files`` with more than `uploads.MAX_JOBS` jobs, and if another agent has the
+    name `shell.AGENT`. After this error, no job and no run was written.
     """
     authorization.require_operator()
     reader = readers.READERS.get(system)  # type: ignore[call-overload]
@@ -86,6 +86,9 @@ async def run(
         source = await asyncio.to_thread(_read, reader, path, content)
     else:
         source = await asyncio.to_thread(_read_copies, reader, files)
+        if (count := len(source.jobs) + len(source.refused)) > uploads.MAX_JOBS:
+            hint = f"use `daybook import {system} PATH`"
+            raise InvalidInput("path", f"has {count:,} jobs, more than {uploads.MAX_JOBS:,}", hint)
     options: dict[str, Any] = {
         "default_timezone": settings.load().timezone,
         "on_conflict": on_conflict,

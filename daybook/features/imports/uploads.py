@@ -12,6 +12,8 @@ from daybook.features.imports.openclaw import RUNS_FOLDER
 
 MAX_FILES = 1_000
 """Maximum number of files of one import."""
+MAX_JOBS = 1_000
+"""Maximum number of jobs in copies of files; to plan an import of so many takes a second."""
 MAX_NAME_BYTES = 200
 _HISTORY_SUFFIX = ".jsonl"
 """Suffix of the files of OpenClaw's history, which are in a folder of their own."""

@@ -152,6 +152,7 @@ async def test_files_that_cannot_be_imported_get_an_error_and_store_nothing(
         ("crontab", {"c": b"\xff\xfe 0 9\n"}, "c, line 1: is not UTF-8 text"),
         ("crontab", {"c": b"0 9 * *\n"}, "c, line 1"),
         ("crontab", {"c": b"@reboot a.sh\n"}, "@reboot"),
+        ("crontab", {"c": b"0 9 * * * a.sh\n" * 1_001}, "has 1,001 jobs, more than 1,000"),
         ("openclaw", {"jobs.json": b"[" * 100_000}, "nested too deeply"),
         ("openclaw", {"jobs-state.json": b"{}", "x.jsonl": b"{}"}, "path: jobs.json: cannot be"),
         ("openclaw", {"jobs.json": b"{<script>alert(1)</script>"}, "is not complete JSON"),
