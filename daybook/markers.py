@@ -55,6 +55,11 @@ class Marker:
 
     A service at boot may write only to such folders.
     """
+    at_start: bool = False
+    """Whether a process keeps the value of this setting that it reads when it starts.
+
+    A process reads any other setting each time it uses it, so a change needs no restart.
+    """
     placeholder: str = "-"
     """Valid value that replaces an invalid one while the other fields are checked."""
 

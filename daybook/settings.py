@@ -37,6 +37,7 @@ from pydantic_settings import (
 from daybook import feature, plain_text, zone_names
 from daybook.errors import DaybookError, InvalidInput
 from daybook.home import Home, home_path
+from daybook.markers import Marker
 
 T = TypeVar("T")
 
@@ -103,6 +104,7 @@ def _joined(value: object) -> object:
     return ", ".join(value)
 
 
+AT_START = Marker(at_start=True)
 CommaSeparated = Annotated[str, BeforeValidator(_joined)]
 """Setting with several entries: text with commas, or in `config.toml` also a list of texts."""
 
@@ -117,17 +119,17 @@ class Settings(BaseSettings):
         default_factory=home_path,
         description="Folder of the ledger, the embedded Prefect and the logs.",
     )
-    ledger_url: str = Field(
+    ledger_url: Annotated[str, AT_START] = Field(
         default="",
         description="Address of the ledger: `sqlite+aiosqlite:////path/ledger.db` with an absolute "
         "path, or `postgresql://user@host/database`. Empty: `ledger.db` in the home.",
     )
-    timezone: str = Field(
+    timezone: Annotated[str, AT_START] = Field(
         default_factory=machine_timezone,
         description="IANA time zone of jobs that do not set one.",
     )
 
-    max_concurrent: int = Field(
+    max_concurrent: Annotated[int, AT_START] = Field(
         default=4,
         ge=1,
         description="Maximum number of concurrent runs, on all machines together. Further runs are "
@@ -237,13 +239,13 @@ class Settings(BaseSettings):
         description="Agent that writes the titles of sessions. Empty: the title is the first line "
         "of the session's first prompt.",
     )
-    plugins: CommaSeparated = Field(
+    plugins: Annotated[CommaSeparated, AT_START] = Field(
         default="",
         description="Python modules, comma-separated, that register tools and listeners: "
         "`my_app.jobs`. Daybook imports them before it runs a job.",
     )
 
-    web_port: int = Field(
+    web_port: Annotated[int, AT_START] = Field(
         default=4280,
         ge=0,
         lt=2**16,
@@ -251,31 +253,31 @@ class Settings(BaseSettings):
         "for this machine only, unless `web_host` is set. If the port is in use, `daybook up` "
         "chooses a free one and prints it. 0: no server.",
     )
-    web_host: str = Field(
+    web_host: Annotated[str, AT_START] = Field(
         default="127.0.0.1",
         description="IP address on which `daybook up` serves them, such as `0.0.0.0` in a "
         "container. Other machines can then reach hooks, `/health` and `/metrics`; they reach the "
         "pages only with a `public_url` that has https or names this machine.",
     )
-    web_names: CommaSeparated = Field(
+    web_names: Annotated[CommaSeparated, AT_START] = Field(
         default="",
         description="Host names, comma-separated, that clients may use besides the names of this "
         "machine and of `public_url`.",
     )
-    public_url: str = Field(
+    public_url: Annotated[str, AT_START] = Field(
         default="",
         description="Address under which a reverse proxy serves the pages and hooks, such as "
         "`https://daybook.example.org` or `https://example.org/daybook`. The proxy has to keep the "
         "`Host` header and the path. Empty: the pages answer only at this machine's own names.",
     )
 
-    command_server: bool = Field(
+    command_server: Annotated[bool, AT_START] = Field(
         default=True,
         description="Whether `daybook up` keeps a process that has imported everything, so that "
         "commands answer at once.",
     )
 
-    max_process_memory: int = Field(
+    max_process_memory: Annotated[int, AT_START] = Field(
         default=4096,
         ge=0,
         description="Maximum of the resident memory of each process of `daybook up`, in MB, at "
@@ -287,7 +289,7 @@ class Settings(BaseSettings):
         default=90,
         ge=0,
         description="Days to keep ended runs and sessions, in the ledger and in an embedded "
-        "Prefect. 0: forever.",
+        "Prefect, which takes a change when `daybook up` starts. 0: forever.",
     )
     keep_transcript_days: int = Field(
         default=30,

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
+from daybook import markers
 from daybook.settings import Settings, all_settings
 from docs.page_text import NOTE, SNAPSHOTS, cell, linked, summary
 
@@ -52,6 +53,10 @@ def settings() -> str:
         "overrides the file. A comma-separated setting may be a list of texts in the file.",
         "`PREFECT_API_URL` sets the address of Prefect.",
         "",
+        "Running processes take a change of the file when they next use the setting, but a change",
+        "of a setting marked *at start*, or of a variable, when they start again (`daybook down`,",
+        "then `daybook up`).",
+        "",
         "| variable | in `config.toml` | type | default | meaning |",
         "|---|---|---|---|---|",
     ]
@@ -60,6 +65,7 @@ def settings() -> str:
             raise ValueError(f"setting {name} needs a description")
         # The file is in the home, so it cannot set the home.
         key = "—" if name == "home" else f"`{name}`"
+        key += " *(at start)*" * markers.of(field).at_start
         cells = [f"`{prefix}{name.upper()}`", key, _kind(field), _default(field), field.description]
         lines.append("| " + " | ".join(map(cell, cells)) + " |")
     return linked("\n".join(lines), "reference") + "\n"

@@ -20,6 +20,7 @@ NONE = "–"
 MAX_COMPARED_LINES = 400
 """Maximum number of lines of each value of a change that the page shows."""
 _BACKTICKS = re.compile(r"`([^`]+)`")
+_ADDRESS = re.compile(r"https://[\w./%#?=&;~+-]*[\w/]")
 STATUS_WORDS = {"timed_out": "timed out", "not_requested": "none"}
 
 
@@ -44,6 +45,7 @@ def filters(tz: ZoneInfo, now: Callable[[], datetime]) -> dict[str, Callable[...
         "number": number,
         "status_word": status_word,
         "code": code,
+        "linked": linked,
         "json": json_text,
         "local": lambda instant, form: instant.astimezone(tz).strftime(form),
     }
@@ -121,6 +123,11 @@ def json_text(value: Any) -> str:
 def code(text: str) -> Markup:
     """Return a text as HTML in which the words between backticks are `code` elements."""
     return Markup(_BACKTICKS.sub(r"<code>\1</code>", str(escape(text))))
+
+
+def linked(text: str) -> Markup:
+    """Return a text of Daybook's own as HTML: as `code` does, and with links for its addresses."""
+    return Markup(_ADDRESS.sub(r'<a href="\g<0>" rel="noreferrer">\g<0></a>', str(code(text))))
 
 
 def status_word(status: str | None) -> str:

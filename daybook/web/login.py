@@ -407,7 +407,12 @@ async def read_form(request: Request) -> dict[str, list[str]]:
 
 
 def _read_parts(content_type: str, body: bytes) -> dict[str, list[str]]:
-    """Return the fields of a form with files. The name of the file in FIELD is in FIELD-name."""
+    """Return the fields of a form with files.
+
+    The name of the file in FIELD is in FIELD-name. FIELD-base64 is the file's content in base64 if
+    it is no text, because it is not UTF-8 or has a NUL; otherwise, it is empty.
+    """
+    from base64 import b64encode
     from email import message_from_bytes, policy
 
     head = b"content-type: " + content_type.encode() + b"\r\n\r\n"
@@ -415,10 +420,14 @@ def _read_parts(content_type: str, body: bytes) -> dict[str, list[str]]:
     for part in message_from_bytes(head + body, policy=policy.HTTP).iter_parts():
         name = str(part.get_param("name", "", header="content-disposition"))
         content = part.get_payload(decode=True)
-        text = content.decode(errors="replace") if isinstance(content, bytes) else ""
+        content = content if isinstance(content, bytes) else b""
+        text = content.decode(errors="replace")
         fields.setdefault(name, []).append(text)
         if file := part.get_filename():
+            is_text = text.encode() == content and "\0" not in text
+            encoded = "" if is_text else b64encode(content).decode()
             fields.setdefault(f"{name}-name", []).append(file)
+            fields.setdefault(f"{name}-base64", []).append(encoded)
     return fields
 
 

@@ -122,6 +122,8 @@ def test_everything_is_set_up_in_the_browser_by_keyboard(
         person.write("/agents/new", **given)
         assert page.url.startswith(f"{url}/start?")
         assert "It was added" in person.said
+        tab_to(watched, "details.group > summary")
+        page.keyboard.press("Enter")
         person.write("/settings/channels/new", name="phone", url=f"json://{host}/canary-topic")
         assert "It was added" in person.said
 
@@ -147,6 +149,7 @@ def test_everything_is_set_up_in_the_browser_by_keyboard(
         assert "this channel works" in bodies[-1]
 
         set_up_a_secret_and_a_hook(person, host)
+        import_a_crontab(person)
         watched.open("/settings")
         assert page.locator(".wrong").count() == 0
         assert fits(watched)
@@ -173,3 +176,12 @@ def set_up_a_secret_and_a_hook(person: Person, host: str) -> None:
     person.press('form[action="/settings/health/check"] button')
     assert "All checks were made" in person.said
     assert "versions" in person.page.inner_text("main")
+
+
+def import_a_crontab(person: Person) -> None:
+    """Paste a crontab, see what it becomes, and import it."""
+    person.watched.open("/settings/import")
+    person.write("/settings/import/preview", text="TOKEN=canary-value\n0 9 * * 1 backup.sh --all")
+    assert "at 09:00 on Mondays" in person.page.inner_text("main")
+    person.press('form[action="/settings/import"] button.primary')
+    assert "The import is done" in person.said and "backup" in person.said

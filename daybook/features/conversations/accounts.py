@@ -98,10 +98,10 @@ KINDS = (
         "Slack",
         SLACK,
         SlackAccount,
-        "On https://api.slack.com/apps, create an app from the manifest that `daybook channels "
-        "connect slack` prints, and install it in your workspace: OAuth & Permissions then shows "
-        "its bot token. Under Basic Information, generate an app-level token with the scope "
-        "connections:write. Anyone who knows these tokens is the app, so keep them secret.",
+        "On https://api.slack.com/apps, create an app from the manifest below, and install it in "
+        "your workspace: OAuth & Permissions then shows its bot token. Under Basic Information, "
+        "generate an app-level token with the scope connections:write. Anyone who knows these "
+        "tokens is the app, so keep them secret.",
         to_paste=MANIFEST,
     ),
     AccountKind(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from pydantic import BaseModel
@@ -24,6 +25,7 @@ from daybook.resources.store import DocumentView
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
+    from prefect.client.schemas.objects import BlockDocument
 
 MAX_HEARD = 20
 
@@ -85,6 +87,17 @@ class HeardUpdate(BaseModel, frozen=True):
 
 class _Accounts(Documents[AccountView]):
     """The documents of the accounts of one service."""
+
+    async def more(
+        self, client: PrefectClient, documents: Sequence[BlockDocument]
+    ) -> Callable[[str, Mapping[str, Any]], Mapping[str, Any]]:
+        """Return a function of a document's name that returns its problem.
+
+        The caller's ``documents`` have masked tokens, which are not valid.
+        """
+        found = await self.store.documents(client, include_secrets=True)
+        problems = {each.name: self.store.check(each.data)[1] for each in found}
+        return lambda name, data: {"problem": problems.get(name)}
 
     async def users(self, client: PrefectClient, name: str) -> list[str]:
         return [

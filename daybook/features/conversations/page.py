@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from starlette.requests import Request
@@ -33,23 +34,33 @@ MESSAGES = {
 class AccountPages(StoredPages):
     """The pages of the accounts of one service."""
 
-    noun = "account"
     columns = ("Name there", "Agent")
     removal = "Its people are no longer paired. What was said stays in the sessions."
     test_label = "Try it"
     test_help = "Asks the service for the account’s name."
     has_users = False
+    is_chat = True
 
     def __init__(self, kind: accounts.AccountKind) -> None:
         self.kind, self.documents = kind, operations.DOCUMENTS[kind.word]
         self.path = f"/settings/{kind.word}"
-        self.title = kind.title
+        self.title, self.noun = kind.title, f"{kind.title} account"
         self.about = f"{kind.title} accounts that send messages, and hear people."
         self.note = kind.about
         secrets = [
             name for name, each in kind.store.model.model_fields.items() if each.is_required()
         ]
         self.first = (*secrets, "agent")
+
+    def variants(self) -> Sequence[Variant]:
+        return [
+            replace(each, preset=self.kind.word, paste=self.kind.to_paste)
+            for each in super().variants()
+        ]
+
+    async def read(self, ref: str) -> FormDocument:
+        found = await super().read(ref)
+        return replace(found, variant=replace(found.variant, note=""))
 
     async def entries(self) -> Sequence[Listed]:
         states = {each.channel: each for each in await operations.states()}
@@ -82,6 +93,7 @@ async def people(site: Site, request: Request) -> Response:
         people=await operations.list_people(),
         heard=await operations.heard(),
         channels=await operations.channels(),
+        services=[(each.word, each.title) for each in accounts.KINDS],
         roles=[Role.OPERATOR.value, Role.READER.value],
     )
 
@@ -99,11 +111,11 @@ async def unpair(ref: str, form: Form) -> Done:
 
 
 async def _count() -> str:
-    return str(len(await operations.list_people()))
+    return str(len(await operations.list_people()) or "none")
 
 
 SETTINGS = (
-    SettingsLink(PEOPLE, "People in chats", "Who may talk to agents in a messenger", _count),
+    SettingsLink(PEOPLE, "People in chats", "Who may talk to agents in a messenger.", _count),
 )
 DOCUMENTS = tuple(AccountPages(each) for each in accounts.KINDS)
 ROUTES = (Page(PEOPLE, people),)

@@ -41,10 +41,10 @@ async def revoke(ref: str, form: Form) -> Done:
 
 
 async def _count() -> str:
-    return str(len(await store.all_devices()))
+    return str(len(await store.all_devices()) or "none")
 
 
-SETTINGS = (SettingsLink(PATH, "Devices", "Browsers and phones that are logged in", _count),)
+SETTINGS = (SettingsLink(PATH, "Devices", "Browsers and phones that are logged in.", _count),)
 ROUTES = (Page(PATH, index),)
 ACTIONS = (
     PageAction(PATH + "/{ref}/rename", rename, index, ("name",)),

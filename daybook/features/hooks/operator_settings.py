@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import BaseModel, Field
+
+from daybook.markers import Marker
 
 
 class HookSizes(BaseModel):
     """The setting of this machine for hooks."""
 
-    max_hook_body: int = Field(
+    max_hook_body: Annotated[int, Marker(at_start=True)] = Field(
         default=1,
         ge=1,
         le=25,

@@ -57,7 +57,15 @@ def read(path: Path) -> Source:
     The file has no history.
     """
     file = file_in(path, JOBS_FILE)
-    scripts = file.resolve().parent.parent / SCRIPTS_FOLDER
+    return _source(file, file.resolve().parent.parent / SCRIPTS_FOLDER)
+
+
+def read_copy(path: Path) -> Source:
+    """Return the jobs of a copy of `jobs.json`, whose scripts are in `~/.hermes/scripts`."""
+    return _source(file_in(path, JOBS_FILE), Path.home() / ".hermes" / SCRIPTS_FOLDER)
+
+
+def _source(file: Path, scripts: Path) -> Source:
     zone = ZoneInfo(settings.load().timezone)
     found, notes = _jobs(file)
     records = [

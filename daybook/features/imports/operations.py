@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -24,7 +24,7 @@ from daybook.agents import documents, kinds
 from daybook.api import authorization, preflight
 from daybook.api.jobs import PENDING_NOTE
 from daybook.errors import AgentMisconfigured, InvalidInput, UnknownName
-from daybook.features.imports import anna, crontab, readers, shell, writer
+from daybook.features.imports import anna, crontab, hermes, readers, shell, uploads, writer
 from daybook.features.imports import settings as import_settings
 from daybook.features.imports.source import FIX_HINT, Source, System
 from daybook.features.imports.writer import ImportedJob, ImportReport, OnConflict
@@ -48,6 +48,7 @@ async def run(
     path: str,
     *,
     content: bytes | None = None,
+    files: Mapping[str, bytes] | None = None,
     dry_run: bool = False,
     on_conflict: str = "skip",
     leave_out: Sequence[str] = (),
@@ -56,9 +57,10 @@ async def run(
     """Import the jobs and runs of a file of ``system`` in one transaction. Return a report.
 
     ``content`` is the text of a crontab that the caller has read from standard input; ``path`` is
-    then `-`. If a job runs a command and the agent `shell.AGENT` is missing, create this
-    agent before the transaction. If Prefect cannot store the agent now, the report has a note with
-    the command that adds it.
+    then `-`. ``files`` are the contents of copies of the files, by name; ``path`` is then not used.
+    If a job runs a command and the agent `shell.AGENT` is missing, create this agent before the
+    transaction. If Prefect cannot store the agent now, the report has a note with the command that
+    adds it.
 
     If a job was imported before, it is not changed, and only gets the new runs of its history. If
     another job already has the name of an imported job, ``on_conflict`` decides. With `skip`, the
@@ -69,8 +71,8 @@ async def run(
 
     Raise `InvalidInput` for an agent, for an unknown ``system``, ``on_conflict`` or job in
     ``leave_out``, for a file that is incomplete, of an unknown version or with a job that cannot be
-    imported, and if another agent has the name `shell.AGENT`. After this error, no job and
-    no run was written.
+    imported, for ``files`` with more than `uploads.MAX_JOBS` jobs, and if another agent has the
+    name `shell.AGENT`. After this error, no job and no run was written.
     """
     authorization.require_operator()
     reader = readers.READERS.get(system)  # type: ignore[call-overload]
@@ -80,7 +82,13 @@ async def run(
     if on_conflict not in get_args(OnConflict):
         hint = f"use {', '.join(get_args(OnConflict))}"
         raise InvalidInput("on_conflict", f"{on_conflict!r} is unknown", hint)
-    source = await asyncio.to_thread(_read, reader, path, content)
+    if files is None:
+        source = await asyncio.to_thread(_read, reader, path, content)
+    else:
+        source = await asyncio.to_thread(_read_copies, reader, files)
+        if (count := len(source.jobs) + len(source.refused)) > uploads.MAX_JOBS:
+            hint = f"use `daybook import {system} PATH`"
+            raise InvalidInput("path", f"has {count:,} jobs, more than {uploads.MAX_JOBS:,}", hint)
     options: dict[str, Any] = {
         "default_timezone": settings.load().timezone,
         "on_conflict": on_conflict,
@@ -153,16 +161,29 @@ async def import_anna(ledger: Ledger) -> ImportReport | None:
 
 def _read(reader: Callable[[Path], Source], path: str, content: bytes | None) -> Source:
     if content is None:
-        try:
-            return reader(Path(path).expanduser())
-        except OSError as error:
-            problem = f"{path}: cannot be read: {error.strerror or error}"
-        except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            problem = f"{path}: has an impossible value: {error}"
-        raise InvalidInput("path", problem, FIX_HINT)
+        return _read_file(reader, path)
     if reader is not crontab.read:
         raise InvalidInput("path", "only a crontab is read from standard input", "name the file")
     return crontab.read_text(crontab.STANDARD_INPUT, content)
+
+
+def _read_copies(reader: Callable[[Path], Source], files: Mapping[str, bytes]) -> Source:
+    with uploads.written(files) as path:
+        try:
+            return _read_file(hermes.read_copy if reader is hermes.read else reader, str(path))
+        except InvalidInput as error:  # the folder of the copies means nothing to the user
+            problem = error.problem.replace(f"{uploads.folder_of(path)}/", "")
+            raise InvalidInput(error.field, problem, error.hint) from None
+
+
+def _read_file(reader: Callable[[Path], Source], path: str) -> Source:
+    try:
+        return reader(Path(path).expanduser())
+    except OSError as error:
+        problem = f"{path}: cannot be read: {error.strerror or error}"
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        problem = f"{path}: has an impossible value: {error}"
+    raise InvalidInput("path", problem, FIX_HINT)
 
 
 async def _prepare_shell(client: PrefectClient | None, source: Source) -> list[str]:

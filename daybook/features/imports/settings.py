@@ -13,7 +13,7 @@ from daybook.markers import Marker
 class ImportSettings(BaseModel):
     """The settings of imports."""
 
-    anna_folder: Annotated[str, Marker(folder="changed")] = Field(
+    anna_folder: Annotated[str, Marker(folder="changed", at_start=True)] = Field(
         default="",
         description="Folder of anna (another scheduler) that contains its `jobs.json`. The next "
         "`daybook up` imports the jobs, once, and renames the file. Empty: none.",

@@ -9,6 +9,7 @@ out. A field that Daybook does not know has no effect; it is in `SourceJob.unkno
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Collection, Iterable
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -34,7 +35,14 @@ UPDATE_HINT = (
 )
 FIX_HINT = "nothing was imported; correct it in the other system, or in a copy of its file"
 
+MAX_VALUE_BYTES = 2**24
+"""Maximum size of a value that SQLite reads or computes."""
+MAX_READ_SECONDS = 60.0
+"""Maximum time to read a database."""
+
 _SQLITE_HEADER = b"SQLite format 3\0"
+_STEPS_PER_CHECK = 100_000
+"""Number of instructions of SQLite between two checks of the time."""
 
 
 @dataclass(frozen=True)
@@ -200,8 +208,9 @@ def read_tables(
 ) -> dict[str, list[JsonObject]]:
     """Return the rows of the named tables, read in one transaction. Omit missing tables.
 
-    Raise `InvalidInput` if the file is not a complete and intact SQLite database, or if its
-    `user_version` is above ``max_version``.
+    Omit also computed columns, which could need any amount of memory. Raise `InvalidInput` if the
+    file is not a complete and intact SQLite database, if its `user_version` is above
+    ``max_version``, and if this takes more than `MAX_READ_SECONDS`.
     """
     if not is_sqlite(path):
         raise broken(path.name, "is not an SQLite database", COPY_HINT)
@@ -209,6 +218,10 @@ def read_tables(
         uri = f"{path.resolve().as_uri()}?mode=ro"
         with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as database:
             database.row_factory = sqlite3.Row
+            database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_VALUE_BYTES)
+            end = time.monotonic() + MAX_READ_SECONDS
+            database.set_progress_handler(lambda: time.monotonic() > end, _STEPS_PER_CHECK)
+            database.execute("PRAGMA trusted_schema = OFF")
             database.execute("BEGIN")
             page_size = database.execute("PRAGMA page_size").fetchone()[0]
             if path.stat().st_size % page_size:
@@ -225,13 +238,19 @@ def read_tables(
                 row[0]
                 for row in database.execute("SELECT name FROM sqlite_master WHERE type='table'")
             }
-            return {
-                name: [dict(row) for row in database.execute(f'SELECT * FROM "{name}"')]
-                for name in names
-                if name in tables
-            }
+            return {name: _rows(database, name) for name in names if name in tables}
     except sqlite3.Error as error:
         raise broken(path.name, f"is damaged: {error}", COPY_HINT) from None
+
+
+def _rows(database: sqlite3.Connection, table: str) -> list[JsonObject]:
+    columns = [
+        '"{}"'.format(each["name"].replace('"', '""'))
+        for each in database.execute(f'PRAGMA table_xinfo("{table}")')
+        if not each["hidden"]
+    ]
+    found = database.execute(f'SELECT {", ".join(columns)} FROM "{table}"')
+    return [dict(row) for row in found]
 
 
 def file_in(path: Path, name: str) -> Path:

@@ -44,6 +44,24 @@ from daybook.runs import outcomes
 from daybook.schedules.zones import zone
 from daybook.short_text import prefix, shorten
 
+
+class JobsRefused(InvalidInput):
+    """Jobs that cannot be imported, ``refused``, so nothing was imported."""
+
+    def __init__(self, refused: Sequence[RefusedJob]) -> None:
+        self.refused = tuple(refused)
+        options = [
+            f"--leave-out {shlex.quote(each.id or each.name)}" for each in refused[:MAX_LISTED]
+        ]
+        names = " ".join(options) + (" …" if len(refused) > MAX_LISTED else "")
+        problem, hint = refused[0].error.problem, f"{refused[0].error.hint}, or leave it out"
+        if len(refused) > 1:
+            problem = f"{len(refused)} jobs cannot be imported, so nothing was imported"
+            problem += listed([each.error.problem for each in refused])
+            hint = "correct them, or leave them out"
+        super().__init__("path", problem, f"{hint}: {names}")
+
+
 OnConflict = Literal["skip", "rename", "replace"]
 """Treatment of a job whose name a job from elsewhere already has."""
 
@@ -69,7 +87,8 @@ class ImportedJob(BaseModel, frozen=True):
 
     ``result`` is `added`, `replaced` (added in place of the job that had its name), `unchanged` (it
     was imported before) or `skipped` (another job has its name). ``id`` is None if the job is not
-    stored. ``next_due`` is the next due time of a new job that is enabled, in its time zone.
+    stored. ``schedule`` are the words for the schedule of a new job, and ``next_due`` is its next
+    due time if it is enabled, in its time zone.
     """
 
     source_id: str
@@ -77,6 +96,7 @@ class ImportedJob(BaseModel, frozen=True):
     id: str | None
     result: Literal["added", "replaced", "unchanged", "skipped"]
     enabled: bool
+    schedule: str = ""
     next_due: datetime | None = None
     runs: int
     notes: list[str]
@@ -164,25 +184,14 @@ def _without(source: Source, leave_out: Sequence[str]) -> Source:
         refused=tuple(filter(stays, source.refused)),
         notes=(
             *source.notes,
-            *(
-                f"left out {each.name or each.id}, as requested"
-                for each in entries
-                if not stays(each)
-            ),
+            *(left_out_note(each) for each in entries if not stays(each)),
         ),
     )
 
 
-def _refusal(refused: Sequence[RefusedJob]) -> InvalidInput:
-    """Return the error that names each job that cannot be imported."""
-    options = [f"--leave-out {shlex.quote(each.id or each.name)}" for each in refused[:MAX_LISTED]]
-    names = " ".join(options) + (" …" if len(refused) > MAX_LISTED else "")
-    if len(refused) == 1:
-        error = refused[0].error
-        return InvalidInput("path", error.problem, f"{error.hint}, or leave it out: {names}")
-    problem = f"{len(refused)} jobs cannot be imported, so nothing was imported"
-    lines = listed([each.error.problem for each in refused])
-    return InvalidInput("path", problem + lines, f"correct them, or leave them out: {names}")
+def left_out_note(job: SourceJob | RefusedJob) -> str:
+    """Return the note of an import that leaves out ``job`` because the user requested it."""
+    return f"left out {job.name or job.id}, as requested"
 
 
 def _report(planned: _Planned, now: datetime, *, dry_run: bool) -> ImportedJob:
@@ -198,6 +207,7 @@ def _report(planned: _Planned, now: datetime, *, dry_run: bool) -> ImportedJob:
         id=None if row is None or (dry_run and planned.job is not None) else row.id,
         result=planned.result,
         enabled=enabled,
+        schedule=job.schedule.describe() if job is not None else "",
         next_due=due,
         runs=len(planned.runs),
         notes=planned.notes,
@@ -239,7 +249,7 @@ async def _plan(
                     refused.append(RefusedJob(each.id, each.name, error))
         plan.append(planned)
     if refused:
-        raise _refusal(refused)
+        raise JobsRefused(refused)
     await _plan_runs(session, source, plan)
     return plan
 

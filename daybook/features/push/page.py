@@ -44,10 +44,17 @@ async def unsubscribe(ref: str, form: Form) -> Done:
 
 
 async def _count() -> str:
-    return f"{len(await store.subscriptions())} browsers"
+    return str(len(await store.subscriptions()) or "none")
 
 
-SETTINGS = (SettingsLink(PATH, "Notifications", "Push to phones what needs a person", _count),)
+SETTINGS = (
+    SettingsLink(
+        PATH,
+        "Notifications",
+        "Pushes to phones what needs a person.",
+        _count,
+    ),
+)
 ROUTES = (Page(PATH, index),)
 ACTIONS = (
     PageAction(PATH, subscribe, index),

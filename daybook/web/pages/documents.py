@@ -79,8 +79,8 @@ class Variant:
     """A form of a new document, of the model with the fields ``settings``.
 
     The form starts with the values ``start``. It shows the fields ``first``, and folds the others.
-    ``note`` says what the user should know. ``preset`` is the name of a known document, and
-    ``kind`` a word of the kind's own.
+    ``note`` says what the user should know, and ``paste`` is a text that it mentions, to copy
+    elsewhere. ``preset`` is the name of a known document, and ``kind`` a word of the kind's own.
     ``more_secrets`` are secret fields that are no settings.
     """
 
@@ -94,6 +94,7 @@ class Variant:
     kind: str = ""
     omitted: tuple[str, ...] = ()
     more_secrets: tuple[Field, ...] = ()
+    paste: str = ""
 
     @property
     def fields(self) -> list[Field]:
@@ -201,6 +202,8 @@ class DocumentPages(ABC):
     has_name = True
     has_users = True
     group = JOBS
+    is_chat = False
+    """Whether the documents are channels in which people can answer; the first steps name these."""
     tabs: tuple[tuple[str, str], ...] = ()
     """Paths and labels of further pages that add a document."""
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field, SecretStr
 from starlette.requests import Request
 from starlette.responses import Response
 
-from daybook import api, owners, settings
+from daybook import api, markers, owners, settings
 from daybook.api.files import ApplyReport
 from daybook.clock import SYSTEM_CLOCK
 from daybook.diagnosis import doctor
@@ -215,6 +218,22 @@ async def _state() -> str:
 # --- configuration
 
 
+@dataclass(frozen=True)
+class SettingRow:
+    """A setting: its value as text, and its line in `config.toml`.
+
+    ``source`` is the variable or file with the value; "" for the default. If ``at_start``, a
+    change needs a restart.
+    """
+
+    name: str
+    value: str
+    source: str
+    description: str
+    line: str
+    at_start: bool
+
+
 async def configuration(site: Site, request: Request) -> Response:
     """Show the settings, and the line of `config.toml` for each."""
     only_operator(request)
@@ -228,10 +247,16 @@ async def configuration(site: Site, request: Request) -> Response:
             shown, example = "set" if value.get_secret_value() else "", '"…"'
         else:
             plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
-            shown = "" if plain in ("", None, {}, []) else str(plain)
             example = json.dumps(plain, default=str, ensure_ascii=False)
+            is_text = isinstance(plain, str | Path)
+            shown = "" if plain in ("", None, {}, []) else str(plain) if is_text else example
         line = f"[{name}]" if isinstance(value, dict) else f"{name} = {example}"
-        rows.append((name, _hide(shown), value != default, known.description or "", _hide(line)))
+        variable = f"DAYBOOK_{name.upper()}"
+        source = variable if variable in os.environ else "" if value == default else "config.toml"
+        at_start = markers.of(known).at_start or variable in os.environ
+        rows.append(
+            SettingRow(name, _hide(shown), source, known.description or "", _hide(line), at_start)
+        )
     return site.render(request, "configuration.html", rows=rows, file=str(settings.config_file()))
 
 

@@ -42,6 +42,7 @@ async def show(site: Site, request: Request) -> Response:
         presets=[each for each in SERVERS.variants() if each.preset],
         servers=servers,
         channel=CHANNELS.variants()[0],
+        chats=[each for each in site.kinds if each.is_chat],
         channels=[each for each in channels if each.name != each.kind],  # not those of each home
         jobs=[(each.id, each.row.name) for each in jobs if each.row.name != EXAMPLE_JOB],
     )

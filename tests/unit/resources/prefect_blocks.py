@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 
 import httpx
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound, PrefectHTTPStatusError
+from pydantic import SecretStr
 
 from daybook.resources.store import BlockStore
 
@@ -115,7 +116,15 @@ class FakePrefect:
         if slug not in self.types:
             raise _answered(404)
         of = [each for each in self.documents.values() if each["slug"] == slug]
-        return [SimpleNamespace(**each, is_anonymous=False) for each in of]
+        masked = dict[str, str]()
+        if not include_secrets:  # Prefect hides the values of secret fields
+            (model,) = (each.model for each in self._of if each.slug == slug)
+            secret = (n for n, each in model.model_fields.items() if each.annotation is SecretStr)
+            masked = dict.fromkeys(secret, HIDDEN)
+        return [
+            SimpleNamespace(**{**each, "data": each["data"] | masked}, is_anonymous=False)
+            for each in of
+        ]
 
     async def read_block_document_by_name(
         self, name: str, slug: str, include_secrets: bool = True

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import html
+import json
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -383,6 +386,8 @@ async def test_the_first_steps_add_the_default_agent_and_return(
     assert "canary-key" not in text
     assert "/agents/daybook-model-agent/default/edit" in text
     assert not [each for each in Forms(text).forms if each.action == "/agents/new"]
+    for word in ("telegram", "slack", "mail"):
+        assert f'href="/settings/{word}/new?from=/start"' in text
 
 
 async def test_the_login_leads_to_the_first_steps_until_there_is_a_job(
@@ -391,3 +396,27 @@ async def test_the_login_leads_to_the_first_steps_until_there_is_a_job(
     assert 'url=/start"' in (await browser.get(server.new_link())).text
     await world.jobs.add("brief")
     assert 'url=/"' in (await browser.get(server.new_link())).text
+
+
+async def test_an_account_is_listed_without_a_problem_of_its_hidden_token(
+    world: World, browser: httpx.AsyncClient, prefect: FakePrefect
+) -> None:
+    page = "/settings/telegram"
+    await submit(browser, f"{page}/new", f"{page}/new", token="12345:canary")
+    listed = (await browser.get(page)).text
+    assert ">telegram</a>" in listed  # the name that the form suggests
+    assert "wrong" not in listed.partition("<tbody>")[2]
+    prefect.ui("daybook-telegram", "telegram", token="canary", agent="default")
+    listed = (await browser.get(page)).text
+    assert "is not a bot" in listed.partition("<tbody>")[2] and "canary" not in listed
+
+
+async def test_the_form_of_a_slack_app_has_the_manifest_to_copy(
+    world: World, browser: httpx.AsyncClient, prefect: FakePrefect
+) -> None:
+    text = (await browser.get("/settings/slack/new")).text
+    (shown,) = re.findall(r'<pre[^>]* id="paste">(.*?)</pre>', text, re.DOTALL)
+    assert json.loads(html.unescape(shown))["settings"]["socket_mode_enabled"] is True
+    assert 'data-copy="paste" hidden>Copy</button>' in text
+    assert '<a href="https://api.slack.com/apps" rel="noreferrer">' in text
+    assert 'id="paste"' not in (await browser.get("/settings/telegram/new")).text

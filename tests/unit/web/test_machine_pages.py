@@ -98,6 +98,28 @@ async def test_the_configuration_shows_no_secret(
     assert "max_concurrent = 7" in text
 
 
+async def test_the_configuration_says_when_a_change_takes_effect(
+    browser: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, daybook_home: Home
+) -> None:
+    monkeypatch.setenv("DAYBOOK_KEEP_RUNS", "7")
+    daybook_home.path.mkdir(exist_ok=True)
+    (daybook_home.path / "config.toml").write_text("keep_days = 5\nweb_port = 4290\n")
+
+    async def rows() -> dict[str, str]:
+        text = (await browser.get("/settings/configuration")).text
+        return dict(re.findall(r'<tr id="(\w+)">(.*?)</tr>', text, re.DOTALL))
+
+    found = await rows()
+    at_start = {name for name, row in found.items() if ">at start<" in row}
+    assert {"ledger_url", "web_port", "public_url", "max_hook_body"} <= at_start
+    # A variable of a running process does not change.
+    assert "keep_runs" in at_start and "DAYBOOK_KEEP_RUNS" in found["keep_runs"]
+    assert not {"keep_days", "budget", "limits", "alert_channel", "sandbox"} & at_start
+    assert "<strong>5</strong>" in found["keep_days"] and "config.toml" in found["keep_days"]
+    (daybook_home.path / "config.toml").write_text("keep_days = 6\n")
+    assert "<strong>6</strong>" in (await rows())["keep_days"]
+
+
 async def test_a_jobs_file_is_uploaded_seen_and_applied(
     world: World, browser: httpx.AsyncClient
 ) -> None:
