@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Self
 
@@ -17,29 +17,35 @@ from daybook.finding import Finding, passed, problem, warning
 from daybook.jobs import store
 from daybook.jobs.store import StoredJob
 from daybook.ledger.engine import open_ledger
+from daybook.runs import workers
 from daybook.short_text import first_names
 
 CHECK = "workers"
 
 
 class WorkersStatus(FeatureStatus, frozen=True):
-    """The workers of the ledger."""
+    """The number of workers that start runs, and the names of those that drain."""
 
-    known: list[Worker]
+    online: int
+    draining: list[str]
 
     @classmethod
     async def read(cls, session: AsyncSession, now: datetime) -> Self:
-        return cls(known=await operations.read(session, now))
+        known = await workers.read_all(session, now)
+        return cls(
+            online=sum(not each.is_lost and each.drain is None for each in known),
+            draining=[each.record.name for each in known if each.drain is not None],
+        )
 
     def findings(self) -> list[Finding]:
-        return draining(self.known)
-
-    def line(self) -> str:
-        if len(self.known) < 2:  # the line about the pool names the only worker
-            return ""
-        return ", ".join(
-            f"{each.name} ({each.state}, {each.running} running)" for each in self.known
-        )
+        """Report the draining workers; it is a problem if no other worker is online."""
+        if not self.draining:
+            return []
+        names, fix = first_names(self.draining), f"daybook workers resume {self.draining[0]}"
+        if not self.online:
+            return [problem(CHECK, "every worker is draining, so no run starts", fix, why=names)]
+        verb = "is" if len(self.draining) == 1 else "are"
+        return [warning(CHECK, f"{names} {verb} draining and will start no run", fix)]
 
 
 async def check() -> list[Finding]:
@@ -48,8 +54,9 @@ async def check() -> list[Finding]:
         now = ledger.now()
         known = await operations.read(session, now)
         jobs = await store.all_jobs(session)
+        status = await WorkersStatus.read(session, now)
     found = [
-        *draining(known),
+        *status.findings(),
         *lost(known, now),
         *versions(known),
         *clocks(known),
@@ -57,20 +64,6 @@ async def check() -> list[Finding]:
     ]
     online = [each.name for each in known if each.state is WorkerState.ONLINE]
     return found or [passed(CHECK, f"online: {first_names(online)}" if online else "")]
-
-
-def draining(known: Sequence[Worker]) -> list[Finding]:
-    """Report the draining workers; it is a problem if no other worker is online."""
-    drained = [each for each in known if each.drained_at is not None]
-    if not drained:
-        return []
-    names = [each.name for each in drained]
-    fix = f"daybook workers resume {names[0]}"
-    if not any(each.state is WorkerState.ONLINE for each in known):
-        title = "every worker is draining, so no run starts"
-        return [problem(CHECK, title, fix, why=first_names(names))]
-    verb = "is" if len(names) == 1 else "are"
-    return [warning(CHECK, f"{first_names(names)} {verb} draining and will start no run", fix)]
 
 
 def lost(known: Iterable[Worker], now: datetime) -> list[Finding]:
