@@ -68,7 +68,7 @@ class WorkerRecord(BaseModel, frozen=True):
 
 
 class Drain(BaseModel, frozen=True):
-    """When a worker was told to drain, and by whom."""
+    """When a person drained a worker, and who."""
 
     at: UtcTime
     by: str

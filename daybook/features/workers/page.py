@@ -7,9 +7,10 @@ from starlette.responses import Response
 
 from daybook.features.workers import operations
 from daybook.features.workers.operations import WorkerState
+from daybook.web.login import admitted
 from daybook.web.pages.actions import Done, PageAction
 from daybook.web.pages.forms import Form
-from daybook.web.pages.site import Page, SettingsLink, Site
+from daybook.web.pages.site import OnlyShown, Page, SettingsLink, Site
 
 PATH = "/settings/workers"
 
@@ -21,6 +22,8 @@ MESSAGES = {
 
 async def index(site: Site, request: Request) -> Response:
     """List the workers."""
+    if admitted(request).session.viewer:
+        raise OnlyShown
     return site.render(request, "workers.html", workers=await operations.list_workers())
 
 

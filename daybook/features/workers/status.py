@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Self
 
@@ -12,34 +12,40 @@ from daybook.api.overdue import MAX_CLOCK_SKEW
 from daybook.diagnosis.feature_status import FeatureStatus
 from daybook.duration_text import duration_in_words
 from daybook.features.workers import operations
-from daybook.features.workers.operations import Worker, WorkerState
+from daybook.features.workers.operations import ListedWorker, WorkerState
 from daybook.finding import Finding, passed, problem, warning
 from daybook.jobs import store
 from daybook.jobs.store import StoredJob
 from daybook.ledger.engine import open_ledger
+from daybook.runs import workers
 from daybook.short_text import first_names
 
 CHECK = "workers"
 
 
 class WorkersStatus(FeatureStatus, frozen=True):
-    """The workers of the ledger."""
+    """The number of workers that start runs, and the names of those that drain."""
 
-    known: list[Worker]
+    online: int
+    draining: list[str]
 
     @classmethod
     async def read(cls, session: AsyncSession, now: datetime) -> Self:
-        return cls(known=await operations.read(session, now))
+        known = await workers.read_all(session, now)
+        return cls(
+            online=sum(not each.is_lost and each.drain is None for each in known),
+            draining=[each.record.name for each in known if each.drain is not None],
+        )
 
     def findings(self) -> list[Finding]:
-        return draining(self.known)
-
-    def line(self) -> str:
-        if len(self.known) < 2:  # the line about the pool names the only worker
-            return ""
-        return ", ".join(
-            f"{each.name} ({each.state}, {each.running} running)" for each in self.known
-        )
+        """Report the draining workers; it is a problem if no other worker is online."""
+        if not self.draining:
+            return []
+        names, fix = first_names(self.draining), f"daybook workers resume {self.draining[0]}"
+        if not self.online:
+            return [problem(CHECK, "every worker is draining, so no run starts", fix, why=names)]
+        verb = "is" if len(self.draining) == 1 else "are"
+        return [warning(CHECK, f"{names} {verb} draining and will start no run", fix)]
 
 
 async def check() -> list[Finding]:
@@ -48,8 +54,9 @@ async def check() -> list[Finding]:
         now = ledger.now()
         known = await operations.read(session, now)
         jobs = await store.all_jobs(session)
+        status = await WorkersStatus.read(session, now)
     found = [
-        *draining(known),
+        *status.findings(),
         *lost(known, now),
         *versions(known),
         *clocks(known),
@@ -59,21 +66,7 @@ async def check() -> list[Finding]:
     return found or [passed(CHECK, f"online: {first_names(online)}" if online else "")]
 
 
-def draining(known: Sequence[Worker]) -> list[Finding]:
-    """Report the draining workers; it is a problem if no other worker is online."""
-    drained = [each for each in known if each.drained_at is not None]
-    if not drained:
-        return []
-    names = [each.name for each in drained]
-    fix = f"daybook workers resume {names[0]}"
-    if not any(each.state is WorkerState.ONLINE for each in known):
-        title = "every worker is draining, so no run starts"
-        return [problem(CHECK, title, fix, why=first_names(names))]
-    verb = "is" if len(names) == 1 else "are"
-    return [warning(CHECK, f"{first_names(names)} {verb} draining and will start no run", fix)]
-
-
-def lost(known: Iterable[Worker], now: datetime) -> list[Finding]:
+def lost(known: Iterable[ListedWorker], now: datetime) -> list[Finding]:
     """Report the workers that ended without a notice, or whose machine is unreachable."""
     return [
         warning(
@@ -86,7 +79,7 @@ def lost(known: Iterable[Worker], now: datetime) -> list[Finding]:
     ]
 
 
-def versions(known: Iterable[Worker]) -> list[Finding]:
+def versions(known: Iterable[ListedWorker]) -> list[Finding]:
     """Report workers that have different versions of Daybook or Prefect."""
     online = [each for each in known if each.state is not WorkerState.LOST]
     found = {(each.version, each.prefect_version): each.name for each in online}
@@ -97,7 +90,7 @@ def versions(known: Iterable[Worker]) -> list[Finding]:
     return [warning(CHECK, "the workers have different versions", fix, why="; ".join(texts))]
 
 
-def clocks(known: Iterable[Worker]) -> list[Finding]:
+def clocks(known: Iterable[ListedWorker]) -> list[Finding]:
     """Report workers whose clock differs from the ledger's."""
     found = list[Finding]()
     for each in known:
@@ -112,7 +105,7 @@ def clocks(known: Iterable[Worker]) -> list[Finding]:
     return found
 
 
-def labels(known: Iterable[Worker], jobs: Iterable[StoredJob]) -> list[Finding]:
+def labels(known: Iterable[ListedWorker], jobs: Iterable[StoredJob]) -> list[Finding]:
     """Report labels of enabled jobs that no living worker has."""
     present = {
         label for each in known if each.state is not WorkerState.LOST for label in each.labels

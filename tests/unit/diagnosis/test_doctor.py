@@ -81,6 +81,7 @@ async def test_doctor_lists_every_check_and_a_passed_one_has_no_fix(nowhere: Hom
         "backups",
         "git",
         "tasks",
+        "workers",
         "prefect",
     ]
     for each in found[:-1]:

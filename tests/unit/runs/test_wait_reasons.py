@@ -36,11 +36,11 @@ pytestmark = pytest.mark.anyio
 PACKAGE = Path(daybook.__file__).parent
 HOUR = timedelta(hours=1)
 MINUTE = timedelta(minutes=1)
-OTHER_RUNS = {"slot", "worker", "overlap", "holder", "agent", "folder"}
+OTHER_RUNS = {"slot", "worker", "no_worker", "overlap", "holder", "agent", "folder"}
 EXPECTED = {
-    "claims_early": {"slot", "worker", "overlap", "holder"},
+    "claims_early": {"slot", "worker", "no_worker", "overlap", "holder"},
     "for_runs": OTHER_RUNS,
-    "in_queue": {"slot", "worker", "overlap"},
+    "in_queue": {"slot", "worker", "no_worker", "overlap"},
     "for_slot": {"slot", "worker"},
     "of_worker": {"worker"},
     "ends_with_run": {"overlap", "holder"},

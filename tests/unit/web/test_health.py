@@ -66,6 +66,7 @@ async def test_health_is_ok_with_a_leader_and_no_overdue_run(
         "overdue": 0,
         "outbox": {"pending": 0, "failed": 0, "paused": 0},
         "conversations": {"accounts": []},
+        "workers": {"online": 0, "draining": []},
         "tasks": {
             **dict.fromkeys(("queued", "claimed", "needs_attention"), 0),
             **dict.fromkeys(("starving", "attention", "free", "busy"), 0),

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from daybook import __version__, settings
+from daybook import home as homes
 from daybook.errors import InvalidInput, LedgerKeyMissing
 from daybook.features.workers import invitation, joining
 from daybook.home import Home
@@ -40,6 +41,7 @@ def joining_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
         return invited.prefect_api_url
 
     monkeypatch.setattr(joining, "_check_prefect", answers)
+    monkeypatch.setattr(homes, "is_configured_by_user", lambda: False)
     return home
 
 
