@@ -135,10 +135,10 @@ class Settings(BaseSettings):
         description="Maximum number of concurrent runs, on all machines together. Further runs are "
         "`waiting`.",
     )
-    worker_limit: int = Field(
+    worker_limit: Annotated[int, AT_START] = Field(
         default=0, ge=0, description="Maximum number of concurrent runs in a worker. 0: no limit."
     )
-    worker_labels: CommaSeparated = Field(
+    worker_labels: Annotated[CommaSeparated, AT_START] = Field(
         default="",
         description="Labels of this home's workers, comma-separated: `gpu`. Only workers with the "
         "label of a job (`worker_label`) start its runs.",
