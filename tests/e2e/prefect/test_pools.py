@@ -50,16 +50,17 @@ async def test_a_pool_that_prefect_does_not_have_is_refused(world: PrefectWorld)
 async def test_a_job_is_in_its_pool_until_it_chooses_daybooks(
     world: PrefectWorld, pool: str
 ) -> None:
-    stored = await world.deploy(on_demand=True, pool=pool, name="a-job")
-    found = await world.deployments.get("a-job")
+    stored = await world.deploy(pool=pool)
+    name, slug = stored.job.name, stored.row.slug
+    found = await world.deployments.get(slug)
     assert (found.work_pool_name, found.work_queue_name) == (pool, "default")
     assert (await world.sync()).writes == 0
     (missing,) = await checks.job_pools(world.client)
-    assert missing.message == f"no worker of the work pool {pool} is online: needed by a-job"
+    assert missing.message == f"no worker of the work pool {pool} is online: needed by {name}"
 
-    await world.jobs.edit("a-job", pool="daybook")
+    await world.jobs.edit(stored.id, pool="daybook")
     await world.sync()
-    found = await world.deployments.get("a-job")
+    found = await world.deployments.get(slug)
     assert (found.work_pool_name, found.work_queue_name) == ("daybook", stored.job.policy.class_)
     assert (await world.sync()).writes == 0
     assert await checks.job_pools(world.client) == []
@@ -101,8 +102,9 @@ async def worker(world: PrefectWorld, pool: str, tmp_path: Path) -> AsyncIterato
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 async def test_runs_of_a_process_worker_succeed_time_out_are_cancelled_and_lost(
-    world: PrefectWorld, pool: str, worker: Child
+    world: PrefectWorld, pool: str, worker: Child, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(leases, "TIMING", SHORT)
     agent = await world.agents.add(WORKS)
     fields: dict[str, Any] = {"agent": agent.name, "session": "new", "pool": pool, "retries": 0}
 
