@@ -54,9 +54,11 @@ def record_alert(job: JobRow, at: datetime) -> None:
     job.alerted_at, job.alert_open = at, True
 
 
-def withdraw_alert(job: JobRow, at: datetime) -> None:
-    """Withdraw the alert that was planned for ``at``.
+def withdraw_alert(job: JobRow) -> None:
+    """Withdraw the last alert, which was not sent. The hour counts from the previous alert again.
 
-    The hour counts from the previous alert again.
+    If there was none, it counts from an hour before, so the next failure causes an alert at once.
     """
-    job.alerted_at, job.alert_open = at - ALERT_INTERVAL, False
+    if job.alerted_at is not None:
+        job.alerted_at -= ALERT_INTERVAL
+    job.alert_open = False

@@ -502,7 +502,7 @@ class _Notifications:
         self.session.add(stored.row)
 
     async def _withdraw(self) -> bool:
-        """Withdraw the alert that waits until the hour is over.
+        """Withdraw the alert that waits until the hour is over, or that a channel has postponed.
 
         Return whether there was such an alert.
         """
@@ -520,10 +520,11 @@ class _Notifications:
         for row in found:
             row.status, row.finished_at = Delivery.SUPPRESSED, self.now
             row.note = "withdrawn: a later message replaced it"
-            alerts.withdraw_alert(self.job, row.next_at)
             self.session.add(row)
             if row.run_id is not None and row.purpose in COUNTED_PURPOSES:
                 await refresh_delivery(self.session, row.run_id)
+        if found:
+            alerts.withdraw_alert(self.job)
         return bool(found)
 
     def _is_own(self) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -27,7 +28,7 @@ from daybook.delivery.channels.base import (
 )
 from daybook.delivery.channels.text import length as text_length
 from daybook.errors import InvalidInput, Unreachable
-from daybook.features.conversations import accounts, people, splitting, store
+from daybook.features.conversations import accounts, people, quiet_hours, splitting, store
 from daybook.features.conversations.platform import (
     Account,
     Platform,
@@ -93,7 +94,7 @@ class ConversationChannel:
                 open_ledger() as ledger,
             ):
                 async with ledger.read() as session:
-                    envelope = await self._envelope(session, message, platform)
+                    envelope = await self._envelope(session, message, platform, ledger.now())
                 for part, post in envelope.posts:
                     sent = SentPost(part, post, await _deliver(platform, post, envelope.replaced))
                     await _record(ledger, self._account.name, envelope, sent)
@@ -106,7 +107,7 @@ class ConversationChannel:
             raise NotDelivered(f"{self._what}: {error}", error.is_temporary) from None
 
     async def _envelope(
-        self, session: AsyncSession, message: Message, platform: Platform
+        self, session: AsyncSession, message: Message, platform: Platform, now: datetime
     ) -> Envelope:
         row = await session.get(OutboxRow, message.id)
         chat_id = message.chat_id
@@ -120,7 +121,9 @@ class ConversationChannel:
         reply_to = subject = ""
         shown = list[MessageButton]()
         if row is not None:
+            line = await quiet_hours.check(session, self._account.name, chat_id, row, now)
             message = await _in_words(session, message, row)
+            message = replace(message, note="\n\n".join(filter(None, (line, message.note))))
             shown = await buttons.of(session, row)
             answered = await store.answered(session, row)
             if answered is not None and answered.chat_id == chat_id:

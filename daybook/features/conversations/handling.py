@@ -29,7 +29,13 @@ from daybook import api, owners
 from daybook.delivery import buttons, outbox
 from daybook.delivery.buttons import Press
 from daybook.errors import DaybookError, InvalidInput, NotFound, Unreachable
-from daybook.features.conversations import chat_commands, people, store, words
+from daybook.features.conversations import (
+    chat_commands,
+    people,
+    quiet_hours,
+    store,
+    words,
+)
 from daybook.features.conversations.people import Role
 from daybook.features.conversations.platform import Account, Platform, PlatformError, Update
 from daybook.features.conversations.store import UpdateState
@@ -281,8 +287,21 @@ class _Handler:
         return Handled(await button.press(press), what, notice=button.label)
 
     async def _command(self, decision: Intent) -> Handled:
+        if decision.word == "quiet":
+            return await self._quiet(decision)
         text = await chat_commands.answer(decision.word, decision.text, self.request_id, self.role)
         return Handled(text, f"/{decision.word} {decision.text}")
+
+    async def _quiet(self, decision: Intent) -> Handled:
+        """Set or show the quiet hours of the person who writes."""
+        async with self.ledger.write() as session:
+            person = await people.find(session, self.row.channel, self.row.person_id)
+            assert person is not None
+            if decision.text:
+                await quiet_hours.change(session, person, decision.text, self.ledger.now())
+            hours = person.quiet_hours
+        text = f"Quiet hours: {hours}." if hours else "There are no quiet hours."
+        return Handled(text, f"/quiet {decision.text}")
 
     async def _stop(self, decision: Intent) -> Handled:
         """Cancel the runs that this chat waits for: a reader only those of the reader."""

@@ -21,12 +21,15 @@ from daybook.features.conversations.tables import (
     UpdateRow,
 )
 from daybook.ledger.engine import Ledger
-from daybook.ledger.tables import OutboxRow
+from daybook.ledger.tables import OutboxRow, RunRow
+from daybook.runs.claim_requests import request_key
 from daybook.runs.restored import Restore
 from daybook.runs.retention import BATCH_SIZE, RetentionLimits
 
 EVENT = "chat"
 """The event of a message of Daybook's own in a chat, such as the answer to a command."""
+AGAIN = "again:"
+"""Beginning of the key of a message that a person has requested once more."""
 MAX_AGE = timedelta(days=30)
 """Age from which updates and sent messages are deleted: a reply to such a message is a new one."""
 BUTTONS_LIFETIME = timedelta(days=2)
@@ -169,6 +172,22 @@ async def answered(session: AsyncSession, row: OutboxRow) -> UpdateRow | None:
         _, channel, id_ = row.key.split(":", 2)
         return await get_update(session, channel, id_)
     return await update_of_run(session, row.run_id) if row.run_id else None
+
+
+async def requested_by(session: AsyncSession, row: OutboxRow, channel: str, chat_id: str) -> bool:
+    """Return whether a person has requested the message ``row`` in this chat.
+
+    It answers an update, or tells about a run that the update has requested.
+    """
+    if row.key.startswith(AGAIN):
+        return True
+    update_ = await answered(session, row)
+    run = await session.get(RunRow, row.run_id) if row.run_id else None
+    if update_ is None and run is not None and run.job_id:
+        beginning = request_key(run.job_id, answer_key(channel, ""))
+        if run.occurrence.startswith(beginning):
+            update_ = await get_update(session, channel, run.occurrence.removeprefix(beginning))
+    return update_ is not None and (update_.channel, update_.chat_id) == (channel, chat_id)
 
 
 async def parts_sent(session: AsyncSession, outbox_id: str) -> set[int]:

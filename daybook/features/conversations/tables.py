@@ -21,6 +21,7 @@ class PersonRow(Table, table=True):
 
     ``person_id`` and ``chat_id`` are the service's ids of the person and of the private chat.
     ``used_at`` is when a person last did something, and a stranger last got an answer.
+    ``quiet_hours`` are those of `quiet_hours.QuietHours`, "" for none.
     """
 
     __tablename__ = "conversations_people"
@@ -35,6 +36,7 @@ class PersonRow(Table, table=True):
     paired_by: str = ""
     paired_at: datetime = Field(sa_type=Instant)
     used_at: datetime = Field(sa_type=Instant)
+    quiet_hours: str = ""
 
 
 class CodeRow(Table, table=True):
