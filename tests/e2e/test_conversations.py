@@ -197,5 +197,5 @@ async def approves_a_request(talk: Talk) -> None:
         assert receiver.requests == []
         await talk.says("approve", "Approved", question)
         await talk.bot.message("order\n", 90)
-        await talk.says("approve", "", question)
+        await talk.says("approve", "This is no longer possible", question)
         assert [each.path for each in receiver.requests] == ["/order"]

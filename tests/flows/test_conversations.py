@@ -2,43 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any
-from uuid import UUID
 
 import pytest
 
 from daybook import api
-from daybook.clock import SYSTEM_CLOCK
-from daybook.delivery.outgoing import dispatch_outgoing
 from daybook.errors import InvalidInput
 from daybook.features.conversations import accounts, listening, operations
-from daybook.features.conversations.listening import ListeningState, listen
-from daybook.ledger.states import Status
 from daybook.ledger.tables import RunRow
-from daybook.prefect import scheduled_runs
 from tests import bot_api, slack_api
 from tests.calling import ModelAgent, calls
 from tests.chat_service import ChatService, SentMessage
+from tests.conversing import KEEPS, NOTES, Conversing, listening_to
 from tests.toolbox import install
 from tests.waiting import becomes_true
 from tests.world.prefect_world import PrefectWorld
 from tests.world.workers import PREFECT_LEAVES_A_SOCKET
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, *PREFECT_LEAVES_A_SOCKET]
-
-KEEPS = 'had(); print("answer to", sys.stdin.read().strip().splitlines()[-1])'
-PYTHON = """
-def note(text: str) -> str:
-    "Note a text."
-    with open({notes!r}, "a") as file:
-        file.write(text + "\\n")
-    return "noted"
-"""
-
 
 SERVING: dict[str, Callable[[], AbstractAsyncContextManager[ChatService[Any]]]] = {
     "telegram": bot_api.serving,
@@ -48,10 +32,9 @@ WRONG_TOKENS = {"telegram": "12:wrong-s3cr3t", "slack": "xoxb-wrong-s3cr3t"}
 
 
 @dataclass
-class Chat:
+class Chat(Conversing):
     """Anna's private chat with the bot, and the processes that a worker and a keeper would be."""
 
-    world: PrefectWorld
     bot: ChatService[Any]
 
     @property
@@ -74,43 +57,6 @@ class Chat:
         await self.works_until(lambda: len(self.bot.sent) > before)
         last: SentMessage = self.bot.sent[-1]
         return last
-
-    async def works_until(self, what: Callable[[], object]) -> None:
-        async def is_true() -> object:
-            await self.work()
-            return what()
-
-        assert await becomes_true(is_true, 60)
-
-    async def work(self) -> None:
-        world = self.world
-        await scheduled_runs.ensure_all(world.ledger, world.client)
-        for row in await world.runs.rows():
-            if row.state is Status.WAITING and row.flow_run_id and not row.wait_reason.for_person:
-                run = await world.client.read_flow_run(UUID(row.flow_run_id))
-                at = run.state.state_details.scheduled_time if run.state else None
-                if at is None or at <= SYSTEM_CLOCK.now():  # else the engine would wait
-                    await world.executions.complete_here(run)
-        await self.send()
-
-    async def send(self) -> None:
-        await dispatch_outgoing(self.world.ledger, self.world.client, "test:1", ui=None)
-
-
-@asynccontextmanager
-async def listening_to(world: PrefectWorld) -> AsyncIterator[None]:
-    async def repeat() -> None:
-        state = ListeningState()
-        while True:  # as the keeper does
-            await listen(world.ledger, state)
-
-    task = asyncio.create_task(repeat())
-    try:
-        yield
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
 
 
 @pytest.fixture(params=["telegram", pytest.param("slack", marks=pytest.mark.slow)])
@@ -203,7 +149,7 @@ async def test_a_call_is_approved_from_the_phone_and_made_once(
 ) -> None:
     world = chat.world
     notes = world.home.path / "notes"
-    install(world.home.path / "site", PYTHON.format(notes=str(notes)), "note")
+    install(world.home.path / "site", NOTES.format(notes=str(notes)), "note")
     monkeypatch.syspath_prepend(str(world.home.path / "site"))
     await model_agent.given("note")
     model_agent.fake_provider.script = [calls("note", text="rain"), "Done."]

@@ -2,50 +2,32 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 import pytest
 
 from daybook import api
-from daybook.clock import SYSTEM_CLOCK
-from daybook.delivery.outgoing import dispatch_outgoing
 from daybook.errors import InvalidInput
 from daybook.features.conversations import accounts, listening, operations
-from daybook.features.conversations.listening import ListeningState, listen
-from daybook.ledger.states import Status
-from daybook.prefect import scheduled_runs
 from tests import certificates, mail_host
 from tests.calling import ModelAgent, calls
+from tests.conversing import KEEPS, NOTES, Conversing, listening_to
 from tests.imap_server import PASSWORD, USER
 from tests.mail_host import ANNA, MailHost, SentMail
 from tests.toolbox import install
-from tests.waiting import becomes_true
 from tests.world.prefect_world import PrefectWorld
 from tests.world.workers import PREFECT_LEAVES_A_SOCKET
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, *PREFECT_LEAVES_A_SOCKET]
 
-KEEPS = 'had(); print("answer to", sys.stdin.read().strip().splitlines()[-1])'
-PYTHON = """
-def note(text: str) -> str:
-    "Note a text."
-    with open({notes!r}, "a") as file:
-        file.write(text + "\\n")
-    return "noted"
-"""
-
 
 @dataclass
-class Letters:
+class Letters(Conversing):
     """Anna's letters with the mailbox, and the processes that a worker and a keeper would be."""
 
-    world: PrefectWorld
     host: MailHost
 
     async def answer(self, text: str, reply_to: SentMail | None = None, **more: Any) -> SentMail:
@@ -54,43 +36,6 @@ class Letters:
         self.host.write(text, reply_to=reply_to, **more)
         await self.works_until(lambda: len(self.host.sent) > before)
         return self.host.sent[-1]
-
-    async def works_until(self, what: Callable[[], object]) -> None:
-        async def is_true() -> object:
-            await self.work()
-            return what()
-
-        assert await becomes_true(is_true, 60)
-
-    async def work(self) -> None:
-        world = self.world
-        await scheduled_runs.ensure_all(world.ledger, world.client)
-        for row in await world.runs.rows():
-            if row.state is Status.WAITING and row.flow_run_id and not row.wait_reason.for_person:
-                run = await world.client.read_flow_run(UUID(row.flow_run_id))
-                at = run.state.state_details.scheduled_time if run.state else None
-                if at is None or at <= SYSTEM_CLOCK.now():  # else the engine would wait
-                    await world.executions.complete_here(run)
-        await self.send()
-
-    async def send(self) -> None:
-        await dispatch_outgoing(self.world.ledger, self.world.client, "test:1", ui=None)
-
-
-@asynccontextmanager
-async def listening_to(world: PrefectWorld) -> AsyncIterator[None]:
-    async def repeat() -> None:
-        state = ListeningState()
-        while True:  # as the keeper does
-            await listen(world.ledger, state)
-
-    task = asyncio.create_task(repeat())
-    try:
-        yield
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
 
 
 @pytest.fixture
@@ -159,7 +104,7 @@ async def test_a_call_is_approved_with_a_reply_and_made_once(
 ) -> None:
     world, host = letters.world, letters.host
     notes = world.home.path / "notes"
-    install(world.home.path / "site", PYTHON.format(notes=str(notes)), "note")
+    install(world.home.path / "site", NOTES.format(notes=str(notes)), "note")
     monkeypatch.syspath_prepend(str(world.home.path / "site"))
     await model_agent.given("note")
     model_agent.fake_provider.script = [calls("note", text="rain"), "Done."]

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, SecretStr
-from sqlmodel import col, select
 
-from daybook.errors import CopyDamaged, InvalidInput
+from daybook.errors import InvalidInput
 from daybook.features.conversations import store
 from daybook.features.conversations.mailbox import MailboxAccount
 from daybook.features.conversations.platform import Account
@@ -22,16 +21,13 @@ from daybook.features.conversations.settings import (
 from daybook.features.conversations.slack import MANIFEST, SlackAccount
 from daybook.features.conversations.telegram import TelegramAccount
 from daybook.home import Home
-from daybook.ledger.credential_tables import BlockCopyRow
-from daybook.ledger.engine import Ledger, reading
-from daybook.resources import copies
-from daybook.resources.copies import CopyVersion
+from daybook.json_text import JsonObject
+from daybook.ledger.engine import reading
+from daybook.resources.copied_documents import CopiedDocuments
 from daybook.resources.store import BlockStore
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
-
-log = logging.getLogger(__name__)
 
 TELEGRAM = BlockStore(
     slug="daybook-telegram",
@@ -145,45 +141,13 @@ async def check(client: PrefectClient, kind: AccountKind, name: str, settings: A
         raise InvalidInput(kind.secret, f'is that of the channel "{other}"', "use another account")
 
 
-def build(slug: str, name: str, data: Mapping[str, Any]) -> Account:
+def build(slug: str, name: str, data: JsonObject) -> Account:
     """Return the account with these stored settings. Raise `InvalidInput` if they are invalid."""
     kind = KIND_BY_SLUG[slug]
     settings: BaseModel = kind.store.parse(name, data)
     return kind.build(name, settings)
 
 
-@dataclass
-class AccountIndex:
-    """The accounts by name. It omits, and logs, a copy that is damaged or invalid.
-
-    ``names`` are the names of all copies.
-    """
-
-    home: Home
-    accounts: dict[str, Account] = field(default_factory=dict, repr=False)
-    names: frozenset[str] = frozenset()
-    _versions: dict[tuple[str, str], CopyVersion | None] = field(default_factory=dict, repr=False)
-
-    async def update(self, ledger: Ledger) -> bool:
-        """Read the copies. Return whether an account was added, changed or removed.
-
-        Raise `LedgerUnreachable`, and `LedgerKeyMissing` if the home cannot decrypt the copies.
-        """
-        slugs = [each.store.slug for each in KINDS]
-        async with ledger.read() as session:
-            query = select(BlockCopyRow).where(col(BlockCopyRow.slug).in_(slugs))
-            rows = {(row.slug, row.name): row for row in (await session.execute(query)).scalars()}
-            versions = {ref: copies.version(row) for ref, row in rows.items()}
-            if versions == self._versions:
-                return False
-            key = await copies.key(session, self.home)
-        found = dict[str, Account]()
-        for (slug, name), row in rows.items():
-            try:
-                assert key is not None
-                found[name] = build(slug, name, copies.decrypt(row, key))
-            except (CopyDamaged, InvalidInput) as error:
-                log.warning("%s", error, extra={"action": "account_invalid"})
-        self.accounts, self._versions = found, versions
-        self.names = frozenset(name for _, name in rows)
-        return True
+def stored(home: Home) -> CopiedDocuments[Account]:
+    """Return the accounts; they have to be updated before they are used."""
+    return CopiedDocuments(home, {slug: partial(build, slug) for slug in KIND_BY_SLUG})

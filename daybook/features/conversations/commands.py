@@ -130,9 +130,11 @@ async def pair_(
 
 def _print_code(code: PairingCode, identity: str = "") -> None:
     output.fields([("code", code.code)])
-    whom = identity or f"the account of {code.channel}"
+    account = identity or f"the account of {code.channel}"
     until = formatting.local_time(code.expires_at)
-    output.say(f"Write it to {whom} in a private chat, until {until}: this pairs the {code.role}.")
+    output.say(
+        f"Write it to {account} in a private chat, until {until}: this pairs the {code.role}."
+    )
 
 
 async def _wait_for_person(channel: str) -> None:

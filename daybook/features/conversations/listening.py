@@ -17,17 +17,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from daybook import home as homes
 from daybook.delivery import buttons
 from daybook.errors import DaybookError, InvalidInput, Unreachable
-from daybook.features.conversations import handling, store
-from daybook.features.conversations.accounts import AccountIndex
+from daybook.features.conversations import accounts, handling, store
 from daybook.features.conversations.platform import (
     AccessRevoked,
     Account,
@@ -39,6 +39,7 @@ from daybook.features.conversations.tables import SentRow
 from daybook.keeper.services import Loop, Service
 from daybook.ledger.engine import Ledger, sharing
 from daybook.ledger.tables import OutboxRow
+from daybook.resources.copied_documents import CopiedDocuments
 
 log = logging.getLogger(__name__)
 
@@ -63,28 +64,46 @@ SPREAD = 0.5
 class ListeningState:
     """State between two cycles: the accounts as they were read last."""
 
-    index: AccountIndex = field(default_factory=lambda: AccountIndex(homes.current_home()))
+    accounts: CopiedDocuments[Account] = field(
+        default_factory=lambda: accounts.stored(homes.current_home())
+    )
 
 
 async def listen(ledger: Ledger, state: ListeningState) -> float | None:
     """Listen until the accounts change. Return at once if there are none."""
-    await state.index.update(ledger)
-    await store.forget_accounts(ledger, state.index.names)
-    if not state.index.accounts:
+    stored = state.accounts
+    await stored.update(ledger)
+    await store.forget_accounts(ledger, stored.names)
+    if not stored.built:
         return None
+    listeners = (_Listener(ledger, each).run() for each in stored.built.values())
     with sharing(ledger), suppress(TimeoutError):
-        async with asyncio.timeout(CYCLE_SECONDS), asyncio.TaskGroup() as group:
-            tasks = [
-                group.create_task(_Listener(ledger, each).run())
-                for each in state.index.accounts.values()
-            ]
-            while True:
-                await asyncio.sleep(CHECK_SECONDS)
-                if await state.index.update(ledger):
-                    break
-            for each in tasks:
-                each.cancel()
+        async with asyncio.timeout(CYCLE_SECONDS):
+            await _until_one_ends(_wait_for_change(ledger, stored), *listeners)
     return 0.0
+
+
+async def _wait_for_change(ledger: Ledger, stored: CopiedDocuments[Account]) -> None:
+    while True:
+        await asyncio.sleep(CHECK_SECONDS)
+        if await stored.update(ledger):
+            return
+
+
+async def _until_one_ends(*coroutines: Coroutine[Any, Any, object]) -> None:
+    """Await the first end of a coroutine, and cancel the others. Raise its error, if any.
+
+    A task group would raise an error of its tasks even if it was cancelled itself.
+    """
+    tasks = [asyncio.create_task(each) for each in coroutines]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for each in tasks:
+            each.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for each in done:
+        each.result()
 
 
 class _Listener:
@@ -111,22 +130,11 @@ class _Listener:
                 await self._pause(DaybookError("an error of Daybook's, which its log has"))
 
     async def _connected(self, platform: Platform) -> None:
-        """Do all work of a connection until one part of it fails; raise this error.
-
-        A task group would raise an error of its tasks even if it was cancelled itself.
-        """
+        """Do all work of a connection until one part of it fails; raise this error."""
         self._identity = await platform.identity()
         await store.use_account(self._ledger, self._account.name, self._account.account_id)
         parts = (self._receive, self._handle, self._follow, self._refresh_buttons)
-        tasks = [asyncio.create_task(each(platform)) for each in parts]
-        try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for each in tasks:
-                each.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-        for each in done:
-            each.result()
+        await _until_one_ends(*(each(platform) for each in parts))
 
     async def _receive(self, platform: Platform) -> NoReturn:
         name = self._account.name

@@ -145,9 +145,7 @@ def answer_key(channel: str, update_id: str) -> str:
     return f"{EVENT}:{channel}:{update_id}"
 
 
-async def enqueue(
-    session: AsyncSession, row: UpdateRow, text: str, now: datetime, run_id: str | None = None
-) -> None:
+async def enqueue(session: AsyncSession, row: UpdateRow, text: str, now: datetime) -> None:
     """Enqueue the answer to an update in its chat, unless it was enqueued before."""
     await outbox.enqueue_message(
         session,
@@ -158,7 +156,6 @@ async def enqueue(
         chat_id=row.chat_id,
         subject="",
         body=text,
-        run_id=run_id,
         now=now,
     )
 
@@ -235,7 +232,7 @@ async def find_in_thread(
             (id_ == thread_id) | id_.startswith(f"{thread_id}/", autoescape=True),
         )
         .order_by(
-            col(SentRow.buttons) == "", col(SentRow.run_id).is_(None), col(SentRow.sent_at).desc()
+            col(SentRow.buttons).desc(), col(SentRow.run_id).is_(None), col(SentRow.sent_at).desc()
         )
         .limit(1)
     )

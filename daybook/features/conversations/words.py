@@ -1,7 +1,7 @@
 """The words that people write to an account, and what they mean.
 
 `decide` is pure: it gets an update, the role of its person and the message that it answers, and
-returns what is to be done. `handling` does it. A forwarded message is never a command, a code or a
+returns an intent. `handling` acts on it. A forwarded message is never a command, a code or a
 decision: another person wrote it.
 """
 

@@ -222,7 +222,7 @@ class DocumentPages(ABC):
 
     async def edit(self, document: FormDocument, changes: dict[str, Any]) -> Saved:
         """Change a document that is `editable`."""
-        raise NotImplementedError
+        raise InvalidInput(self.noun, "cannot be changed", "remove it and add another")
 
     @abstractmethod
     async def remove(self, ref: str) -> None:
@@ -230,11 +230,11 @@ class DocumentPages(ABC):
 
     async def test(self, document: FormDocument, form: Form) -> list[str]:
         """Try a document, and return lines about the result. Raise `TestFailed`."""
-        raise NotImplementedError
+        raise TestFailed(f"A {self.noun} cannot be tested.")
 
     async def rotate(self, document: FormDocument, form: Form) -> Saved:
         """Give a document a new secret."""
-        raise NotImplementedError
+        raise InvalidInput(self.noun, "has no secret to rotate", "remove it and add another")
 
     # --- pages
 

@@ -139,7 +139,12 @@ class Chat:
         assert f"paired as {role}" in await self.says(code.code, person)
 
     async def shows(
-        self, key: str, message_id: str = "77", chat_id: str = "1", words: str = WORDS
+        self,
+        key: str,
+        message_id: str = "77",
+        chat_id: str = "1",
+        words: str = WORDS,
+        buttons: bool = False,
     ) -> OutboxRow:
         """Record that the outbox row with this key was sent to the chat as this message."""
         async with self.world.ledger.write() as session:
@@ -153,6 +158,7 @@ class Chat:
                 part=0,
                 run_id=row.run_id,
                 words=words,
+                buttons=buttons,
                 sent_at=self.world.ledger.now(),
             )
             session.add(sent)
@@ -243,6 +249,8 @@ async def test_a_role_is_known_and_names_may_be_ambiguous(chat: Chat) -> None:
             session.add(each)
     with pytest.raises(Ambiguous):
         await operations.unpair("Anna")
+    with pytest.raises(NotFound):
+        await operations.unpair("Zoe")
 
 
 # --- commands
@@ -357,6 +365,33 @@ async def test_a_reply_in_a_thread_answers_the_question_there(chat: Chat) -> Non
     for other in ("80", "80.10", "81.1"):
         assert await chat.says("ok", thread_id=other, is_addressed=False) == ""
     assert "Approved" in await chat.says("ok", thread_id="80.1", is_addressed=False)
+
+
+@pytest.mark.dialect
+async def test_in_a_thread_the_newest_message_with_buttons_is_answered(chat: Chat) -> None:
+    await chat.pair()
+    run_id = await asked(chat.world)
+    key = f"approval:{run_id}:1"
+    await chat.shows(key, "80.1")
+    await chat.shows(key, "80.1/81.1", buttons=True)
+    hint = await chat.put("/jobs")
+    await chat.handle()
+    for message_id in ("80.1/82.1", "80.2/90.1"):
+        await chat.shows(store.answer_key(CHANNEL, hint), message_id, words="")
+
+    async def found() -> SentRow | None:
+        async with chat.world.ledger.read() as session:
+            return await store.find_in_thread(session, CHANNEL, "1", "80.1")
+
+    with_buttons = await found()
+    assert with_buttons is not None
+    assert with_buttons.message_id == "80.1/81.1"
+    assert "Approved" in await chat.says("ok", thread_id="80.1", is_addressed=False)
+    async with chat.world.ledger.write() as session:
+        await store.clear_buttons(session, with_buttons)
+    of_run = await found()
+    assert of_run is not None
+    assert of_run.run_id == run_id
 
 
 async def test_a_press_of_a_word_that_the_message_does_not_have_does_nothing(chat: Chat) -> None:
