@@ -36,6 +36,7 @@ from daybook.features.conversations import (
     store,
     words,
 )
+from daybook.features.conversations.drafts import Drafts
 from daybook.features.conversations.people import Role
 from daybook.features.conversations.platform import Account, Platform, PlatformError, Update
 from daybook.features.conversations.store import UpdateState
@@ -343,26 +344,30 @@ class _Handler:
 # --- the ends of runs
 
 
-async def finish_asked(ledger: Ledger, account: Account, platform: Platform) -> int:
+async def finish_asked(ledger: Ledger, account: Account, platform: Platform, drafts: Drafts) -> int:
     """Finish the updates whose run has ended; show that the others are being answered.
 
-    Return the number of runs that have not ended.
+    Return the number of updates that are not finished.
     """
     async with ledger.read() as session:
         rows = await store.in_state(session, account.name, UpdateState.ASKED)
         runs = {each.id: each for each in await _runs(session, rows)}
-    answering = dict[tuple[str, str], None]()
+    answering, waiting = list[tuple[UpdateRow, RunRow]](), 0
     for row in rows:
         run = runs.get(row.run_id or "")
         if run is not None and run.state not in TERMINAL:
+            waiting += 1
             if run.state is Status.RUNNING:
-                answering[row.chat_id, row.message_id] = None
-            continue
-        await _end(ledger, row, run)
-    for chat_id, message_id in answering:
+                answering.append((row, run))
+        elif await drafts.remove(row):
+            await _end(ledger, row, run)
+        else:
+            waiting += 1
+    for chat_id, message_id in dict.fromkeys((row.chat_id, row.message_id) for row, _ in answering):
         with suppress(PlatformError):
             await platform.show_typing(chat_id, message_id)
-    return sum(each.state not in TERMINAL for each in runs.values())
+    await drafts.show(answering)
+    return waiting
 
 
 async def _runs(session: AsyncSession, rows: list[UpdateRow]) -> list[RunRow]:

@@ -171,6 +171,10 @@ class Platform(Protocol):
         """Replace the text and the buttons of a message."""
         ...
 
+    async def delete(self, chat_id: str, message_id: str) -> None:
+        """Delete a message of the account. Do nothing if it is gone."""
+        ...
+
     async def remove_buttons(self, chat_id: str, message_id: str) -> None:
         """Remove the buttons of a message. Do nothing if it has none or is gone."""
         ...

@@ -386,6 +386,12 @@ class SlackApp:
         ts = _ts_of(message_id)
         await self._call(self._client.chat_update, channel=post.chat_id, ts=ts, **content)
 
+    async def delete(self, chat_id: str, message_id: str) -> None:
+        with suppress(_MessageGone):
+            await self._call(
+                self._client.chat_delete, channel=chat_id, ts=_ts_of(message_id), waits=False
+            )
+
     async def remove_buttons(self, chat_id: str, message_id: str) -> None:
         """Update the message without its buttons: Slack knows its text, and Daybook no more."""
         ts = _ts_of(message_id)
@@ -447,7 +453,12 @@ def _error(refused: Any) -> PlatformError:
         scope = clip(str(response.get("needed")), 100)
         problem = f"Slack: the app lacks {scope}: add this scope, and reinstall it"
         return PlatformError(problem, is_temporary=False)
-    if problem in ("message_not_found", "thread_not_found", "cant_update_message"):
+    if problem in (
+        "message_not_found",
+        "thread_not_found",
+        "cant_update_message",
+        "cant_delete_message",
+    ):
         return _MessageGone(f"Slack: {problem}", is_temporary=False)
     is_code = problem.isascii() and problem.replace("_", "").isalnum()
     shown = problem if is_code else "an answer that is no JSON"

@@ -60,6 +60,7 @@ class UpdateRow(Table, table=True):
 
     ``state`` is one of `store.UpdateState`. ``content`` has the fields of `platform.Update` that
     are not columns. ``action`` says what was done, and ``run_id`` is the run that it has requested.
+    ``draft`` is the message with the text so far of this run (`drafts`): "" for none.
     """
 
     __tablename__ = "conversations_updates"
@@ -82,6 +83,7 @@ class UpdateRow(Table, table=True):
     state: str
     action: str = ""
     run_id: str | None = None
+    draft: str = ""
     received_at: datetime = Field(sa_type=Instant)
     handled_at: datetime | None = Field(default=None, sa_type=Instant)
 

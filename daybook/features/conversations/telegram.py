@@ -220,6 +220,12 @@ class TelegramBot:
             more["reply_markup"] = _keyboard(post)
         await self._text(self._bot.edit_message_text, post, more)
 
+    async def delete(self, chat_id: str, message_id: str) -> None:
+        with suppress(_NotFound):
+            await self._call(
+                self._bot.delete_message, chat_id=chat_id, message_id=int(message_id), waits=False
+            )
+
     async def remove_buttons(self, chat_id: str, message_id: str) -> None:
         with suppress(_NotFound):
             await self._call(
@@ -341,7 +347,13 @@ class _NotFound(PlatformError):
 
 
 def _is_gone(problem: str) -> bool:
-    return any(each in problem for each in ("is not modified", "to edit not found", "can't be ed"))
+    return any(each in problem for each in _GONE)
+
+
+_GONE = (
+    *("is not modified", "to edit not found", "can't be edited"),
+    *("to delete not found", "can't be deleted"),
+)
 
 
 def _keyboard(post: Post) -> Any:

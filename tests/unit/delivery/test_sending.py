@@ -728,3 +728,48 @@ async def test_a_sender_killed_while_recording_has_recorded_all_or_nothing(
         assert (shown, messages) == ([("pending", 0), ("pending", 0)], [])
         world.clock.move(TIMING.delivery_lease)
         assert [each.fence for each in await claimed(world)] == [2, 2]
+
+
+# --- postponed rows
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_a_postponed_row_uses_no_attempt_and_waits_in_its_new_queue(
+    world: World, when: When
+) -> None:
+    ids = await enqueue(world, "channel:team", 2)
+    rows = await claimed(world)
+    until = world.at(hours=8)
+    held = [
+        DeliveryResult(
+            each.id, each.fence, PENDING, until, 0.0, error="quiet", waits_in="channel:x"
+        )
+        for each in rows
+    ]
+    code = senders.killed(world.ledger.address, world.clock, "record", when, held)
+    assert code == -signal.SIGKILL
+    if when == "before":
+        world.clock.move(TIMING.delivery_lease)
+        assert [each.id for each in await claimed(world)] == ids
+        return
+    assert await claimed(world) == []
+    world.clock.move(timedelta(hours=8))
+    assert [each.id for each in await claimed(world)] == ids
+    found = await row(world, ids[0])
+    assert (found.queue, found.attempts, found.tries) == ("channel:x", 0, [])
+    assert await queues(world) == {}  # it is no failure of the destination
+
+
+async def test_rows_that_are_due_at_one_instant_are_sent_in_the_order_of_their_creation(
+    world: World,
+) -> None:
+    now = world.clock.now()
+    ids = [
+        (await enqueue(world, "channel:x/1", next_at=now, created_at=now - minutes * MINUTE))[0]
+        for minutes in (1, 4, 2, 3)
+    ]
+    found = list[str]()
+    while rows := await claimed(world):
+        found += [each.id for each in rows]
+        await record(world, rows, DELIVERED)
+    assert found == [ids[1], ids[3], ids[2], ids[0]]

@@ -81,6 +81,9 @@ class FakePlatform:
     async def edit(self, message_id: str, post: Post) -> None:
         raise NotImplementedError
 
+    async def delete(self, chat_id: str, message_id: str) -> None:
+        raise NotImplementedError
+
     async def remove_buttons(self, chat_id: str, message_id: str) -> None:
         raise NotImplementedError
 

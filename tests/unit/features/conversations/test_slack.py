@@ -163,6 +163,22 @@ async def test_a_message_has_the_markup_and_buttons_of_slack(api: SlackApi, app:
     assert (sent.text, sent.blocks) == ("Done", [])
 
 
+async def test_a_message_is_deleted_once_and_a_late_edit_finds_none(
+    api: SlackApi, app: SlackApp
+) -> None:
+    id_ = await app.send(Post("D1", "so far"))
+    for _ in range(2):
+        await app.delete("D1", id_)
+    assert api.sent[0].is_deleted
+    with pytest.raises(PlatformError) as refused:
+        await app.edit(id_, Post("D1", "so far, and more"))
+    assert not refused.value.is_temporary
+    api.fail("chat.delete", slack_api.too_many(3))
+    with pytest.raises(PlatformError) as limited:
+        await app.delete("D1", id_)
+    assert (limited.value.is_temporary, limited.value.retry_after) == (True, 3.0)
+
+
 async def test_a_long_text_with_buttons_becomes_several_sections(
     api: SlackApi, app: SlackApp
 ) -> None:
