@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
@@ -47,17 +47,24 @@ class AgentOptions(ProgramOptions):
     """Options of an agent of any kind; the options for the key are not named after the setting."""
 
     command: Command = None
+    auto_stream: Annotated[
+        bool, Parameter(help="Remove the setting --stream or --no-stream.", negative=())
+    ] = False
 
     def settings(self, arguments: Sequence[str] = ()) -> dict[str, Any]:
         """Return the given settings by name, including the agent's key.
 
         Raise the errors of `ProgramOptions.settings`, and `InvalidInput` for a request limit below
-        1.
+        1, and for two options about `stream`.
         """
         given = super().settings(arguments)
         if self.request_limit is not None and self.request_limit < 1:
             problem = f"{self.request_limit} is too small"
             raise InvalidInput("request_limit", problem, "use 1 or more")
+        if self.auto_stream and "stream" in given:
+            raise InvalidInput("auto_stream and stream", "cannot be combined", "pass one of them")
+        if self.auto_stream:
+            given["stream"] = None
         if options := {name: given.pop(name) for name in _OFTEN_SET if name in given}:
             given["options"] = options
         return given

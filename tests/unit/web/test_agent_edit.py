@@ -67,6 +67,13 @@ async def test_an_edit_changes_only_what_was_typed_and_never_shows_the_key(
     assert stored(prefect).items() >= (SETTINGS | changed).items()
 
 
+async def test_the_setting_stream_can_be_removed(prefect: FakePrefect) -> None:
+    for value in (False, None):
+        await agents.edit("writer", {"stream": value})
+        assert stored(prefect)["stream"] is value
+    assert stored(prefect)["system_prompt"] == SETTINGS["system_prompt"]
+
+
 @pytest.mark.parametrize("model", ["openai:ft:small:me::1", "openai:small:free"])
 async def test_a_key_stays_with_another_model_of_its_provider(
     prefect: FakePrefect, browser: httpx.AsyncClient, model: str
