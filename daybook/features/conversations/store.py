@@ -174,7 +174,7 @@ async def answered(session: AsyncSession, row: OutboxRow) -> UpdateRow | None:
 async def requested_by(session: AsyncSession, row: OutboxRow, channel: str, chat_id: str) -> bool:
     """Return whether a person has requested the message ``row`` in this chat.
 
-    It answers an update, or tells about a run that the update has requested.
+    It answers an update, or is about a run that the update has requested.
     """
     if row.key.startswith(AGAIN):
         return True
