@@ -8,8 +8,9 @@
     an hour ago   no     alert at once; open                  nothing
     less          no     alert when the hour is over; open    nothing
     an hour ago   yes    alert again, with the count          one recovery message; closed
-    less          yes    suppressed: known to fail            one recovery message, or an unsent
-                                                              alert is withdrawn instead; closed
+    less          yes    suppressed: known to fail            an unsent alert is withdrawn; one
+                                                              recovery message, unless it was the
+                                                              first alert; closed
 
 `jobs.alerted_at` is the time of the last alert. This time is in the future if the alert waits until
 the hour is over. `jobs.alert_open` is true from an alert until the job succeeds. So a job that

@@ -84,10 +84,10 @@ class ChannelSender:
                 row.id,
                 row.fence,
                 Delivery.PENDING,
-                error.until,
+                None,
                 0.0,
                 error=str(error),
-                waits_in=error.queue,
+                is_postponed=True,
             )
         except channels.NotDelivered as error:
             problem, final = str(error), not error.temporary

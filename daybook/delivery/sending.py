@@ -6,8 +6,8 @@
       │ send                                               no transaction at all
       ▼
     record ──► delivered                                   fenced, one transaction, many rows
-          ├──► pending until `next_at`                     a failed attempt, or one that was
-          │                                                postponed; the caller sets it
+          ├──► pending until `next_at`                     a failed attempt; the caller sets it
+          ├──► pending as `pending.postpone` stored it      no attempt was made
           └──► failed                                      the last attempt; reported in the inbox
     release ──► pending, as before the claim
     killed ───► the lease expires; the next claim sends the row again under the same id
@@ -92,8 +92,8 @@ class DeliveryResult:
     ``seconds`` is the duration of the attempt. ``note`` is stored with the row. ``went_out`` is
     false if a failure concerns this row only, for example because Daybook refused to send it. Such
     a failure does not count for the queue, because other rows of the queue may be sent.
-    ``waits_in`` is the queue in which the row waits until ``next_at`` for the reason ``error``,
-    without having used up an attempt; "" if an attempt was made.
+    With ``is_postponed``, no attempt was made: the row keeps what `pending.postpone` has stored,
+    and waits for the reason ``error``.
     """
 
     id: str
@@ -105,7 +105,7 @@ class DeliveryResult:
     error: str = ""
     note: str = ""
     went_out: bool = True
-    waits_in: str = ""
+    is_postponed: bool = False
 
 
 # --- claim
@@ -370,7 +370,7 @@ class _Recording:
                 )
                 continue
             changes.append(self._change(row, each))
-            if each.went_out and not each.waits_in:
+            if each.went_out and not each.is_postponed:
                 self._update_queue(row.queue, each)
             if row.run_id is not None and row.purpose in outbox.COUNTED_PURPOSES:
                 runs.add(row.run_id)
@@ -388,7 +388,7 @@ class _Recording:
     async def _known(self, tried: Sequence[DeliveryResult]) -> dict[str, Any]:
         """Return the rows of the results, by id, without their bodies."""
         columns = ("id", "fence", "status", "attempts", "tries", "queue", "run_id", "purpose")
-        rows = select(*(getattr(OutboxRow, name) for name in (*columns, "note"))).where(
+        rows = select(*(getattr(OutboxRow, name) for name in (*columns, "note", "next_at"))).where(
             col(OutboxRow.id).in_([each.id for each in tried])
         )
         return {row.id: row for row in await self.session.execute(rows)}
@@ -401,15 +401,14 @@ class _Recording:
             "error": each.error,
         }
         ended = each.status is not Delivery.PENDING
-        is_attempt = not each.waits_in
+        is_attempt = not each.is_postponed
         tries = [*row.tries, last] if is_attempt else row.tries
         return {
             "row_id": row.id,
-            "queue": each.waits_in or row.queue,
             "status": each.status.value,
             "attempts": row.attempts + is_attempt,
             "tries": tries[-MAX_RECORDED_ATTEMPTS:],
-            "next_at": each.next_at or self.now,
+            "next_at": row.next_at if each.is_postponed else each.next_at or self.now,
             "finished_at": self.now if ended else None,
             "error": None if each.status is Delivery.DELIVERED else each.error,
             "note": each.note or row.note,

@@ -38,7 +38,8 @@ class NotDelivered(DaybookError):
 class Postponed(DaybookError):
     """A message is not sent before the instant ``until``, and no attempt was made.
 
-    Until then, its row waits in the ``queue``; ``message`` says why.
+    Until then, its row waits in the ``queue``; ``message`` says why. The channel has stored this
+    (`pending.postpone`).
     """
 
     code = "postponed"

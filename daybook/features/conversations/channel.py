@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from daybook.delivery import buttons
+from daybook.delivery import buttons, pending
 from daybook.delivery.attachments import Attachment
 from daybook.delivery.buttons import MessageButton
 from daybook.delivery.channels.base import (
@@ -25,6 +26,7 @@ from daybook.delivery.channels.base import (
     ChannelKind,
     Message,
     NotDelivered,
+    Postponed,
 )
 from daybook.delivery.channels.text import length as text_length
 from daybook.errors import InvalidInput, Unreachable
@@ -93,8 +95,7 @@ class ConversationChannel:
                 self._account.open() as platform,
                 open_ledger() as ledger,
             ):
-                async with ledger.read() as session:
-                    envelope = await self._envelope(session, message, platform, ledger.now())
+                envelope = await self._prepared(ledger, message, platform)
                 for part, post in envelope.posts:
                     sent = SentPost(part, post, await _deliver(platform, post, envelope.replaced))
                     await _record(ledger, self._account.name, envelope, sent)
@@ -105,6 +106,19 @@ class ConversationChannel:
             raise NotDelivered(f"{self._what}: {error}; a part may have arrived") from None
         except PlatformError as error:
             raise NotDelivered(f"{self._what}: {error}", error.is_temporary) from None
+
+    async def _prepared(self, ledger: Ledger, message: Message, platform: Platform) -> Envelope:
+        """Return what is to be sent. Raise `Postponed`, which is then stored."""
+        async with ledger.read() as session:
+            with suppress(Postponed):
+                return await self._envelope(session, message, platform, ledger.now())
+        async with ledger.write() as session:  # the quiet hours may have changed meanwhile
+            try:
+                return await self._envelope(session, message, platform, ledger.now())
+            except Postponed as error:
+                await pending.postpone(session, message.id, error.until, error.queue)
+                postponed = error
+        raise postponed
 
     async def _envelope(
         self, session: AsyncSession, message: Message, platform: Platform, now: datetime
