@@ -23,7 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from daybook import settings
-from daybook.delivery import outbox
+from daybook.delivery import outbox, pending
 from daybook.delivery.channels.base import Postponed
 from daybook.errors import InvalidInput
 from daybook.features.conversations import store
@@ -81,6 +81,7 @@ async def check(
     session: AsyncSession, channel: str, chat_id: str, row: OutboxRow, now: datetime
 ) -> str:
     """Raise `Postponed` if the row waits; else return a line that the message adds, "" for none."""
+    queue = outbox.queue_of_channel(channel, chat_id)
     query = select(PersonRow).where(
         col(PersonRow.channel) == channel,
         col(PersonRow.chat_id) == chat_id,
@@ -90,6 +91,9 @@ async def check(
     hours = QuietHours.read(person.quiet_hours) if person else None
     until = hours.until(now) if hours else None
     if person is None or hours is None or until is None:
+        # A row that does not name the chat comes after those that have waited for this chat.
+        if row.queue != queue and await pending.has_due(session, queue, now):
+            raise Postponed("waits for the earlier messages of this chat", now, queue)
         return ""
     if await store.requested_by(session, row, channel, chat_id):
         return ""
@@ -98,7 +102,7 @@ async def check(
     if (deadline := await _deadline(session, row)) and deadline < until + DECISION_TIME:
         return "This is sent in your quiet hours, because the decision cannot wait until they end."
     why = f"waits until {local_text(until, hours.timezone)}: quiet hours of {person.name}"
-    raise Postponed(why, until, outbox.queue_of_channel(channel, chat_id))
+    raise Postponed(why, until, queue)
 
 
 async def _deadline(session: AsyncSession, row: OutboxRow) -> datetime | None:
