@@ -351,38 +351,34 @@ async def finish_asked(ledger: Ledger, account: Account, platform: Platform, dra
     """
     async with ledger.read() as session:
         rows = await store.in_state(session, account.name, UpdateState.ASKED)
-        runs = {each.id: each for each in await _runs(session, rows)}
-    answering, waiting = list[tuple[UpdateRow, RunRow]](), 0
+        runs = await store.requested_runs(session, rows)
+    answering, waiting = list[UpdateRow](), 0
     for row in rows:
         run = runs.get(row.run_id or "")
         if run is not None and run.state not in TERMINAL:
             waiting += 1
             if run.state is Status.RUNNING:
-                answering.append((row, run))
-        elif await drafts.remove(row):
-            await _end(ledger, row, run)
+                answering.append(row)
         else:
-            waiting += 1
-    for chat_id, message_id in dict.fromkeys((row.chat_id, row.message_id) for row, _ in answering):
+            is_done = await drafts.remove(row)
+            await _end(ledger, row, run, is_done=is_done)
+            waiting += not is_done
+    for chat_id, message_id in dict.fromkeys((row.chat_id, row.message_id) for row in answering):
         with suppress(PlatformError):
             await platform.show_typing(chat_id, message_id)
     await drafts.show(answering)
     return waiting
 
 
-async def _runs(session: AsyncSession, rows: list[UpdateRow]) -> list[RunRow]:
-    ids = [each.run_id for each in rows if each.run_id]
-    query = select(RunRow).where(col(RunRow.id).in_(ids))
-    return list((await session.execute(query)).scalars()) if ids else []
-
-
-async def _end(ledger: Ledger, row: UpdateRow, run: RunRow | None) -> None:
+async def _end(ledger: Ledger, row: UpdateRow, run: RunRow | None, *, is_done: bool) -> None:
+    """Enqueue the message about the end of a run that has no answer; finish the update if done."""
     async with ledger.write() as session:
         stored = await store.get_update(session, row.channel, row.id)
         if stored is None or stored.state != UpdateState.ASKED:
             return
-        stored.state = UpdateState.DONE
-        session.add(stored)
+        if is_done:
+            stored.state = UpdateState.DONE
+            session.add(stored)
         if run is None:
             await store.enqueue(session, stored, "The answer was deleted.", ledger.now())
             return

@@ -239,14 +239,15 @@ class TelegramBot:
         """Send or edit a text as HTML; if Telegram cannot read the markup, as plain text."""
         from telegram import LinkPreviewOptions
 
+        waits = not post.is_draft
         more["link_preview_options"] = LinkPreviewOptions(is_disabled=True)
         note = as_html(post.note).replace("<br/>", "\n").replace("&nbsp;", " ")
         html = "\n\n".join(filter(None, (markup.telegram_html(post.text), note)))
         try:
-            return await self._call(method, text=html, parse_mode="HTML", **more)
+            return await self._call(method, text=html, parse_mode="HTML", waits=waits, **more)
         except _Unparsable:
             plain = "\n\n".join(filter(None, (post.text, post.note)))
-            return await self._call(method, text=plain, **more)
+            return await self._call(method, text=plain, waits=waits, **more)
 
     async def _call(self, method: Any, *, waits: bool = True, **arguments: Any) -> Any:
         """Call a method of the Bot API; with ``waits``, wait for a short `retry_after` once."""

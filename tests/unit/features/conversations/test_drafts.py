@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from contextlib import suppress
 from typing import Any
 
 import pytest
+from sqlmodel import col, select
 
+from daybook.errors import LedgerUnreachable
 from daybook.features.conversations import store
 from daybook.features.conversations.drafts import MARK, SENDING, Drafts
 from daybook.features.conversations.handling import finish_asked
@@ -16,6 +19,7 @@ from daybook.features.conversations.store import UpdateState
 from daybook.features.conversations.tables import UpdateRow
 from daybook.jobs.model import normal_parameters
 from daybook.ledger.states import Status
+from daybook.ledger.tables import OutboxRow, RunRow
 from daybook.runs import claims, steps
 from daybook.runs.claim_requests import Granted
 from tests.unit.features.conversations.test_handling import FakeAccount, FakePlatform
@@ -39,6 +43,7 @@ class Editing(FakePlatform):
         self.messages: dict[str, str] = {}
         self.requests: list[str] = []
         self.faults: list[PlatformError | None] = []
+        self.while_typing: Awaitable[None] | None = None
         self.begun, self.gate = asyncio.Event(), asyncio.Event()
         self.gate.set()
 
@@ -47,7 +52,12 @@ class Editing(FakePlatform):
         if self.faults and (fault := self.faults.pop(0)):
             raise fault
 
+    async def show_typing(self, chat_id: str, message_id: str) -> None:
+        if self.while_typing is not None:
+            await self.while_typing
+
     async def send(self, post: Post) -> str:
+        assert post.is_draft
         self.begun.set()
         await self.gate.wait()
         self._requested("send")
@@ -97,6 +107,15 @@ class Answering:
 
     async def follows(self) -> int:
         return await finish_asked(self.world.ledger, FakeAccount(), self.platform, self.drafts)
+
+    async def ends(self, granted: Granted) -> None:
+        await self.world.runs.finish(granted, Status.SUCCEEDED, output="done")
+
+    async def says(self) -> list[str]:
+        """Return Daybook's own messages to the chat."""
+        async with self.world.ledger.read() as session:
+            query = select(OutboxRow.body).where(col(OutboxRow.event) == store.EVENT)
+            return list((await session.execute(query)).scalars())
 
     def restarts(self) -> None:
         self.drafts = Drafts(self.world.ledger, self.platform)
@@ -224,6 +243,79 @@ async def test_an_answer_that_a_person_has_to_approve_has_no_draft(answering: An
     granted = await answering.asks(approve=["answer"])
     await answering.writes(granted, LONG)
     assert answering.platform.requests == []
+
+
+async def test_a_run_that_ends_after_it_was_read_gets_no_draft(answering: Answering) -> None:
+    granted = await answering.asks()
+    await steps.show(answering.world.ledger, granted.fence, granted.run_id, 1, LONG)
+    async with answering.world.ledger.read() as session:
+        read = await session.get_one(RunRow, granted.run_id)
+    answering.platform.while_typing = answering.ends(granted)
+    await answering.follows()
+    assert answering.platform.requests == []
+    # The same in the transaction before it is sent, for a run that is running as far as was read.
+    row = await answering.row()
+    await answering.drafts._update(row, read, LONG)
+    assert answering.platform.requests == []
+    assert (await answering.row()).draft == ""
+
+
+async def test_the_answer_of_a_model_that_does_not_stream_is_no_draft(
+    answering: Answering,
+) -> None:
+    granted = await answering.asks()
+    ledger, ended = answering.world.ledger, Status.SUCCEEDED
+    await steps.finish(ledger, granted.fence, granted.run_id, 1, ended, output=LONG)
+    await answering.follows()
+    assert answering.platform.requests == []
+
+
+@pytest.mark.parametrize("end", ["[SIL", "**[SILENT]**", "\n\nNO_REPLY", "HEART"])
+async def test_a_silent_answer_is_no_draft(answering: Answering, end: str) -> None:
+    granted = await answering.asks()
+    await answering.writes(granted, f"{LONG}\n{end}")
+    assert answering.platform.requests == []
+    await answering.writes(granted, LONG)
+    assert list(answering.platform.messages.values()) == [f"{LONG}\n{MARK}"]
+    await answering.writes(granted, f"{LONG}\n{end}")
+    assert answering.platform.messages == {}
+    await answering.writes(granted, f"{LONG}\n{end}\nBut there is more to say.")
+    assert len(answering.platform.messages) == 1
+
+
+async def test_an_end_without_an_answer_is_said_while_the_service_rests(
+    answering: Answering,
+) -> None:
+    granted = await answering.asks()
+    await answering.writes(granted, LONG)
+    answering.platform.faults = [PlatformError("too many", retry_after=3600)]
+    await answering.writes(granted, LONG * 2)
+    await answering.world.runs.finish(granted, Status.CANCELLED)
+    for _ in range(2):
+        assert await answering.follows() == 1
+        assert await answering.says() == ["Stopped."]
+    answering.world.passes(hours=1)
+    assert await answering.follows() == 0
+    assert answering.platform.messages == {}
+    assert await answering.says() == ["Stopped."]
+
+
+async def test_a_draft_whose_id_cannot_be_stored_is_deleted(
+    answering: Answering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    granted = await answering.asks()
+    note = Drafts._note
+
+    async def fails(drafts: Drafts, row: UpdateRow, before: str, *given: Any) -> bool:
+        if before == SENDING:
+            raise LedgerUnreachable("the ledger", "it does not answer")
+        return await note(drafts, row, before, *given)
+
+    monkeypatch.setattr(Drafts, "_note", fails)
+    with pytest.raises(LedgerUnreachable):
+        await answering.writes(granted, LONG)
+    assert answering.platform.requests == ["send", "delete"]
+    assert answering.platform.messages == {}
 
 
 async def test_letters_have_no_drafts_and_a_long_text_shows_its_end(answering: Answering) -> None:

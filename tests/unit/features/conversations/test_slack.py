@@ -200,6 +200,8 @@ async def test_an_answer_is_in_a_thread_where_the_question_was(
         await app.show_typing(chat_id, reply_to)
         await app.show_typing(chat_id, reply_to)
         assert (chat_id, "5.1") in api.reactions
+        await app.send(Post(chat_id, "so far", reply_to=reply_to, is_draft=True))
+        assert (chat_id, "5.1") in api.reactions  # it is still being answered
         id_ = await app.send(Post(chat_id, "answer", reply_to=reply_to, buttons=[("a", "A")]))
         assert api.sent[-1].reply_to == thread_ts
         assert id_ == (f"{thread_ts}/{api.sent[-1].id}" if thread_ts else api.sent[-1].id)
