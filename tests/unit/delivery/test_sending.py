@@ -588,6 +588,19 @@ async def test_the_health_query_reads_only_indexes(world: World) -> None:
     assert all(any(name in plan for plan in plans) for name in names), plans
 
 
+async def test_a_row_that_waits_on_purpose_is_not_old(world: World) -> None:
+    start = world.clock.now()
+    [held] = await enqueue(world, "a")
+    async with world.ledger.write() as session:
+        await pending.postpone(session, held, world.at(hours=8), "a")
+    assert (await health(world)).pending == 1
+    assert (await health(world)).oldest_pending_at is None
+    world.clock.move(timedelta(hours=8) + MINUTE)
+    assert (await health(world)).oldest_pending_at == start + timedelta(hours=8)
+    await record(world, await claimed(world), PENDING, world.at(hours=1))
+    assert (await health(world)).oldest_pending_at == start  # it is retried, so it is late
+
+
 async def test_only_failures_pauses_and_overdue_runs_count_as_unread_alerts(world: World) -> None:
     results = (
         ("message", "failed"),
