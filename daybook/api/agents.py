@@ -128,9 +128,9 @@ async def edit(name: str, changes: Mapping[str, Any]) -> SavedAgent:
     """Change only the given settings of an agent, and only the given ``options``; return the agent.
 
     A setting or option whose value is None is removed. An `api_key` in ``changes`` replaces the
-    stored key. Otherwise the stored key is kept. But if the provider or the URL that gets the key changes, the
-    stored key is deleted, and a note reports the deletion. Raise `UnknownName`, `Ambiguous`, and
-    `InvalidInput`; after an error, nothing was changed.
+    stored key. Otherwise the stored key is kept. But if the provider or the URL that gets the key
+    changes, the stored key is deleted, and a note reports the deletion. Raise `UnknownName`,
+    `Ambiguous`, and `InvalidInput`; after an error, nothing was changed.
     """
     async with prefect.answering() as client:
         kind, stored_name, before = await documents.read(client, name)
