@@ -177,6 +177,9 @@ async def test_a_message_is_deleted_once_and_a_late_edit_finds_none(
     with pytest.raises(PlatformError) as limited:
         await app.delete("D1", id_)
     assert (limited.value.is_temporary, limited.value.retry_after) == (True, 3.0)
+    api.fail("chat.postMessage", slack_api.too_many(3))
+    with pytest.raises(PlatformError, match="3 s"):  # at once: the listener follows other chats
+        await app.send(Post("D1", "so far", is_draft=True))
 
 
 async def test_a_long_text_with_buttons_becomes_several_sections(

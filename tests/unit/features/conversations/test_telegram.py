@@ -114,6 +114,9 @@ async def test_a_message_is_deleted_once_and_a_late_edit_finds_none(
     with pytest.raises(PlatformError) as limited:
         await bot.delete("1", id_)
     assert (limited.value.is_temporary, limited.value.retry_after) == (True, 3.0)
+    api.fail("sendMessage", bot_api.too_many(3))
+    with pytest.raises(PlatformError, match="3 s"):  # at once: the listener follows other chats
+        await bot.send(Post("1", "so far", is_draft=True))
 
 
 async def test_a_file_is_a_document(api: BotApi, bot: TelegramBot) -> None:
