@@ -227,8 +227,17 @@ class BotApi(ChatService[Sent]):
         sent.buttons = buttons
         return self._as_message(sent)
 
+    def _deleteMessage(self, form: dict[str, Any]) -> Any:
+        sent = next(each for each in self.sent if each.id == int(form["message_id"]))
+        if sent.is_deleted:
+            return _error(400, "Bad Request: message to delete not found")
+        sent.is_deleted = True
+        return True
+
     def _editMessageText(self, form: dict[str, Any]) -> Any:
         sent = next(each for each in self.sent if each.id == int(form["message_id"]))
+        if sent.is_deleted:
+            return _error(400, "Bad Request: message to edit not found")
         text = str(form["text"])
         if problem := _problem(text, form.get("parse_mode") == "HTML"):
             return problem

@@ -30,6 +30,7 @@ class SentMessage:
     reply_to: Any
     document: tuple[str, bytes] | None = None
     edits: list[str] = field(default_factory=list)
+    is_deleted: bool = False
 
     @property
     def plain(self) -> str:

@@ -220,13 +220,20 @@ class SlackApi(ChatService[Sent]):
 
     def _chat_update(self, given: dict[str, Any]) -> Response:
         sent = self._find(given, given["ts"])
-        if sent is None:
+        if sent is None or sent.is_deleted:
             return error("message_not_found")
         if problem := _problem(given, 4_000):
             return problem
         sent.text, sent.blocks = given["text"], given["blocks"]
         sent.buttons = _buttons(sent.blocks)
         sent.edits.append(sent.plain)
+        return _ok(ts=sent.id)
+
+    def _chat_delete(self, given: dict[str, Any]) -> Response:
+        sent = self._find(given, given["ts"])
+        if sent is None or sent.is_deleted:
+            return error("message_not_found")
+        sent.is_deleted = True
         return _ok(ts=sent.id)
 
     def _conversations_history(self, given: dict[str, Any]) -> Response:

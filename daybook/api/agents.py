@@ -127,14 +127,17 @@ def read_spec(text: str) -> dict[str, Any]:
 async def edit(name: str, changes: Mapping[str, Any]) -> SavedAgent:
     """Change only the given settings of an agent, and only the given ``options``; return the agent.
 
-    An option whose value is None is removed. An `api_key` in ``changes`` replaces the stored key.
-    Otherwise the stored key is kept. But if the provider or the URL that gets the key changes, the
-    stored key is deleted, and a note reports the deletion. Raise `UnknownName`, `Ambiguous`, and
-    `InvalidInput`; after an error, nothing was changed.
+    A setting or option whose value is None is removed. An `api_key` in ``changes`` replaces the
+    stored key. Otherwise the stored key is kept. But if the provider or the URL that gets the key
+    changes, the stored key is deleted, and a note reports the deletion. Raise `UnknownName`,
+    `Ambiguous`, and `InvalidInput`; after an error, nothing was changed.
     """
     async with prefect.answering() as client:
         kind, stored_name, before = await documents.read(client, name)
+        removed = {each for each, value in changes.items() if value is None}
         fields = {**before, **changes}
+        for each in removed - before.keys():  # perhaps a setting of another kind of agent
+            del fields[each]
         if "options" in changes:
             fields["options"] = {**before.get("options", {}), **changes["options"]}
         loses_key = "api_key" not in changes and _loses_key(fields, before)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 
 from daybook.agents import providers
 from daybook.agents.command import CommandSettings
@@ -17,6 +18,9 @@ from daybook.errors import InvalidInput
 _MODEL, _PROGRAM = ModelSettings.model_fields, CommandSettings.model_fields
 _OFTEN_SET = ("temperature", "max_tokens")
 """The keys of an agent's setting `options` that have command-line options of their own."""
+
+MODEL_GROUP = Group("A model", sort_key=1)
+"""The first group of `AgentOptions`."""
 
 
 @Parameter(name="*")
@@ -61,6 +65,29 @@ class AgentOptions(ProgramOptions):
         if options := {name: given.pop(name) for name in _OFTEN_SET if name in given}:
             given["options"] = options
         return given
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class AgentChanges(AgentOptions):
+    """Options that change an agent."""
+
+    auto_stream: Annotated[
+        bool,
+        Parameter(
+            help="Remove the setting --stream or --no-stream.", negative=(), group=MODEL_GROUP
+        ),
+    ] = False
+
+    def settings(self, arguments: Sequence[str] = ()) -> dict[str, Any]:
+        """Return the settings as `AgentOptions.settings` does; a removed one is None.
+
+        Raise its errors, and `InvalidInput` for two options about `stream`.
+        """
+        given = super().settings(arguments)
+        if self.auto_stream and "stream" in given:
+            raise InvalidInput("auto_stream and stream", "cannot be combined", "pass one of them")
+        return given | {"stream": None} if self.auto_stream else given
 
 
 def missing_key_note(settings: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from daybook import api
 from daybook.cli import agent_dialog, completion, documents, formatting, output
-from daybook.cli.agent_options import AgentOptions, missing_key_note
+from daybook.cli.agent_options import AgentChanges, AgentOptions, missing_key_note
 from daybook.cli.command import Answer, command
 from daybook.cli.options import read_file
 from daybook.errors import InvalidInput
@@ -116,7 +116,7 @@ async def edit_(
     name: Annotated[str, Parameter(help="The agent's name.", completer=completion.agents)],
     /,
     *arguments: Annotated[str, Parameter(help="New program and its arguments, after --.")],
-    options: AgentOptions = AgentOptions(),  # noqa: B008 - immutable
+    options: AgentChanges = AgentChanges(),  # noqa: B008 - immutable
 ) -> Answer:
     """Change only the given settings of an agent; '' clears one.
 

@@ -496,8 +496,9 @@ def _keeper_text(keeper: KeeperStatus, when: formatting.TimeFormat) -> str:
 def _outbox(outbox: OutboxHealth, when: formatting.TimeFormat) -> str:
     """Return the state of the outbox, such as `3 pending, the oldest from 5 min ago; 1 failed`."""
     pending, failed = outbox.pending, outbox.failed
-    oldest = when(outbox.oldest_pending_at)
-    parts = [f"{pending:,} pending, the oldest from {oldest}" if pending else ""]
+    parts = [f"{pending:,} pending" if pending else ""]
+    if outbox.oldest_pending_at is not None:
+        parts[0] += f", the oldest from {when(outbox.oldest_pending_at)}"
     parts.append(f"{failed:,} failed" if failed else "")
     return "; ".join(filter(None, parts)) or "nothing pending"
 

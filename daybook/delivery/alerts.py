@@ -8,8 +8,9 @@
     an hour ago   no     alert at once; open                  nothing
     less          no     alert when the hour is over; open    nothing
     an hour ago   yes    alert again, with the count          one recovery message; closed
-    less          yes    suppressed: known to fail            one recovery message, or an unsent
-                                                              alert is withdrawn instead; closed
+    less          yes    suppressed: known to fail            an unsent alert is withdrawn; one
+                                                              recovery message, unless it was the
+                                                              first alert; closed
 
 `jobs.alerted_at` is the time of the last alert. This time is in the future if the alert waits until
 the hour is over. `jobs.alert_open` is true from an alert until the job succeeds. So a job that
@@ -54,9 +55,11 @@ def record_alert(job: JobRow, at: datetime) -> None:
     job.alerted_at, job.alert_open = at, True
 
 
-def withdraw_alert(job: JobRow, at: datetime) -> None:
-    """Withdraw the alert that was planned for ``at``.
+def withdraw_alert(job: JobRow) -> None:
+    """Withdraw the last alert, which was not sent. The hour counts from the previous alert again.
 
-    The hour counts from the previous alert again.
+    If there was none, it counts from an hour before, so the next failure causes an alert at once.
     """
-    job.alerted_at, job.alert_open = at - ALERT_INTERVAL, False
+    if job.alerted_at is not None:
+        job.alerted_at -= ALERT_INTERVAL
+    job.alert_open = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from datetime import datetime
 
-from sqlalchemy import func, update
+from sqlalchemy import case, func, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
@@ -140,8 +140,15 @@ async def health(session: AsyncSession, now: datetime) -> OutboxHealth:
     """Return the counts of the outbox, its paused queues, and the unread messages of the inbox."""
     # Select by queue, because the index of pending rows contains the queue and not the purpose.
     wakes = col(OutboxRow.queue).startswith(outbox.queue_of_client(""))
-    pending = select(func.count(), func.min(OutboxRow.created_at)).where(PENDING, ~wakes)
+    waits = col(OutboxRow.next_at) > OutboxRow.created_at
+    at_once = func.min(case((~waits, OutboxRow.created_at)))
+    pending = select(func.count(), at_once).where(PENDING, ~wakes)
     count, oldest = (await session.execute(pending)).one()
+    # A row that waits on purpose, such as in quiet hours, is not late; a retried one is.
+    is_due = col(OutboxRow.next_at) <= now
+    since = case((col(OutboxRow.attempts) > 0, OutboxRow.created_at), (is_due, OutboxRow.next_at))
+    late = select(func.min(since)).where(PENDING, ~wakes, waits)
+    times = [oldest, (await session.execute(late)).scalar_one()]
     failed = select(func.count()).where(sending.retryable())
     unread = (
         select(OutboxRow.event, func.count())
@@ -153,7 +160,7 @@ async def health(session: AsyncSession, now: datetime) -> OutboxHealth:
     rows = await session.execute(paused.order_by(col(QueueRow.since)))
     return OutboxHealth(
         pending=count,
-        oldest_pending_at=oldest,
+        oldest_pending_at=min(filter(None, times), default=None),
         in_flight=sum((await sending.in_flight(session, now)).values()),
         failed=(await session.execute(failed)).scalar_one(),
         paused=[PausedQueue.of(row) for row in rows.scalars()],

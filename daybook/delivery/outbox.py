@@ -364,6 +364,14 @@ async def put(session: AsyncSession, row: OutboxRow) -> OutboxRow | None:
     return row
 
 
+async def suppress(session: AsyncSession, row: OutboxRow, note: str, now: datetime) -> None:
+    """Do not send a pending row; ``note`` says why."""
+    row.status, row.finished_at, row.note = Delivery.SUPPRESSED, now, note
+    session.add(row)
+    if row.run_id is not None and row.purpose in COUNTED_PURPOSES:
+        await refresh_delivery(session, row.run_id)
+
+
 class _Notifications:
     """The notifications about one outcome."""
 
@@ -493,16 +501,33 @@ class _Notifications:
     async def _recovered(self, stored: StoredJob) -> None:
         """Withdraw an unsent alert.
 
-        If there is none, enqueue the message that the job has recovered.
+        If there is none, or an earlier alert was sent, enqueue the message that the job has
+        recovered.
         """
-        if not await self._withdraw():
+        if not await self._withdraw() or await self._was_alerted(stored.row.id):
             subject, body = messages.recovered(self.row, stored)
             await self._to_channel("recovered", "recovered", subject, body, self.now)
             stored.row.alert_open = False
         self.session.add(stored.row)
 
+    async def _was_alerted(self, job_id: str) -> bool:
+        """Return whether the last message about the job's state says that it fails."""
+        query = (
+            select(OutboxRow.event)
+            .where(
+                col(OutboxRow.job_id) == job_id,
+                col(OutboxRow.purpose).in_((MESSAGE, ALERT)),
+                col(OutboxRow.event).in_(("failed", "paused", "recovered")),
+                col(OutboxRow.status) != Delivery.SUPPRESSED,
+            )
+            .order_by(col(OutboxRow.created_at).desc())
+            .limit(1)
+        )
+        last = (await self.session.execute(query)).scalar_one_or_none()
+        return last in ("failed", "paused")
+
     async def _withdraw(self) -> bool:
-        """Withdraw the alert that waits until the hour is over.
+        """Withdraw the alert that waits until the hour is over, or that a channel has postponed.
 
         Return whether there was such an alert.
         """
@@ -518,12 +543,10 @@ class _Notifications:
         )
         found = (await self.session.execute(query)).scalars().all()
         for row in found:
-            row.status, row.finished_at = Delivery.SUPPRESSED, self.now
-            row.note = "withdrawn: a later message replaced it"
-            alerts.withdraw_alert(self.job, row.next_at)
-            self.session.add(row)
-            if row.run_id is not None and row.purpose in COUNTED_PURPOSES:
-                await refresh_delivery(self.session, row.run_id)
+            note = "withdrawn: a later message replaced it"
+            await suppress(self.session, row, note, self.now)
+        if found:
+            alerts.withdraw_alert(self.job)
         return bool(found)
 
     def _is_own(self) -> bool:

@@ -79,6 +79,16 @@ class ChannelSender:
         try:
             async with asyncio.timeout(MESSAGE_TIMEOUT_SECONDS):
                 await channels.send(self._client, row, url, files, lines)
+        except channels.Postponed as error:
+            return DeliveryResult(
+                row.id,
+                row.fence,
+                Delivery.PENDING,
+                None,
+                0.0,
+                error=str(error),
+                is_postponed=True,
+            )
         except channels.NotDelivered as error:
             problem, final = str(error), not error.temporary
         except TimeoutError:

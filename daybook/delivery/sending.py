@@ -7,6 +7,7 @@
       ▼
     record ──► delivered                                   fenced, one transaction, many rows
           ├──► pending until `next_at`                     a failed attempt; the caller sets it
+          ├──► pending as `pending.postpone` stored it      no attempt was made
           └──► failed                                      the last attempt; reported in the inbox
     release ──► pending, as before the claim
     killed ───► the lease expires; the next claim sends the row again under the same id
@@ -80,6 +81,9 @@ MAX_RECORDED_ATTEMPTS = 12
 MAX_QUEUES_PER_QUERY = 100
 """Maximum number of queues whose rows one statement reads."""
 
+_IN_ORDER = col(OutboxRow.next_at), col(OutboxRow.created_at)
+"""Order of the rows of a queue. Rows that were postponed until the same instant keep theirs."""
+
 
 @dataclass(frozen=True)
 class DeliveryResult:
@@ -88,6 +92,8 @@ class DeliveryResult:
     ``seconds`` is the duration of the attempt. ``note`` is stored with the row. ``went_out`` is
     false if a failure concerns this row only, for example because Daybook refused to send it. Such
     a failure does not count for the queue, because other rows of the queue may be sent.
+    With ``is_postponed``, no attempt was made: the row keeps what `pending.postpone` has stored,
+    and waits for the reason ``error``.
     """
 
     id: str
@@ -99,6 +105,7 @@ class DeliveryResult:
     error: str = ""
     note: str = ""
     went_out: bool = True
+    is_postponed: bool = False
 
 
 # --- claim
@@ -219,7 +226,7 @@ def _due_in_queue(queue: str, now: datetime, most: int) -> Select[tuple[str, str
     return (
         select(OutboxRow.queue, OutboxRow.id, OutboxRow.next_at)
         .where(_free(now), col(OutboxRow.queue) == queue, col(OutboxRow.next_at) <= now)
-        .order_by(col(OutboxRow.next_at))
+        .order_by(*_IN_ORDER)
         .limit(most)
     )
 
@@ -230,7 +237,7 @@ async def _choose_of_run(
     due = (
         select(OutboxRow.id, OutboxRow.queue)
         .where(_free(now), col(OutboxRow.run_id) == run_id, col(OutboxRow.next_at) <= now)
-        .order_by(col(OutboxRow.next_at), col(OutboxRow.id))
+        .order_by(*_IN_ORDER, col(OutboxRow.id))
     )
     chosen: list[str] = []
     per_queue: dict[str, int] = defaultdict(int)
@@ -256,7 +263,7 @@ async def _first_of_queues(
     earliest = (
         select(OutboxRow.id)
         .where(_free(now), queue == queues.c.queue)
-        .order_by(col(OutboxRow.next_at))
+        .order_by(*_IN_ORDER)
         .limit(1)
         .correlate(queues)
         .scalar_subquery()
@@ -363,7 +370,7 @@ class _Recording:
                 )
                 continue
             changes.append(self._change(row, each))
-            if each.went_out:
+            if each.went_out and not each.is_postponed:
                 self._update_queue(row.queue, each)
             if row.run_id is not None and row.purpose in outbox.COUNTED_PURPOSES:
                 runs.add(row.run_id)
@@ -381,7 +388,7 @@ class _Recording:
     async def _known(self, tried: Sequence[DeliveryResult]) -> dict[str, Any]:
         """Return the rows of the results, by id, without their bodies."""
         columns = ("id", "fence", "status", "attempts", "tries", "queue", "run_id", "purpose")
-        rows = select(*(getattr(OutboxRow, name) for name in (*columns, "note"))).where(
+        rows = select(*(getattr(OutboxRow, name) for name in (*columns, "note", "next_at"))).where(
             col(OutboxRow.id).in_([each.id for each in tried])
         )
         return {row.id: row for row in await self.session.execute(rows)}
@@ -394,12 +401,14 @@ class _Recording:
             "error": each.error,
         }
         ended = each.status is not Delivery.PENDING
+        is_attempt = not each.is_postponed
+        tries = [*row.tries, last] if is_attempt else row.tries
         return {
             "row_id": row.id,
             "status": each.status.value,
-            "attempts": row.attempts + 1,
-            "tries": [*row.tries, last][-MAX_RECORDED_ATTEMPTS:],
-            "next_at": each.next_at or self.now,
+            "attempts": row.attempts + is_attempt,
+            "tries": tries[-MAX_RECORDED_ATTEMPTS:],
+            "next_at": row.next_at if each.is_postponed else each.next_at or self.now,
             "finished_at": self.now if ended else None,
             "error": None if each.status is Delivery.DELIVERED else each.error,
             "note": each.note or row.note,

@@ -130,7 +130,7 @@ class OutboxHealth(BaseModel, frozen=True):
     ``in_flight`` is the number of rows that are being sent. ``unread`` includes ``unread_alerts``,
     the messages whose event is in `ALERT_EVENTS`. Wakes of connected sessions do not count as
     pending, because each ends within a minute. No wake counts as failed. ``oldest_pending_at`` is
-    None if no row is pending.
+    the instant since which a row should have been sent; None if none is due.
     """
 
     pending: int

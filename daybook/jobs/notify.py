@@ -80,6 +80,15 @@ def is_silent(answer: str) -> bool:
     return not answer or not ends.isdisjoint(SILENT_MARKERS)
 
 
+def may_become_silent(text: str) -> bool:
+    """Return whether an answer is silent, or may be if the text so far is not its end.
+
+    Its last line then begins one of `SILENT_MARKERS`.
+    """
+    last_line = (text.strip().splitlines() or [""])[-1].strip(_DECORATION).upper()
+    return is_silent(text) or any(each.startswith(last_line) for each in SILENT_MARKERS)
+
+
 def _url(url: str) -> str:
     if url and not (re.match(r"https?://", url, re.IGNORECASE) and is_readable(url)):
         raise InvalidInput(

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar
 from uuid import UUID
@@ -91,7 +91,8 @@ class BlockStore(Generic[Model]):
     ``noun`` is the word for one document, such as "secret". ``field`` is the field of a job that
     names a document; the default is the noun. An error that concerns no single field of the model
     names ``whole`` as its field. ``word`` is the name of the kind, if documents of several block
-    types have the same noun.
+    types have the same noun. ``reserved`` returns the names that no document can have, because they
+    mean something else where a document is named.
     """
 
     slug: str
@@ -101,6 +102,7 @@ class BlockStore(Generic[Model]):
     field: str = ""
     whole: str = "settings"
     word: str = ""
+    reserved: Callable[[], Collection[str]] = tuple
 
     # --- settings
 
@@ -118,6 +120,13 @@ class BlockStore(Generic[Model]):
                 f"{self.noun}",
                 "use 1 to 64 lowercase letters, digits and dashes, with no dash at either end",
             )
+        if name in self.reserved():
+            hint = f"choose another, such as {self.suggested_name(name)}"
+            raise InvalidInput("name", f'"{name}" is the name of tools of Daybook', hint)
+
+    def suggested_name(self, word: str) -> str:
+        """Return a name for a document that is called ``word`` elsewhere."""
+        return f"{word}-server" if word in self.reserved() else word
 
     def validate(self, data: Mapping[str, Any]) -> Model:
         """Return the settings in ``data``; raise `InvalidInput` with the name of the invalid field.

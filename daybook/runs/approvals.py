@@ -37,7 +37,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from daybook import owners
-from daybook.delivery import messages, outbox
+from daybook.delivery import messages, outbox, pending
 from daybook.errors import DaybookError, InvalidInput
 from daybook.jobs.store import StoredJob
 from daybook.json_text import JsonObject
@@ -234,10 +234,10 @@ async def ask(
     if last is not None and last.status == ApprovalStatus.OPEN:
         if is_same(last, question) and last.deadline > now:
             return last
-        _settle(
-            last, ApprovalStatus.EXPIRED if last.deadline <= now else ApprovalStatus.WITHDRAWN, now
+        is_late = last.deadline <= now
+        await _settle(
+            session, last, ApprovalStatus.EXPIRED if is_late else ApprovalStatus.WITHDRAWN, now
         )
-        session.add(last)
     asked = ApprovalRow(
         run_id=run.id,
         number=len(known) + 1,
@@ -285,12 +285,14 @@ async def decide(
         problem = f"{number} is no approval of {run.id[:8]}"
         raise InvalidInput("run", problem, f"its approvals are 1 to {len(known)}")
     if last.status == ApprovalStatus.OPEN and last.deadline <= now:
-        _settle(last, ApprovalStatus.EXPIRED, now)  # for the message only: `claims.begin` stores it
+        # For the message of the error only: `claims.begin` stores it.
+        await _settle(session, last, ApprovalStatus.EXPIRED, now)
     if last.status != ApprovalStatus.OPEN or not run.wait_reason.for_person:
         raise InvalidInput("run", f"{run.id[:8]}: {words(last)}", "nothing was changed")
-    _settle(last, ApprovalStatus.APPROVED if approve else ApprovalStatus.REJECTED, now, by, reason)
+    status = ApprovalStatus.APPROVED if approve else ApprovalStatus.REJECTED
+    await _settle(session, last, status, now, by=by, reason=reason)
     run.until, run.waits_for, run.reason = now, waits.UNTIL.name, words(last)
-    session.add_all([last, run])
+    session.add(run)
     return last
 
 
@@ -298,16 +300,14 @@ async def expire(session: AsyncSession, run_id: str, now: datetime) -> None:
     """Close the run's last approval as expired if it is open and its deadline has passed."""
     known = await of_run(session, run_id)
     if known and known[-1].status == ApprovalStatus.OPEN and known[-1].deadline <= now:
-        _settle(known[-1], ApprovalStatus.EXPIRED, now)
-        session.add(known[-1])
+        await _settle(session, known[-1], ApprovalStatus.EXPIRED, now)
 
 
 async def withdraw(session: AsyncSession, run_id: str, now: datetime) -> None:
     """Mark the open approval of a run that ends as withdrawn."""
     known = await of_run(session, run_id)
     if known and known[-1].status == ApprovalStatus.OPEN:
-        _settle(known[-1], ApprovalStatus.WITHDRAWN, now)
-        session.add(known[-1])
+        await _settle(session, known[-1], ApprovalStatus.WITHDRAWN, now)
 
 
 def words(row: ApprovalRow, timezone: str = "UTC") -> str:
@@ -336,9 +336,18 @@ def refusal(row: ApprovalRow) -> str:
     return "This call was not made: it needs an approval, and no person decided in time."
 
 
-def _settle(
-    row: ApprovalRow, status: ApprovalStatus, now: datetime, by: str = "", reason: str = ""
+async def _settle(
+    session: AsyncSession,
+    row: ApprovalRow,
+    status: ApprovalStatus,
+    now: datetime,
+    *,
+    by: str = "",
+    reason: str = "",
 ) -> None:
+    """Close an open approval. Withdraw its question if this still waits to be sent."""
+    await pending.withdraw(session, message_key(row.run_id, row.number), now)
+    session.add(row)
     row.status, row.decided_at = status.value, now
     row.decided_by, row.reason = by, reason
 

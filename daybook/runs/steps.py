@@ -238,6 +238,20 @@ async def partial_answers(session: AsyncSession, runs: Collection[RunRow]) -> di
     return found | shown
 
 
+async def texts_being_written(session: AsyncSession, run_ids: Collection[str]) -> dict[str, str]:
+    """Return the text so far of the running request of each run that has one, by the run's id."""
+    query = (
+        select(_TABLE.c.run_id, _TABLE.c.output)
+        .where(
+            _TABLE.c.run_id.in_(run_ids),
+            _TABLE.c.kind == "request",
+            _TABLE.c.status == Status.RUNNING,
+        )
+        .order_by(_TABLE.c.number)
+    )
+    return {run_id: output or "" for run_id, output in (await session.execute(query)).all()}
+
+
 async def _calls_tools(session: AsyncSession, run_id: str, number: int) -> bool:
     """Return whether the response of a model calls tools, which have not started yet."""
     row = await session.get(StepRow, (run_id, number))

@@ -126,6 +126,25 @@ def _is_within(local: datetime, window: tuple[int, int]) -> bool:
     return begin <= minute < end if begin < end else minute >= begin or minute < end
 
 
+def quiet_minutes(window: str) -> int:
+    """Return the length of a quiet window, as the clocks show it. Raise `InvalidInput`."""
+    begin, end = _hours(window, "quiet_hours")
+    return (end - begin) % _MINUTES or _MINUTES
+
+
+def quiet_until(window: str, timezone: str, instant: datetime) -> datetime | None:
+    """Return when the quiet window around ``instant`` ends (UTC), None if it is in no such window.
+
+    It is the same for each instant of one window, which must be shorter than a day. Raise
+    `InvalidInput` for a window or a zone.
+    """
+    bounds = _read("", "", (), ("", (window,)), timezone)
+    end: datetime | None = instant.replace(microsecond=0)
+    while end is not None and bounds.exclusion_reason(end):
+        end = bounds.next_candidate(end)
+    return end if end is None or end > instant else None
+
+
 class BoundsTexts(Protocol):
     """Bounds as the user wrote them in a job's policy. An empty string means no bound."""
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from daybook.feature import features
 from daybook.http.secrets import SecretStore
 from daybook.resources.secrets import PrefectSecretStore
 from daybook.resources.store import BlockStore, DocumentInfo
@@ -19,6 +20,15 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
 
+OWN_TOOLS = "daybook"
+"""The word for the tools that schedule, `agents.base.OWN_TOOLS`."""
+
+
+def _names_of_tools() -> set[str]:
+    """Return the words by which an agent's setting `tools` names tools of Daybook."""
+    return {OWN_TOOLS, *(word for each in features() for word, _ in each.agent_tools)}
+
+
 STORE = BlockStore(
     slug="daybook-tool-server",
     title="Daybook tool server",
@@ -26,6 +36,7 @@ STORE = BlockStore(
     model=ToolServerSettings,
     field="tool",
     whole="command and url",
+    reserved=_names_of_tools,
 )
 
 

@@ -166,7 +166,7 @@ def _outbox(snapshot: HealthSnapshot) -> Iterator[Metric]:
     yield gauge("outbox_pending", "Callbacks and messages not sent yet.", outbox.pending)
     yield gauge(
         "outbox_oldest_seconds",
-        "Age of the oldest pending callback or message in seconds.",
+        "Seconds since the oldest pending callback or message is due; 0 if none is.",
         max(0.0, age),
     )
     yield gauge("outbox_failed", "Callbacks and messages that failed permanently.", outbox.failed)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -10,13 +12,16 @@ from typing import Any
 import pytest
 
 from daybook import api
+from daybook.agents import showing
 from daybook.errors import InvalidInput
 from daybook.features.conversations import accounts, listening, operations
+from daybook.features.conversations.drafts import MARK
 from daybook.ledger.tables import RunRow
 from tests import bot_api, slack_api
 from tests.calling import ModelAgent, calls
 from tests.chat_service import ChatService, SentMessage
 from tests.conversing import KEEPS, NOTES, Conversing, listening_to
+from tests.providers import Answer
 from tests.toolbox import install
 from tests.waiting import becomes_true
 from tests.world.prefect_world import PrefectWorld
@@ -140,6 +145,33 @@ async def test_a_message_without_a_thread_goes_to_the_session_of_the_chat(
     )
     await world.executions.complete_here(await world.prefect.custom_run(stored))
     assert (await api.sessions.show(session.id)).messages == 6
+
+
+async def test_an_answer_is_shown_while_it_is_written(
+    chat: Chat, model_agent: ModelAgent, service: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(showing, "INTERVAL_SECONDS", 0.01)
+    text = "A first half of the answer that is long enough. " * 2
+    goes_on = threading.Event()
+    await model_agent.given()
+    await api.agents.edit(model_agent.name, {"stream": True})
+    model_agent.fake_provider.script = [Answer(text, wait=goes_on)]
+    await operations.DOCUMENTS[service].edit(service, {"agent": model_agent.name})
+    await chat.bot.until(lambda: chat.bot.calls.count(chat.bot.identifies) >= 3)  # it listens anew
+    before = len(chat.bot.sent)
+    chat.bot.write("what is on?")
+    works = asyncio.create_task(chat.works_until(lambda: len(chat.bot.sent) > before + 1))
+    try:
+        draft = await chat.bot.message(MARK)
+        assert text.startswith(draft.plain.removesuffix(MARK).strip())
+        assert not draft.is_deleted
+    finally:
+        goes_on.set()
+    await works
+    await chat.bot.until(lambda: draft.is_deleted)
+    assert [each.plain.strip() for each in chat.bot.sent[before:] if not each.is_deleted] == [
+        text.strip()
+    ]
 
 
 @pytest.mark.floor("E", "A reply in the chat approves or rejects a call")

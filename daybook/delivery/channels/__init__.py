@@ -24,7 +24,7 @@ channel, its name also belongs in `jobs.limits.FORBIDDEN_CHANNELS`.
 Prefect and apprise are imported only when a channel that needs them is checked or used.
 """
 
-from daybook.delivery.channels.base import Message, NotDelivered
+from daybook.delivery.channels.base import Message, NotDelivered, Postponed
 from daybook.delivery.channels.registry import check, names, send
 
-__all__ = ["Message", "NotDelivered", "check", "names", "send"]
+__all__ = ["Message", "NotDelivered", "Postponed", "check", "names", "send"]

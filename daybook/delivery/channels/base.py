@@ -35,6 +35,20 @@ class NotDelivered(DaybookError):
         super().__init__(message)
 
 
+class Postponed(DaybookError):
+    """A message is not sent before the instant ``until``, and no attempt was made.
+
+    Until then, its row waits in the ``queue``; ``message`` says why. The channel has stored this
+    (`pending.postpone`).
+    """
+
+    code = "postponed"
+
+    def __init__(self, message: str, until: datetime, queue: str) -> None:
+        self.until, self.queue = until, queue
+        super().__init__(message)
+
+
 @dataclass(frozen=True)
 class Message:
     """One message. ``body`` is the full text, which each channel truncates to its limit.
@@ -70,7 +84,7 @@ class Channel(Protocol):
     carries_files: bool
 
     async def send(self, message: Message) -> None:
-        """Send the message, or raise `NotDelivered`.
+        """Send the message, or raise `NotDelivered` or `Postponed`.
 
         An implementation must not block the event loop, and must end within `SEND_TIMEOUT_SECONDS`.
         """

@@ -20,7 +20,9 @@ from daybook.feature import Commands, Feature
 FEATURE = Feature(
     package=__name__,
     commands=(
-        Commands("", "commands", ("connect", "pair", "people", "unpair", "heard"), "channels"),
+        Commands(
+            "", "commands", ("connect", "pair", "people", "quiet", "unpair", "heard"), "channels"
+        ),
     ),
     documents=("accounts:TELEGRAM", "accounts:SLACK", "accounts:MAIL"),
     blocks=("blocks:TelegramBlock", "blocks:SlackBlock", "blocks:MailboxBlock"),

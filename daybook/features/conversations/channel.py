@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from daybook.delivery import buttons
+from daybook.delivery import buttons, pending
 from daybook.delivery.attachments import Attachment
 from daybook.delivery.buttons import MessageButton
 from daybook.delivery.channels.base import (
@@ -24,10 +26,11 @@ from daybook.delivery.channels.base import (
     ChannelKind,
     Message,
     NotDelivered,
+    Postponed,
 )
 from daybook.delivery.channels.text import length as text_length
 from daybook.errors import InvalidInput, Unreachable
-from daybook.features.conversations import accounts, people, splitting, store
+from daybook.features.conversations import accounts, people, quiet_hours, splitting, store
 from daybook.features.conversations.platform import (
     Account,
     Platform,
@@ -92,8 +95,7 @@ class ConversationChannel:
                 self._account.open() as platform,
                 open_ledger() as ledger,
             ):
-                async with ledger.read() as session:
-                    envelope = await self._envelope(session, message, platform)
+                envelope = await self._prepared(ledger, message, platform)
                 for part, post in envelope.posts:
                     sent = SentPost(part, post, await _deliver(platform, post, envelope.replaced))
                     await _record(ledger, self._account.name, envelope, sent)
@@ -105,8 +107,21 @@ class ConversationChannel:
         except PlatformError as error:
             raise NotDelivered(f"{self._what}: {error}", error.is_temporary) from None
 
+    async def _prepared(self, ledger: Ledger, message: Message, platform: Platform) -> Envelope:
+        """Return what is to be sent. Raise `Postponed`, which is then stored."""
+        async with ledger.read() as session:
+            with suppress(Postponed):
+                return await self._envelope(session, message, platform, ledger.now())
+        async with ledger.write() as session:  # the quiet hours may have changed meanwhile
+            try:
+                return await self._envelope(session, message, platform, ledger.now())
+            except Postponed as error:
+                await pending.postpone(session, message.id, error.until, error.queue)
+                postponed = error
+        raise postponed
+
     async def _envelope(
-        self, session: AsyncSession, message: Message, platform: Platform
+        self, session: AsyncSession, message: Message, platform: Platform, now: datetime
     ) -> Envelope:
         row = await session.get(OutboxRow, message.id)
         chat_id = message.chat_id
@@ -120,7 +135,9 @@ class ConversationChannel:
         reply_to = subject = ""
         shown = list[MessageButton]()
         if row is not None:
+            line = await quiet_hours.check(session, self._account.name, chat_id, row, now)
             message = await _in_words(session, message, row)
+            message = replace(message, note="\n\n".join(filter(None, (line, message.note))))
             shown = await buttons.of(session, row)
             answered = await store.answered(session, row)
             if answered is not None and answered.chat_id == chat_id:

@@ -162,10 +162,12 @@ def _print_people(listed: list[PairedPerson]) -> None:
             each.role.value,
             each.paired_by,
             formatting.local_time(each.used_at),
+            each.quiet_hours or "-",
         )
         for each in listed
     ]
-    output.table(("ID", "NAME", "CHANNEL", "ROLE", "PAIRED BY", "LAST USED"), rows, whole=("ID",))
+    head = ("ID", "NAME", "CHANNEL", "ROLE", "PAIRED BY", "LAST USED", "QUIET HOURS")
+    output.table(head, rows, whole=("ID",))
 
 
 @command()
@@ -181,6 +183,33 @@ async def people_(
     listed = await operations.list_people(channel)
     yield listed
     _print_people(listed)
+
+
+@command()
+async def quiet_(
+    person: Annotated[str, Parameter(help="The person's id, its beginning, or the name.")],
+    hours: Annotated[str, Parameter(help="Hours such as 22:00-07:00, or off.")],
+    /,
+    *,
+    timezone: Annotated[
+        str, Parameter(help="Time zone of the hours. [default: that of the settings]")
+    ] = "",
+) -> Answer:
+    """Set the hours in which a person's private chat is quiet.
+
+    Messages that Daybook sends by itself wait until the hours end. Answers to what the person wrote
+    are sent at once, and so are questions whose deadline is within the hours.
+
+    Example: daybook channels quiet anna 22:00-07:00
+    """
+    from daybook.features.conversations import operations
+
+    changed = await operations.set_quiet_hours(person, f"{hours} {timezone}".strip())
+    yield changed
+    if changed.quiet_hours:
+        output.line(f"{changed.name} has quiet hours in {changed.channel}: {changed.quiet_hours}")
+    else:
+        output.line(f"{changed.name} has no quiet hours in {changed.channel}")
 
 
 @command()

@@ -29,7 +29,14 @@ from daybook import api, owners
 from daybook.delivery import buttons, outbox
 from daybook.delivery.buttons import Press
 from daybook.errors import DaybookError, InvalidInput, NotFound, Unreachable
-from daybook.features.conversations import chat_commands, people, store, words
+from daybook.features.conversations import (
+    chat_commands,
+    people,
+    quiet_hours,
+    store,
+    words,
+)
+from daybook.features.conversations.drafts import Drafts
 from daybook.features.conversations.people import Role
 from daybook.features.conversations.platform import Account, Platform, PlatformError, Update
 from daybook.features.conversations.store import UpdateState
@@ -281,8 +288,21 @@ class _Handler:
         return Handled(await button.press(press), what, notice=button.label)
 
     async def _command(self, decision: Intent) -> Handled:
+        if decision.word == "quiet":
+            return await self._quiet(decision)
         text = await chat_commands.answer(decision.word, decision.text, self.request_id, self.role)
         return Handled(text, f"/{decision.word} {decision.text}")
+
+    async def _quiet(self, decision: Intent) -> Handled:
+        """Set or show the quiet hours of the person who writes."""
+        async with self.ledger.write() as session:
+            person = await people.find(session, self.row.channel, self.row.person_id)
+            assert person is not None
+            if decision.text:
+                await quiet_hours.change(session, person, decision.text, self.ledger.now())
+            hours = person.quiet_hours
+        text = f"Quiet hours: {hours}." if hours else "There are no quiet hours."
+        return Handled(text, f"/quiet {decision.text}")
 
     async def _stop(self, decision: Intent) -> Handled:
         """Cancel the runs that this chat waits for: a reader only those of the reader."""
@@ -324,41 +344,41 @@ class _Handler:
 # --- the ends of runs
 
 
-async def finish_asked(ledger: Ledger, account: Account, platform: Platform) -> int:
+async def finish_asked(ledger: Ledger, account: Account, platform: Platform, drafts: Drafts) -> int:
     """Finish the updates whose run has ended; show that the others are being answered.
 
-    Return the number of runs that have not ended.
+    Return the number of updates that are not finished.
     """
     async with ledger.read() as session:
         rows = await store.in_state(session, account.name, UpdateState.ASKED)
-        runs = {each.id: each for each in await _runs(session, rows)}
-    answering = dict[tuple[str, str], None]()
+        runs = await store.requested_runs(session, rows)
+    answering, waiting = list[UpdateRow](), 0
     for row in rows:
         run = runs.get(row.run_id or "")
         if run is not None and run.state not in TERMINAL:
+            waiting += 1
             if run.state is Status.RUNNING:
-                answering[row.chat_id, row.message_id] = None
-            continue
-        await _end(ledger, row, run)
-    for chat_id, message_id in answering:
+                answering.append(row)
+        else:
+            is_done = await drafts.remove(row)
+            await _end(ledger, row, run, is_done=is_done)
+            waiting += not is_done
+    for chat_id, message_id in dict.fromkeys((row.chat_id, row.message_id) for row in answering):
         with suppress(PlatformError):
             await platform.show_typing(chat_id, message_id)
-    return sum(each.state not in TERMINAL for each in runs.values())
+    await drafts.show(answering)
+    return waiting
 
 
-async def _runs(session: AsyncSession, rows: list[UpdateRow]) -> list[RunRow]:
-    ids = [each.run_id for each in rows if each.run_id]
-    query = select(RunRow).where(col(RunRow.id).in_(ids))
-    return list((await session.execute(query)).scalars()) if ids else []
-
-
-async def _end(ledger: Ledger, row: UpdateRow, run: RunRow | None) -> None:
+async def _end(ledger: Ledger, row: UpdateRow, run: RunRow | None, *, is_done: bool) -> None:
+    """Enqueue the message about the end of a run that has no answer; finish the update if done."""
     async with ledger.write() as session:
         stored = await store.get_update(session, row.channel, row.id)
         if stored is None or stored.state != UpdateState.ASKED:
             return
-        stored.state = UpdateState.DONE
-        session.add(stored)
+        if is_done:
+            stored.state = UpdateState.DONE
+            session.add(stored)
         if run is None:
             await store.enqueue(session, stored, "The answer was deleted.", ledger.now())
             return

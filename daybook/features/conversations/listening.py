@@ -28,6 +28,7 @@ from daybook import home as homes
 from daybook.delivery import buttons
 from daybook.errors import DaybookError, InvalidInput, Unreachable
 from daybook.features.conversations import accounts, handling, store
+from daybook.features.conversations.drafts import Drafts
 from daybook.features.conversations.platform import (
     AccessRevoked,
     Account,
@@ -49,7 +50,7 @@ CYCLE_SECONDS = 3_600.0
 CHECK_SECONDS = 5.0
 """Interval at which the documents are checked for a change, and buttons for their validity."""
 TYPING_SECONDS = 4.0
-"""Interval at which a chat shows that an answer is being written."""
+"""Interval at which a chat shows that an answer is being written, and the text so far."""
 MIN_PAUSE_SECONDS = 1.0
 MAX_PAUSE_SECONDS = 60.0
 QUIET_POLLS = 12
@@ -171,11 +172,12 @@ class _Listener:
 
     async def _follow(self, platform: Platform) -> NoReturn:
         """Follow the requested runs to their ends; wait while there are none."""
+        drafts = Drafts(self._ledger, platform)
         while True:
             await self._asked.wait()
             self._asked.clear()
             while True:
-                if not await handling.finish_asked(self._ledger, self._account, platform):
+                if not await handling.finish_asked(self._ledger, self._account, platform, drafts):
                     break
                 await asyncio.sleep(TYPING_SECONDS)
 

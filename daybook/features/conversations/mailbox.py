@@ -239,6 +239,9 @@ class MailboxPlatform:
     async def edit(self, message_id: str, post: Post) -> None:
         raise PlatformError("a mail that was sent cannot be changed", is_temporary=False)
 
+    async def delete(self, chat_id: str, message_id: str) -> None:
+        """Do nothing: a mail that was sent stays."""
+
     async def remove_buttons(self, chat_id: str, message_id: str) -> None:
         """Do nothing: a word that is no longer valid gets an answer that says so."""
 

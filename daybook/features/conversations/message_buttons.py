@@ -14,7 +14,7 @@ from daybook.delivery.buttons import MessageButton, Press
 from daybook.errors import InvalidInput
 from daybook.features.conversations import store, words
 from daybook.features.conversations.chat_commands import NewJob, due_text
-from daybook.features.conversations.store import EVENT
+from daybook.features.conversations.store import AGAIN, EVENT
 from daybook.ledger.engine import open_ledger
 from daybook.ledger.states import TERMINAL
 from daybook.ledger.tables import JobRow, OutboxRow, RunRow
@@ -88,7 +88,7 @@ async def _again(row_id: str, press: Press) -> str:
         now = ledger.now()
         again = OutboxRow(
             **values,
-            key=f"again:{row_id}:{now:%Y%m%d%H}",
+            key=f"{AGAIN}{row_id}:{now:%Y%m%d%H}",
             purpose=outbox.MESSAGE,
             queue=outbox.queue_of_channel(press.address, press.chat_id),
             chat_id=press.chat_id,

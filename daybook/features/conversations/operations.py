@@ -14,7 +14,7 @@ from daybook.api.documents import Documents
 from daybook.clock import SYSTEM_CLOCK
 from daybook.delivery.channels import registry
 from daybook.errors import InvalidInput
-from daybook.features.conversations import accounts, people, store
+from daybook.features.conversations import accounts, people, quiet_hours, store
 from daybook.features.conversations.people import PairedPerson, PairingCode, Role
 from daybook.features.conversations.platform import Account, PlatformError
 from daybook.features.conversations.tables import AccountRow, UpdateRow
@@ -188,8 +188,30 @@ async def list_people(channel: str = "") -> list[PairedPerson]:
 
 
 async def unpair(ref: str) -> PairedPerson:
-    """End what a person may do. Raise the errors of `people.unpair`."""
-    return await people.unpair(ref)
+    """End what a person may do, at once. ``ref`` is an id, its beginning, or a name.
+
+    What waits for the end of the person's quiet hours is sent. Raise `NotFound`, `Ambiguous`, and
+    `InvalidInput` for an agent.
+    """
+    authorization.require_operator()
+    async with open_ledger() as ledger, ledger.write() as session:
+        person = await people.find_paired(session, ref)
+        await quiet_hours.release(session, person, ledger.now())
+        await session.delete(person)
+        return PairedPerson.of(person)
+
+
+async def set_quiet_hours(ref: str, text: str) -> PairedPerson:
+    """Set the quiet hours of a person, such as `22:00-07:00 Europe/Berlin`, or `off`.
+
+    Without a zone, it is the zone of the settings. What waits for the end of the old ones is
+    checked again. Raise `NotFound`, `Ambiguous`, and `InvalidInput`, also for an agent.
+    """
+    authorization.require_operator()
+    async with open_ledger() as ledger, ledger.write() as session:
+        person = await people.find_paired(session, ref)
+        await quiet_hours.change(session, person, text, ledger.now())
+        return PairedPerson.of(person)
 
 
 async def states() -> list[AccountState]:

@@ -27,6 +27,7 @@ from daybook.web.pages.site import Page, SettingsLink, Site
 PEOPLE = "/settings/people"
 MESSAGES = {
     "code-made": "Write this code to the account, in a private chat. It is valid for 10 minutes.",
+    "quiet-hours-set": "The quiet hours are stored.",
     "person-unpaired": "The person may no longer talk to the account.",
 }
 
@@ -110,6 +111,12 @@ async def unpair(ref: str, form: Form) -> Done:
     return Done(PEOPLE, "person-unpaired")
 
 
+async def quiet(ref: str, form: Form) -> Done:
+    """Set a person's quiet hours."""
+    await operations.set_quiet_hours(ref, form.get("quiet_hours"))
+    return Done(PEOPLE, "quiet-hours-set")
+
+
 async def _count() -> str:
     return str(len(await operations.list_people()) or "none")
 
@@ -121,5 +128,6 @@ DOCUMENTS = tuple(AccountPages(each) for each in accounts.KINDS)
 ROUTES = (Page(PEOPLE, people),)
 ACTIONS = (
     PageAction(PEOPLE, pair, people, ("channel", "role"), once=True),
+    PageAction(PEOPLE + "/{ref}/quiet", quiet, people),
     PageAction(PEOPLE + "/{ref}/unpair", unpair, people),
 )

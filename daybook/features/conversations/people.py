@@ -74,6 +74,7 @@ class PairedPerson(BaseModel, frozen=True):
     paired_by: str
     paired_at: UtcTime
     used_at: UtcTime
+    quiet_hours: str
 
     @classmethod
     def of(cls, row: PersonRow) -> Self:
@@ -230,21 +231,18 @@ async def list_people(channel: str = "") -> list[PairedPerson]:
         return [PairedPerson.of(each) for each in await _paired(session, channel)]
 
 
-async def unpair(ref: str) -> PairedPerson:
-    """End what a person may do, at once. ``ref`` is an id, its beginning, or a name.
+async def find_paired(session: AsyncSession, ref: str) -> PersonRow:
+    """Return a paired person. ``ref`` is an id, its beginning, or a name.
 
-    Raise `NotFound`, `Ambiguous`, and `InvalidInput` for an agent.
+    Raise `NotFound` and `Ambiguous`.
     """
-    authorization.require_operator()
-    async with open_ledger() as ledger, ledger.write() as session:
-        paired = await _paired(session, "")
-        found = [each for each in paired if each.name == ref or each.id.startswith(ref)]
-        if not found or not ref:
-            raise NotFound("person", ref, known=[each.name for each in paired])
-        if len(found) > 1:
-            raise Ambiguous("person", ref, [each.id[:12] for each in found])
-        await session.delete(found[0])
-        return PairedPerson.of(found[0])
+    paired = await _paired(session, "")
+    found = [each for each in paired if each.name == ref or each.id.startswith(ref)]
+    if not found or not ref:
+        raise NotFound("person", ref, known=[each.name for each in paired])
+    if len(found) > 1:
+        raise Ambiguous("person", ref, [each.id[:12] for each in found])
+    return found[0]
 
 
 async def _paired(session: AsyncSession, channel: str) -> Sequence[PersonRow]:

@@ -77,7 +77,8 @@ class Post:
 
     ``buttons`` are words with labels. ``reply_to`` is the message that it answers; "" for none. A
     post with ``files`` carries them; in a chat it is one file, whose caption is the text. ``key``
-    is the same if the post is sent again. A letter has a ``subject``, and its text may be plain.
+    is the same if the post is sent again. A letter has a ``subject``, and its text may be plain. A
+    draft is left out rather than sent late, and it ends no sign of `Platform.show_typing`.
     """
 
     chat_id: str
@@ -89,6 +90,7 @@ class Post:
     key: str = ""
     subject: str = ""
     is_markdown: bool = True
+    is_draft: bool = False
 
 
 class PlatformError(DaybookError):
@@ -169,6 +171,10 @@ class Platform(Protocol):
 
     async def edit(self, message_id: str, post: Post) -> None:
         """Replace the text and the buttons of a message."""
+        ...
+
+    async def delete(self, chat_id: str, message_id: str) -> None:
+        """Delete a message of the account. Do nothing if it is gone."""
         ...
 
     async def remove_buttons(self, chat_id: str, message_id: str) -> None:

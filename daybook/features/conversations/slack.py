@@ -360,7 +360,7 @@ class SlackApp:
         if not thread_ts and not post.chat_id.startswith("D"):
             thread_ts = post.reply_to
         place: dict[str, Any] = {"channel": post.chat_id, "thread_ts": thread_ts or None}
-        if post.reply_to:
+        if post.reply_to and not post.is_draft:
             await self._react(self._client.reactions_remove, post.chat_id, post.reply_to)
         if post.files:
             sent = await self._call(
@@ -376,6 +376,7 @@ class SlackApp:
                 **_content(post),
                 unfurl_links=False,
                 unfurl_media=False,
+                waits=not post.is_draft,
                 **place,
             )
             ts = str(sent["ts"])
@@ -384,7 +385,16 @@ class SlackApp:
     async def edit(self, message_id: str, post: Post) -> None:
         content = {"blocks": [], **_content(post)}
         ts = _ts_of(message_id)
-        await self._call(self._client.chat_update, channel=post.chat_id, ts=ts, **content)
+        waits = not post.is_draft
+        await self._call(
+            self._client.chat_update, channel=post.chat_id, ts=ts, waits=waits, **content
+        )
+
+    async def delete(self, chat_id: str, message_id: str) -> None:
+        with suppress(_MessageGone):
+            await self._call(
+                self._client.chat_delete, channel=chat_id, ts=_ts_of(message_id), waits=False
+            )
 
     async def remove_buttons(self, chat_id: str, message_id: str) -> None:
         """Update the message without its buttons: Slack knows its text, and Daybook no more."""
@@ -447,7 +457,12 @@ def _error(refused: Any) -> PlatformError:
         scope = clip(str(response.get("needed")), 100)
         problem = f"Slack: the app lacks {scope}: add this scope, and reinstall it"
         return PlatformError(problem, is_temporary=False)
-    if problem in ("message_not_found", "thread_not_found", "cant_update_message"):
+    if problem in (
+        "message_not_found",
+        "thread_not_found",
+        "cant_update_message",
+        "cant_delete_message",
+    ):
         return _MessageGone(f"Slack: {problem}", is_temporary=False)
     is_code = problem.isascii() and problem.replace("_", "").isalnum()
     shown = problem if is_code else "an answer that is no JSON"

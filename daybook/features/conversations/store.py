@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, fields
 from datetime import datetime, timedelta
 from enum import StrEnum
+from functools import partial
 
 from sqlalchemy import delete, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -21,12 +22,15 @@ from daybook.features.conversations.tables import (
     UpdateRow,
 )
 from daybook.ledger.engine import Ledger
-from daybook.ledger.tables import OutboxRow
+from daybook.ledger.tables import OutboxRow, RunRow
+from daybook.runs.claim_requests import request_key, session_request_key
 from daybook.runs.restored import Restore
 from daybook.runs.retention import BATCH_SIZE, RetentionLimits
 
 EVENT = "chat"
 """The event of a message of Daybook's own in a chat, such as the answer to a command."""
+AGAIN = "again:"
+"""Beginning of the key of a message that a person has requested once more."""
 MAX_AGE = timedelta(days=30)
 """Age from which updates and sent messages are deleted: a reply to such a message is a new one."""
 BUTTONS_LIFETIME = timedelta(days=2)
@@ -134,6 +138,14 @@ async def update_of_run(session: AsyncSession, run_id: str) -> UpdateRow | None:
     return (await session.execute(query)).scalar_one_or_none()
 
 
+async def requested_runs(session: AsyncSession, updates: Sequence[UpdateRow]) -> dict[str, RunRow]:
+    """Return the runs that these updates have requested, by their id."""
+    ids = [each.run_id for each in updates if each.run_id]
+    query = select(RunRow).where(col(RunRow.id).in_(ids))
+    found = (await session.execute(query)).scalars() if ids else ()
+    return {each.id: each for each in found}
+
+
 # --- messages of Daybook's own, and sent messages
 
 
@@ -165,7 +177,37 @@ async def answered(session: AsyncSession, row: OutboxRow) -> UpdateRow | None:
     if row.event == EVENT:
         _, channel, id_ = row.key.split(":", 2)
         return await get_update(session, channel, id_)
-    return await update_of_run(session, row.run_id) if row.run_id else None
+    if row.run_id is None:
+        return None
+    if (update_ := await update_of_run(session, row.run_id)) is not None:
+        return update_
+    # The update has the run's id only after the run was requested, perhaps much later.
+    run = await session.get(RunRow, row.run_id)
+    return await _requester(session, run, row.address, session_request_key) if run else None
+
+
+async def _requester(
+    session: AsyncSession, run: RunRow, channel: str, key: Callable[[str], str]
+) -> UpdateRow | None:
+    """Return the update of the channel that has requested ``run`` under ``key``; None if none."""
+    beginning = key(answer_key(channel, ""))
+    if not run.occurrence.startswith(beginning):
+        return None
+    return await get_update(session, channel, run.occurrence.removeprefix(beginning))
+
+
+async def requested_by(session: AsyncSession, row: OutboxRow, channel: str, chat_id: str) -> bool:
+    """Return whether a person has requested the message ``row`` in this chat.
+
+    It answers an update, or is about a run that the update has requested.
+    """
+    if row.key.startswith(AGAIN):
+        return True
+    update_ = await answered(session, row)
+    run = await session.get(RunRow, row.run_id) if row.run_id else None
+    if update_ is None and run is not None and run.job_id:
+        update_ = await _requester(session, run, channel, partial(request_key, run.job_id))
+    return update_ is not None and (update_.channel, update_.chat_id) == (channel, chat_id)
 
 
 async def parts_sent(session: AsyncSession, outbox_id: str) -> set[int]:
@@ -282,8 +324,8 @@ async def accounts(session: AsyncSession) -> list[AccountRow]:
 async def use_account(ledger: Ledger, channel: str, account_id: str) -> None:
     """Record which account the channel has. Forget what belongs to another account.
 
-    These are its people, its sent messages, whose numbers another account repeats, its position,
-    and its updates that were not handled.
+    These are its people, its sent messages and drafts, whose numbers another account repeats, its
+    position, and its updates that were not handled.
     """
     async with ledger.read() as session:
         row = await session.get(AccountRow, channel)
@@ -298,6 +340,8 @@ async def use_account(ledger: Ledger, channel: str, account_id: str) -> None:
             row.position = row.position_at = None
             await session.execute(delete(PersonRow).where(col(PersonRow.channel) == channel))
             await session.execute(delete(SentRow).where(col(SentRow.channel) == channel))
+            of_other = update(UpdateRow).where(col(UpdateRow.channel) == channel)
+            await session.execute(of_other.where(_UNFINISHED).values(draft=""))
             await _give_up(session, "the channel has another account", channel)
         session.add(row)
 

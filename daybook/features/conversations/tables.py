@@ -21,6 +21,7 @@ class PersonRow(Table, table=True):
 
     ``person_id`` and ``chat_id`` are the service's ids of the person and of the private chat.
     ``used_at`` is when a person last did something, and a stranger last got an answer.
+    ``quiet_hours`` are those of `quiet_hours.QuietHours`, "" for none.
     """
 
     __tablename__ = "conversations_people"
@@ -35,6 +36,7 @@ class PersonRow(Table, table=True):
     paired_by: str = ""
     paired_at: datetime = Field(sa_type=Instant)
     used_at: datetime = Field(sa_type=Instant)
+    quiet_hours: str = ""
 
 
 class CodeRow(Table, table=True):
@@ -58,6 +60,7 @@ class UpdateRow(Table, table=True):
 
     ``state`` is one of `store.UpdateState`. ``content`` has the fields of `platform.Update` that
     are not columns. ``action`` says what was done, and ``run_id`` is the run that it has requested.
+    ``draft`` is the message with the text so far of this run (`drafts`): "" for none.
     """
 
     __tablename__ = "conversations_updates"
@@ -80,6 +83,7 @@ class UpdateRow(Table, table=True):
     state: str
     action: str = ""
     run_id: str | None = None
+    draft: str = ""
     received_at: datetime = Field(sa_type=Instant)
     handled_at: datetime | None = Field(default=None, sa_type=Instant)
 

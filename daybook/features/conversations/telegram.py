@@ -220,6 +220,12 @@ class TelegramBot:
             more["reply_markup"] = _keyboard(post)
         await self._text(self._bot.edit_message_text, post, more)
 
+    async def delete(self, chat_id: str, message_id: str) -> None:
+        with suppress(_NotFound):
+            await self._call(
+                self._bot.delete_message, chat_id=chat_id, message_id=int(message_id), waits=False
+            )
+
     async def remove_buttons(self, chat_id: str, message_id: str) -> None:
         with suppress(_NotFound):
             await self._call(
@@ -233,14 +239,15 @@ class TelegramBot:
         """Send or edit a text as HTML; if Telegram cannot read the markup, as plain text."""
         from telegram import LinkPreviewOptions
 
+        waits = not post.is_draft
         more["link_preview_options"] = LinkPreviewOptions(is_disabled=True)
         note = as_html(post.note).replace("<br/>", "\n").replace("&nbsp;", " ")
         html = "\n\n".join(filter(None, (markup.telegram_html(post.text), note)))
         try:
-            return await self._call(method, text=html, parse_mode="HTML", **more)
+            return await self._call(method, text=html, parse_mode="HTML", waits=waits, **more)
         except _Unparsable:
             plain = "\n\n".join(filter(None, (post.text, post.note)))
-            return await self._call(method, text=plain, **more)
+            return await self._call(method, text=plain, waits=waits, **more)
 
     async def _call(self, method: Any, *, waits: bool = True, **arguments: Any) -> Any:
         """Call a method of the Bot API; with ``waits``, wait for a short `retry_after` once."""
@@ -341,7 +348,13 @@ class _NotFound(PlatformError):
 
 
 def _is_gone(problem: str) -> bool:
-    return any(each in problem for each in ("is not modified", "to edit not found", "can't be ed"))
+    return any(each in problem for each in _GONE)
+
+
+_GONE = (
+    *("is not modified", "to edit not found", "can't be edited"),
+    *("to delete not found", "can't be deleted"),
+)
 
 
 def _keyboard(post: Post) -> Any:

@@ -73,12 +73,13 @@ COMMANDS = {
     "resume": "NAME: resume a job",
     "ask": "QUESTION: ask in a new conversation",
     "new": "SCHEDULE: PROMPT: add a job, such as /new every weekday at 9: Summarize my inbox",
+    "quiet": "22:00-07:00, or off: when only answers, and questions that cannot wait, arrive here",
     "stop": "stop what is being answered here",
     "help": "this list",
 }
 LONG_COMMANDS = frozenset({"ask", "new"})
 """Commands whose argument may have several paragraphs."""
-READER_COMMANDS = frozenset({"help", "start", "stop"})
+READER_COMMANDS = frozenset({"help", "start", "stop", "quiet"})
 
 _CLOSING = re.compile(
     r"(?:(?:many |with )?(?:best|kind|warm)?\s*(?:regards|wishes)|best|cheers|thanks|thank you|"

@@ -104,14 +104,14 @@ async def stored(session: AsyncSession) -> Sequence[SubscriptionRow]:
 async def pending(session: AsyncSession, since: datetime, now: datetime) -> list[OutboxRow]:
     """Return the messages that need a person and were not pushed, oldest first.
 
-    They were made at or after ``since``, and are due at ``now``: an alert that waits until the hour
-    of its job is over may still be withdrawn.
+    They were made at or after ``since``, and are or were due at ``now``: an alert that waits until
+    the hour of its job is over may still be withdrawn. The quiet hours of a chat are only its own.
     """
     is_alert = (col(OutboxRow.purpose) == outbox.ALERT) & ~col(OutboxRow.event).in_(QUIET_EVENTS)
     is_question = (col(OutboxRow.purpose) == outbox.MESSAGE) & col(OutboxRow.event).in_(
         sorted(ALERT_EVENTS)
     )
-    is_due = (col(OutboxRow.next_at) <= now) | (col(OutboxRow.attempts) > 0)
+    is_due = (col(OutboxRow.next_at) <= now) | (col(OutboxRow.fence) > 0)
     query = (
         select(OutboxRow)
         .where(

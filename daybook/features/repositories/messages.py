@@ -6,7 +6,7 @@ from datetime import datetime
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from daybook.delivery import outbox
+from daybook.delivery import outbox, pending
 from daybook.features.repositories.tables import ChangeRow
 from daybook.ledger.tables import JobRow
 from daybook.redaction import redact_tokens
@@ -14,6 +14,15 @@ from daybook.short_text import one_line
 
 EVENT = "change"
 MAX_SUBJECT_CHARACTERS = 200
+
+
+def _key(run_id: str) -> str:
+    return f"change:{run_id}"
+
+
+async def withdraw(session: AsyncSession, run_id: str, now: datetime) -> None:
+    """Withdraw the message about a change that waits no longer, unless it was sent."""
+    await pending.withdraw(session, _key(run_id), now)
 
 
 async def enqueue(session: AsyncSession, row: ChangeRow, now: datetime) -> None:
@@ -31,7 +40,7 @@ async def enqueue(session: AsyncSession, row: ChangeRow, now: datetime) -> None:
     ]
     await outbox.enqueue_message(
         session,
-        key=f"change:{row.run_id}",
+        key=_key(row.run_id),
         purpose=outbox.ALERT,
         event=EVENT,
         channel=outbox.operator_channel(),

@@ -380,4 +380,6 @@ async def _change(run_id: str, work: Callable[[ChangeRow, Ledger], object]) -> C
         if row is None:
             raise NotFound("change", run_id[:12])
         work(row, ledger)
+        if row.status != ChangeStatus.WAITING:
+            await messages.withdraw(session, run_id, ledger.now())
         return row

@@ -70,6 +70,9 @@ class ToolServerPages(StoredPages):
             more_secrets=(TOKEN,) if found.is_url else (),
         )
 
+    def suggested_name(self, variant: Variant) -> str:
+        return self.documents.store.suggested_name(variant.preset)
+
     async def entries(self) -> Sequence[Listed]:
         return [
             Listed(

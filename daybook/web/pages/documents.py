@@ -272,12 +272,16 @@ class DocumentPages(ABC):
             document=None,
             here=f"{self.path}/new",
             name=name,
-            suggested=variant.preset or given.get("name", ""),
+            suggested=self.suggested_name(variant) or given.get("name", ""),
             replace=Field(
                 "replace", f"Replace the {self.noun} with this name", REPLACE_HELP, "switch"
             ),
             values=values,
         )
+
+    def suggested_name(self, variant: Variant) -> str:
+        """Return the name that the form of a known document suggests; "" for none."""
+        return variant.preset
 
     async def show(self, site: Site, request: Request) -> Response:
         """Show the form of a document. After a mistake or another user's edit, show it again."""

@@ -70,12 +70,16 @@ def test_an_edit_of_an_agent_changes_only_what_was_given(
     words = ("--tool", "", "--work-dir", "", "--temperature", "0.5")
     assert "! a note" in daybook("agents", "edit", "helper", *words).err
     daybook("agents", "edit", "coder", "--", "claude", "-p")
+    daybook("agents", "edit", "helper", "--auto-stream")
     assert given == [
         ("helper", {"tools": [], "work_dir": "", "options": {"temperature": 0.5}}),
         ("coder", {"command": ["claude", "-p"]}),
+        ("helper", {"stream": None}),
     ]
     nothing = daybook("agents", "edit", "helper")
-    assert (nothing.code, "pass an option" in nothing.err, len(given)) == (2, True, 2)
+    assert (nothing.code, "pass an option" in nothing.err, len(given)) == (2, True, 3)
+    both = daybook("agents", "edit", "helper", "--auto-stream", "--no-stream")
+    assert (both.code, "cannot be combined" in both.err, len(given)) == (2, True, 3)
 
 
 @pytest.mark.parametrize("value", [None, 7, {"a": 1}, ["run", 1]])

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sqlmodel import col, select
 
-from daybook.delivery import history, sending
+from daybook.delivery import history, pending, sending
 from daybook.delivery.sending import DeliveryResult
 from daybook.home import Home
 from daybook.jobs.store import StoredJob
@@ -303,5 +303,26 @@ async def test_a_success_suppresses_the_delayed_failure_alert(world: World) -> N
     ]
     world.clock.move(HOUR)
     assert await send_all(world) == []
+
+
+async def test_a_success_withdraws_a_postponed_alert_and_ends_the_earlier_one(
+    world: World,
+) -> None:
+    stored = await world.jobs.add(cron="5 * * * *", channel="team")
+    await run(world, stored, FAIL)
+    assert await send_all(world) == ["failed"]
+    await run(world, stored, FAIL)
+    [again] = await sending.claim(world.ledger, "test", most=100)
+    async with world.ledger.write() as session:
+        await pending.postpone(session, again.id, world.at(hours=8), again.queue)
+    held = DeliveryResult(again.id, again.fence, Delivery.PENDING, None, 0.0, is_postponed=True)
+    await sending.record(world.ledger, [held])
+    await run(world, stored, WELL)
+    assert [(row.event, row.status) for row in await rows(world)] == [
+        ("failed", "delivered"),
+        ("failed", "suppressed"),
+        ("recovered", "pending"),
+    ]
+    assert await send_all(world) == ["recovered"]
     await run(world, stored, FAIL)
     assert await send_all(world) == ["failed"]

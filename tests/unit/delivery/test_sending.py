@@ -14,7 +14,7 @@ from sqlalchemy import event, text
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import col, select
 
-from daybook.delivery import backoff, history, outbox, sending
+from daybook.delivery import backoff, history, outbox, pending, sending
 from daybook.delivery.destination_settings import DEFAULT_ATTEMPTS
 from daybook.delivery.sending import (
     FAILURES_BEFORE_PAUSE,
@@ -588,6 +588,19 @@ async def test_the_health_query_reads_only_indexes(world: World) -> None:
     assert all(any(name in plan for plan in plans) for name in names), plans
 
 
+async def test_a_row_that_waits_on_purpose_is_not_old(world: World) -> None:
+    start = world.clock.now()
+    [held] = await enqueue(world, "a")
+    async with world.ledger.write() as session:
+        await pending.postpone(session, held, world.at(hours=8), "a")
+    assert (await health(world)).pending == 1
+    assert (await health(world)).oldest_pending_at is None
+    world.clock.move(timedelta(hours=8) + MINUTE)
+    assert (await health(world)).oldest_pending_at == start + timedelta(hours=8)
+    await record(world, await claimed(world), PENDING, world.at(hours=1))
+    assert (await health(world)).oldest_pending_at == start  # it is retried, so it is late
+
+
 async def test_only_failures_pauses_and_overdue_runs_count_as_unread_alerts(world: World) -> None:
     results = (
         ("message", "failed"),
@@ -728,3 +741,46 @@ async def test_a_sender_killed_while_recording_has_recorded_all_or_nothing(
         assert (shown, messages) == ([("pending", 0), ("pending", 0)], [])
         world.clock.move(TIMING.delivery_lease)
         assert [each.fence for each in await claimed(world)] == [2, 2]
+
+
+# --- postponed rows
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_a_postponed_row_uses_no_attempt_and_waits_in_its_new_queue(
+    world: World, when: When
+) -> None:
+    ids = await enqueue(world, "channel:team", 2)
+    rows = await claimed(world)
+    until = world.at(hours=8)
+    async with world.ledger.write() as session:
+        for each in rows:
+            await pending.postpone(session, each.id, until, "channel:x")
+    held = [
+        DeliveryResult(each.id, each.fence, PENDING, None, 0.0, error="quiet", is_postponed=True)
+        for each in rows
+    ]
+    code = senders.killed(world.ledger.address, world.clock, "record", when, held)
+    assert code == -signal.SIGKILL
+    world.clock.move(TIMING.delivery_lease)
+    assert await claimed(world) == []
+    world.clock.move(timedelta(hours=8))
+    assert [each.id for each in await claimed(world)] == ids
+    found = await row(world, ids[0])
+    assert (found.queue, found.attempts, found.tries) == ("channel:x", 0, [])
+    assert await queues(world) == {}  # it is no failure of the destination
+
+
+async def test_rows_that_are_due_at_one_instant_are_sent_in_the_order_of_their_creation(
+    world: World,
+) -> None:
+    now = world.clock.now()
+    ids = [
+        (await enqueue(world, "channel:x/1", next_at=now, created_at=now - minutes * MINUTE))[0]
+        for minutes in (1, 4, 2, 3)
+    ]
+    found = list[str]()
+    while rows := await claimed(world):
+        found += [each.id for each in rows]
+        await record(world, rows, DELIVERED)
+    assert found == [ids[1], ids[3], ids[2], ids[0]]

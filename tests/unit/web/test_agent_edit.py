@@ -10,6 +10,7 @@ import pytest
 
 from daybook.agents import kinds
 from daybook.api import agents
+from daybook.errors import InvalidInput
 from daybook.prefect import client as connection
 from daybook.web.pages.forms import MESSAGES
 from tests.unit.resources.prefect_blocks import FakePrefect, Steps
@@ -65,6 +66,22 @@ async def test_an_edit_changes_only_what_was_typed_and_never_shows_the_key(
     assert MESSAGES["document-edited"] in after.status
     changed = {"model": "openai:large", "request_limit": 3}
     assert stored(prefect).items() >= (SETTINGS | changed).items()
+
+
+async def test_a_setting_that_an_agent_cannot_have_can_be_removed_from_it(
+    prefect: FakePrefect,
+) -> None:
+    prefect.ui(kinds.COMMAND.slug, "coder", command=["claude", "-p"])
+    await agents.edit("coder", {"stream": None})
+    with pytest.raises(InvalidInput):
+        await agents.edit("coder", {"stream": True})
+
+
+async def test_the_setting_stream_can_be_removed(prefect: FakePrefect) -> None:
+    for value in (False, None):
+        await agents.edit("writer", {"stream": value})
+        assert stored(prefect)["stream"] is value
+    assert stored(prefect)["system_prompt"] == SETTINGS["system_prompt"]
 
 
 @pytest.mark.parametrize("model", ["openai:ft:small:me::1", "openai:small:free"])

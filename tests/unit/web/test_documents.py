@@ -14,12 +14,14 @@ import httpx
 import pytest
 import sqlalchemy
 
+from daybook.agents import base
 from daybook.api import agents, channels
 from daybook.features.conversations import operations as conversations
 from daybook.features.hooks.documents import STORE as HOOKS
 from daybook.keeper.blocks import BLOCK_TYPES
 from daybook.ledger.tables import OutboxRow
 from daybook.prefect import client as connection
+from daybook.tools import server_blocks
 from daybook.web.login import PageLogin
 from daybook.web.pages.documents import DELETE, DocumentPages, Variant
 from daybook.web.pages.forms import MESSAGES
@@ -334,9 +336,23 @@ async def test_a_known_server_needs_its_folder(
     browser: httpx.AsyncClient, prefect: FakePrefect
 ) -> None:
     page = "/settings/servers/new?variant=filesystem"
-    answer, after = await submit(browser, page, "/settings/servers/new", name="files")
+    answer, after = await submit(browser, page, "/settings/servers/new", name="papers")
     assert (answer.status_code, after.invalid) == (400, ["command"])
     assert not prefect.holds()
+
+
+async def test_a_server_cannot_have_the_name_of_tools_of_daybook(
+    browser: httpx.AsyncClient, prefect: FakePrefect
+) -> None:
+    page, new = "/settings/servers/new?variant=memory", "/settings/servers/new"
+    (form,) = (each for each in Forms((await browser.get(page)).text).forms if each.action == new)
+    assert dict(form.fields)["name"] == "memory-server"
+    for name in ("memory", "mailbox", "daybook"):
+        answer, after = await submit(browser, page, new, name=name)
+        assert (answer.status_code, after.invalid) == (400, ["name"])
+        assert f"choose another, such as {name}-server" in answer.text
+    assert not prefect.holds()
+    assert server_blocks.OWN_TOOLS == base.OWN_TOOLS
 
 
 async def test_a_channel_is_tested_and_a_failure_is_shown(

@@ -81,6 +81,9 @@ class FakePlatform:
     async def edit(self, message_id: str, post: Post) -> None:
         raise NotImplementedError
 
+    async def delete(self, chat_id: str, message_id: str) -> None:
+        raise NotImplementedError
+
     async def remove_buttons(self, chat_id: str, message_id: str) -> None:
         raise NotImplementedError
 
@@ -548,8 +551,15 @@ async def test_another_account_of_a_channel_knows_no_person_and_no_message(chat:
     run_id = await asked(chat.world)
     await chat.shows(f"approval:{run_id}:1")
     id_ = await chat.put("/jobs")
+    answered = await chat.put("why?")
+    async with ledger.write() as session:
+        row = await store.get_update(session, CHANNEL, answered)
+        assert row is not None
+        row.state, row.draft = UpdateState.ASKED, "101"
+        session.add(row)
     await store.use_account(ledger, CHANNEL, "bot-2")
     await chat.handle()
+    assert (await chat.row(answered)).draft == ""  # the number of another message of this account
     assert (await chat.row(id_)).action == "not handled: the channel has another account"
     assert await operations.list_people() == []
     await chat.pair()

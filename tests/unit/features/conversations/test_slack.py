@@ -163,6 +163,25 @@ async def test_a_message_has_the_markup_and_buttons_of_slack(api: SlackApi, app:
     assert (sent.text, sent.blocks) == ("Done", [])
 
 
+async def test_a_message_is_deleted_once_and_a_late_edit_finds_none(
+    api: SlackApi, app: SlackApp
+) -> None:
+    id_ = await app.send(Post("D1", "so far"))
+    for _ in range(2):
+        await app.delete("D1", id_)
+    assert api.sent[0].is_deleted
+    with pytest.raises(PlatformError) as refused:
+        await app.edit(id_, Post("D1", "so far, and more"))
+    assert not refused.value.is_temporary
+    api.fail("chat.delete", slack_api.too_many(3))
+    with pytest.raises(PlatformError) as limited:
+        await app.delete("D1", id_)
+    assert (limited.value.is_temporary, limited.value.retry_after) == (True, 3.0)
+    api.fail("chat.postMessage", slack_api.too_many(3))
+    with pytest.raises(PlatformError, match="3 s"):  # at once: the listener follows other chats
+        await app.send(Post("D1", "so far", is_draft=True))
+
+
 async def test_a_long_text_with_buttons_becomes_several_sections(
     api: SlackApi, app: SlackApp
 ) -> None:
@@ -184,6 +203,8 @@ async def test_an_answer_is_in_a_thread_where_the_question_was(
         await app.show_typing(chat_id, reply_to)
         await app.show_typing(chat_id, reply_to)
         assert (chat_id, "5.1") in api.reactions
+        await app.send(Post(chat_id, "so far", reply_to=reply_to, is_draft=True))
+        assert (chat_id, "5.1") in api.reactions  # it is still being answered
         id_ = await app.send(Post(chat_id, "answer", reply_to=reply_to, buttons=[("a", "A")]))
         assert api.sent[-1].reply_to == thread_ts
         assert id_ == (f"{thread_ts}/{api.sent[-1].id}" if thread_ts else api.sent[-1].id)

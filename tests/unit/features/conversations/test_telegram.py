@@ -100,6 +100,25 @@ async def test_a_message_has_the_markup_buttons_and_reply_of_telegram(
     assert sent.text == "Done"
 
 
+async def test_a_message_is_deleted_once_and_a_late_edit_finds_none(
+    api: BotApi, bot: TelegramBot
+) -> None:
+    id_ = await bot.send(Post("1", "so far"))
+    for _ in range(2):
+        await bot.delete("1", id_)
+    assert api.sent[0].is_deleted
+    with pytest.raises(PlatformError) as refused:
+        await bot.edit(id_, Post("1", "so far, and more"))
+    assert not refused.value.is_temporary
+    api.fail("deleteMessage", bot_api.too_many(3))
+    with pytest.raises(PlatformError) as limited:
+        await bot.delete("1", id_)
+    assert (limited.value.is_temporary, limited.value.retry_after) == (True, 3.0)
+    api.fail("sendMessage", bot_api.too_many(3))
+    with pytest.raises(PlatformError, match="3 s"):  # at once: the listener follows other chats
+        await bot.send(Post("1", "so far", is_draft=True))
+
+
 async def test_a_file_is_a_document(api: BotApi, bot: TelegramBot) -> None:
     await bot.send(Post("1", files=[Attachment("report.csv", "text/csv", b"a,b\n1,2\n")]))
     assert api.sent[0].document == ("report.csv", b"a,b\n1,2\n")

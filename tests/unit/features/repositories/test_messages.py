@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from sqlmodel import col, select
 
+from daybook.delivery import outbox
 from daybook.features.repositories import messages, operations
 from daybook.features.repositories.tables import ChangeStatus
 from daybook.ledger.tables import OutboxRow
@@ -53,3 +54,16 @@ async def test_a_change_that_lands_is_not_reported(
     await changed(world, granted, a="two\n")
     assert (await operations.show(granted.run_id)).status == ChangeStatus.LANDED
     assert await bodies(world) == []
+
+
+async def test_a_change_that_is_decided_before_its_message_is_sent_is_not_reported(
+    world: World, running: Started, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "operator_channel", lambda: "telegram")
+    granted = await running(repo=str(project), ref="main")
+    await changed(world, granted, a="two\n")
+    statuses = select(OutboxRow.status).where(col(OutboxRow.event) == messages.EVENT)
+    for expected in (["pending"], ["suppressed"]):
+        async with world.ledger.read() as session:
+            assert [*(await session.execute(statuses)).scalars()] == expected
+        await operations.discard(granted.run_id)
