@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import tomllib
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect.exceptions import ObjectNotFound
+from sqlalchemy import delete
+from sqlmodel import col
 
 from daybook import __version__, settings
 from daybook import home as homes
@@ -15,13 +23,28 @@ from daybook.errors import InvalidInput, LedgerKeyMissing
 from daybook.features.workers import invitation, joining
 from daybook.home import Home
 from daybook.ledger.engine import Ledger
+from daybook.ledger.tables import Fact
+from daybook.prefect import client, links
 from daybook.resources import copies, encryption
 from tests import databases
 from tests.databases import Postgresql
 
 pytestmark = pytest.mark.anyio
 
-PREFECT = "http://prefect.example:4200/api"
+PREFECT, POOL = "http://prefect.example:4200/api", "pool-1"
+
+WRITTEN = ["ledger-key", "prefect-server.json", "config.toml"]
+"""The files that `join` writes, in this order."""
+WRITERS = (
+    (joining, "make_private_file"),
+    (homes, "replace_private_file"),
+    (joining, "replace_private_file"),
+)
+"""The functions with which it writes them."""
+
+
+class Killed(BaseException):
+    """The process ends here."""
 
 
 @pytest.fixture
@@ -33,16 +56,62 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Postgresql:
 
 @pytest.fixture
 def joining_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
-    """Return a new home, in which Prefect answers at the invitation's address."""
+    """Return a new home, on a machine without Prefect settings."""
     home = Home(tmp_path / "second")
     monkeypatch.setenv("DAYBOOK_HOME", str(home.path))
-
-    async def answers(invited: invitation.Invitation) -> str:
-        return invited.prefect_api_url
-
-    monkeypatch.setattr(joining, "_check_prefect", answers)
-    monkeypatch.setattr(homes, "is_configured_by_user", lambda: False)
+    for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING"):
+        monkeypatch.setenv(name, "")  # `join` sets them, and the test ends with the earlier value
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
     return home
+
+
+@pytest.fixture(autouse=True)
+def pools(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Return Prefect servers that answer, by their address, with the id of their work pool."""
+    servers = {PREFECT: POOL}
+
+    @asynccontextmanager
+    async def connected() -> AsyncIterator[FakePrefect]:
+        address = homes.user_prefect()
+        yield FakePrefect(address, servers[address])
+
+    monkeypatch.setattr(client, "connected", connected)
+    return servers
+
+
+@dataclass
+class FakePrefect:
+    """Client of a Prefect server that answers, with a work pool unless the id is empty."""
+
+    api_url: str
+    pool_id: str
+
+    async def api_healthcheck(self) -> None:
+        return None
+
+    async def api_version(self) -> str:
+        return "3"
+
+    async def read_work_pool(self, _: str) -> FakePool:
+        if not self.pool_id:
+            raise ObjectNotFound(ValueError())
+        return FakePool(self.pool_id)
+
+
+@dataclass
+class FakePool:
+    id: str
+
+
+async def join(url: str, file: Path) -> joining.Joined:
+    """Join as a command does: its process ends with its variables."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING"):
+            patch.setenv(name, os.environ.get(name, ""))
+            if not os.environ[name]:
+                patch.delenv(name)
+        return await joining.join(url, file)
 
 
 async def invite(address: str, file: Path, first: Home, **changes: Any) -> None:
@@ -50,6 +119,7 @@ async def invite(address: str, file: Path, first: Home, **changes: Any) -> None:
     async with Ledger(address) as ledger:
         async with ledger.write() as session:
             await copies.get_or_create_key(session, first.make())
+            await links.record_instance(session, POOL, [])
         content = {
             "version": __version__,
             "ledger_id": ledger.id,
@@ -71,7 +141,7 @@ async def test_a_home_joins_with_key_prefect_and_settings_and_again_changes_noth
     first, file = Home(tmp_path / "first"), tmp_path / "invitation.json"
     await invite(database.address, file, first)
 
-    joined = await joining.join(database.url, file)
+    joined = await join(database.url, file)
 
     shared = {"timezone": "Europe/Berlin", "max_concurrent": 9, "max_per_agent": {"a": 2}}
     assert joined.settings == shared
@@ -83,7 +153,7 @@ async def test_a_home_joins_with_key_prefect_and_settings_and_again_changes_noth
         assert (joining_home.path / each).stat().st_mode & 0o777 == 0o600
     before = (joining_home.path / "config.toml").read_bytes()
     assert settings.load().max_concurrent == 9
-    await joining.join(database.url, file)
+    await join(database.url, file)
     assert (joining_home.path / "config.toml").read_bytes() == before
 
 
@@ -106,7 +176,7 @@ async def test_what_does_not_fit_is_refused_and_nothing_is_written(
     file = tmp_path / "invitation.json"
     await invite(database.address, file, Home(tmp_path / "first"), **changes)
     with pytest.raises(InvalidInput, match=message) as error:
-        await joining.join(database.url, file)
+        await join(database.url, file)
     assert "geheim" not in str(error.value)
     assert not joining_home.path.exists()
 
@@ -118,7 +188,7 @@ async def test_a_setting_that_differs_is_refused(
     file = tmp_path / "invitation.json"
     await invite(database.address, file, Home(tmp_path / "first"))
     with pytest.raises(InvalidInput, match='timezone is "UTC" here, "Europe/Berlin" there'):
-        await joining.join(database.url, file)
+        await join(database.url, file)
     assert not joining_home.path.exists()
 
 
@@ -128,7 +198,7 @@ async def test_a_database_without_a_ledger_stays_empty(
     file = tmp_path / "invitation.json"
     await invite(f"sqlite+aiosqlite:///{tmp_path}/other.db", file, Home(tmp_path / "first"))
     with pytest.raises(InvalidInput, match="contains no ledger"):
-        await joining.join(database.url, file)
+        await join(database.url, file)
     assert database.tables() == []
     assert not joining_home.path.exists()
 
@@ -141,8 +211,159 @@ async def test_the_key_of_another_ledger_is_refused(
     key = other.read_text().strip()
     await invite(database.address, file, Home(tmp_path / "first"), ledger_key=key)
     with pytest.raises(LedgerKeyMissing, match="the invitation has another key"):
-        await joining.join(database.url, file)
+        await join(database.url, file)
     assert not joining_home.path.exists()
+
+
+@pytest.mark.parametrize("pool", ["pool-2", ""])
+@pytest.mark.parametrize("source", ["variable", "profile", "invitation"])
+async def test_another_prefect_than_the_ledgers_is_refused(
+    database: Postgresql,
+    joining_home: Home,
+    pools: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    source: str,
+    pool: str,
+) -> None:
+    file, other = tmp_path / "invitation.json", "http://ann:geheim@other.example:4200/api"
+    pools[other] = pool
+    invited = other if source == "invitation" else PREFECT
+    await invite(database.address, file, Home(tmp_path / "first"), prefect_api_url=invited)
+    if source == "variable":
+        monkeypatch.setenv("PREFECT_API_URL", other)
+    elif source == "profile":
+        (tmp_path / "prefect").mkdir()
+        profile = f'active = "x"\n[profiles.x]\nPREFECT_API_URL = "{other}"\n'
+        (tmp_path / "prefect" / "profiles.toml").write_text(profile)
+    with pytest.raises(InvalidInput, match="other.example:4200/api is not the server") as error:
+        await join(database.url, file)
+    assert "geheim" not in str(error.value)
+    assert not joining_home.path.exists()
+
+
+async def test_the_ledgers_prefect_in_the_machines_settings_is_kept(
+    database: Postgresql,
+    joining_home: Home,
+    pools: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    file = tmp_path / "invitation.json"
+    await invite(database.address, file, Home(tmp_path / "first"))
+    pools["http://10.0.0.3:4200/api"] = POOL
+    monkeypatch.setenv("PREFECT_API_URL", "http://10.0.0.3:4200/api")
+    assert (await join(database.url, file)).prefect == "http://10.0.0.3:4200/api"
+    assert not joining_home.joined_prefect.exists()
+
+
+async def test_a_ledger_without_a_prefect_is_refused(
+    database: Postgresql, joining_home: Home, tmp_path: Path
+) -> None:
+    file = tmp_path / "invitation.json"
+    await invite(database.address, file, Home(tmp_path / "first"))
+    async with Ledger(database.address) as ledger, ledger.write() as session:
+        await session.execute(delete(Fact).where(col(Fact.key) == "pool"))
+    with pytest.raises(InvalidInput, match="has no Prefect server yet"):
+        await join(database.url, file)
+    assert not joining_home.path.exists()
+
+
+async def test_the_key_of_a_home_is_not_overwritten(
+    database: Postgresql, joining_home: Home, tmp_path: Path
+) -> None:
+    file = tmp_path / "invitation.json"
+    await invite(database.address, file, Home(tmp_path / "first"))
+    encryption.read_or_create_key(joining_home.make().ledger_key)
+    before = joining_home.ledger_key.read_text()
+    with pytest.raises(InvalidInput, match="ledger-key exists, with another secret") as error:
+        await join(database.url, file)
+    assert before.strip() not in str(error.value)
+    assert joining_home.ledger_key.read_text() == before
+    assert not (joining_home.path / "config.toml").exists()
+
+
+async def test_a_key_that_another_command_writes_during_a_join_is_not_overwritten(
+    database: Postgresql,
+    joining_home: Home,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    file = tmp_path / "invitation.json"
+    await invite(database.address, file, Home(tmp_path / "first"))
+
+    def write_first(key: Path, text: str) -> None:
+        key.write_text("dbk_other")
+        homes.make_private_file(key, text)
+
+    monkeypatch.setattr(joining, "make_private_file", write_first)
+    with pytest.raises(InvalidInput, match="ledger-key exists, with another secret"):
+        await join(database.url, file)
+    assert joining_home.ledger_key.read_text() == "dbk_other"
+    assert not (joining_home.path / "config.toml").exists()
+
+
+async def test_a_service_with_another_ledger_does_not_join(
+    database: Postgresql, joining_home: Home, tmp_path: Path
+) -> None:
+    file = tmp_path / "invitation.json"
+    await invite(database.address, file, Home(tmp_path / "first"))
+    joining_home.make().service_environment.write_text("DAYBOOK_LEDGER_URL=postgresql://x/geheim")
+    with pytest.raises(InvalidInput, match=r"service\.env: sets DAYBOOK_LEDGER_URL") as error:
+        await join(database.url, file)
+    assert "geheim" not in str(error.value)
+    assert not joining_home.ledger_key.exists()
+
+
+@pytest.mark.parametrize("killed_at", WRITTEN)
+async def test_a_join_that_was_killed_is_completed_by_the_next_one(
+    database: Postgresql,
+    joining_home: Home,
+    pools: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    killed_at: str,
+) -> None:
+    file, moved = tmp_path / "invitation.json", "http://moved.example:4200/api"
+    await invite(database.address, file, Home(tmp_path / "first"))
+
+    def write_until_killed(write: Callable[[Path, str], None], target: Path, text: str) -> None:
+        if target.name == killed_at:
+            raise Killed
+        write(target, text)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name in WRITERS:
+            patch.setattr(module, name, partial(write_until_killed, getattr(homes, name)))
+        with pytest.raises(Killed):
+            await join(database.url, file)
+    written = WRITTEN[: WRITTEN.index(killed_at)]
+    assert [each for each in WRITTEN if (joining_home.path / each).exists()] == written
+
+    pools[moved] = POOL  # the next invitation has a new address of the same server
+    await invite(database.address, file, Home(tmp_path / "first"), prefect_api_url=moved)
+    joined = await join(database.url, file)
+
+    assert joined.prefect == moved
+    assert joining_home.read_joined_prefect() == (moved, "ann:geheim")
+    assert [each for each in WRITTEN if (joining_home.path / each).exists()] == WRITTEN
+    assert settings.load().max_concurrent == 9
+
+
+async def test_a_later_invitation_replaces_the_server_and_adds_settings(
+    database: Postgresql, joining_home: Home, tmp_path: Path
+) -> None:
+    file, first = tmp_path / "invitation.json", Home(tmp_path / "first")
+    await invite(database.address, file, first, prefect_auth="old", shared={"timezone": "UTC"})
+    await join(database.url, file)
+    shared = {"timezone": "UTC", "keep_days": 7}
+    await invite(database.address, file, first, shared=shared)
+
+    await join(database.url, file)
+
+    assert joining_home.read_joined_prefect() == (PREFECT, "ann:geheim")
+    written = tomllib.loads((joining_home.path / "config.toml").read_text())
+    assert written == {"ledger_url": database.url, **shared}
 
 
 async def test_a_home_with_a_ledger_of_its_own_does_not_join(
@@ -153,7 +374,7 @@ async def test_a_home_with_a_ledger_of_its_own_does_not_join(
     joining_home.make()
     (joining_home.path / "ledger.db").touch()
     with pytest.raises(InvalidInput, match="has a ledger already"):
-        await joining.join(database.url, file)
+        await join(database.url, file)
     assert not joining_home.ledger_key.exists()
 
 
@@ -164,7 +385,7 @@ async def test_only_a_postgresql_address_can_be_joined(
     file = tmp_path / "invitation.json"
     await invite(f"sqlite+aiosqlite:///{tmp_path}/other.db", file, Home(tmp_path / "first"))
     with pytest.raises(InvalidInput, match=r"url"):
-        await joining.join(url, file)
+        await join(url, file)
 
 
 async def test_a_ledger_in_a_file_has_no_invitations(daybook_home: Home, tmp_path: Path) -> None:
