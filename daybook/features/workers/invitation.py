@@ -1,7 +1,8 @@
 """The invitation of another home to this ledger: a file that `join` reads on another machine.
 
-It contains the ledger's key, the address of Prefect with its credential, and the settings that all
-homes of a ledger must share. So it is as secret as the ledger's key: its mode is 0600.
+It contains the ledger's key, the address of Prefect with its credential, the secrets that sign
+callbacks and links, the settings that all homes of a ledger must share, and those that the leader
+uses. So it is as secret as the ledger's key: its mode is 0600.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pydantic import BaseModel, Field, SecretStr, ValidationError
 from daybook import __version__, plain_text, settings
 from daybook import home as homes
 from daybook.api import authorization
+from daybook.delivery import home_secret
 from daybook.errors import InvalidInput
 from daybook.home import make_private_file
 from daybook.ledger.engine import Ledger
@@ -27,22 +29,41 @@ SHARED_SETTINGS = (
     *("keep_days", "keep_transcript_days", "keep_disabled_days", "keep_runs"),
 )
 """The settings that decide about runs, whichever home claims them or leads."""
+LEADER_SETTINGS = ("ping_url", "ping_findings", "public_url", "allowed_hosts", "approval_links")
+"""Settings that a home gets from the invitation unless it sets them, for the time when it leads."""
+SECRETS = ("ledger_key", "prefect_auth", "webhook_secret", "browser_key")
 
 
 class Invitation(BaseModel, frozen=True):
-    """The content of the file. ``shared`` has the shared settings that differ from the default."""
+    """The content of the file.
+
+    ``webhook_secret`` and ``browser_key`` are the contents of the home's files (`Home`).
+    ``shared`` and ``leader`` have the settings that differ from the default, as JSON.
+    """
 
     version: str
     ledger_id: str
     ledger_key: SecretStr
     prefect_api_url: str
     prefect_auth: SecretStr
+    webhook_secret: SecretStr
+    browser_key: SecretStr
     shared: dict[str, Any] = Field(repr=False)
+    leader: dict[str, Any] = Field(repr=False)
 
 
 def shared_of(loaded: settings.Settings) -> dict[str, Any]:
     """Return the shared settings, as JSON."""
     return loaded.model_dump(mode="json", include=set(SHARED_SETTINGS))
+
+
+def leader_of(loaded: settings.Settings) -> dict[str, Any]:
+    """Return the leader's settings that differ from the default, as JSON. `ping_url` is secret."""
+    # The setting of a feature that is left out is unknown.
+    found = loaded.model_dump(mode="json", include=set(LEADER_SETTINGS), exclude_defaults=True)
+    if "ping_url" in found:
+        found["ping_url"] = loaded.ping_url.get_secret_value()
+    return found
 
 
 def differences(invited: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
@@ -54,8 +75,8 @@ async def write(file: Path) -> Invitation:
     """Write an invitation of another home to this home's ledger; return it.
 
     Raise `InvalidInput` if the file exists, if another machine cannot reach the ledger or Prefect,
-    or if the actor is an agent. Raise `LedgerUnreachable`, and `LedgerKeyMissing` if this home does
-    not have the ledger's key.
+    or if the actor is an agent. Raise `LedgerUnreachable`, `LedgerKeyMissing` if this home does not
+    have the ledger's key, and the errors of `home_secret.read_secrets`.
     """
     authorization.require_operator()
     _check_new(file)
@@ -74,13 +95,17 @@ async def write(file: Path) -> Invitation:
     async with Ledger(loaded.ledger_address) as ledger:
         async with ledger.write() as session:
             await copies.get_or_create_key(session, home)
+        signing = home_secret.read_secrets(home)
         invitation = Invitation(
             version=__version__,
             ledger_id=ledger.id,
             ledger_key=SecretStr(plain_text.read(home.ledger_key).strip()),
             prefect_api_url=api.url,
             prefect_auth=api.auth_string or SecretStr(os.environ.get(homes.CLIENT_CREDENTIAL, "")),
+            webhook_secret=SecretStr(home_secret.as_text(signing)),
+            browser_key=SecretStr(home.browser_key()),
             shared=differences(shared_of(loaded), usual()),
+            leader=leader_of(loaded),
         )
     make_private_file(file, _as_json(invitation))
     return invitation
@@ -101,8 +126,7 @@ def usual() -> dict[str, Any]:
 
 
 def _as_json(invitation: Invitation) -> str:
-    secrets = ("ledger_key", "prefect_auth")
-    revealed = {name: getattr(invitation, name).get_secret_value() for name in secrets}
+    revealed = {name: getattr(invitation, name).get_secret_value() for name in SECRETS}
     return json.dumps({**invitation.model_dump(mode="json"), **revealed}, indent=1) + "\n"
 
 
@@ -111,6 +135,7 @@ def read(file: Path) -> Invitation:
     try:
         invitation = Invitation.model_validate_json(plain_text.read(file))
         known = invitation.shared.keys() <= set(SHARED_SETTINGS)
+        known = known and invitation.leader.keys() <= set(LEADER_SETTINGS)
     except OSError as error:
         hint = "write one on a machine of the ledger: daybook invite FILE"
         raise InvalidInput("key-file", f"{file} cannot be read: {error.strerror}", hint) from None

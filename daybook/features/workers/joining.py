@@ -4,10 +4,12 @@
 
     check the invitation, the ledger, its key, the settings and Prefect   nothing is written
       ├─ ledger-key              killed after any of these lines: this home does not use the
-      ├─ prefect-server.json     ledger yet, and the same `join` continues
+      ├─ webhook-secret          ledger yet, and the same `join` continues
+      ├─ browser-key
+      ├─ prefect-server.json
       └─ config.toml             from here on, this home uses the ledger
 
-A key with other content is never overwritten, because it may be the only copy.
+A secret with other content is never overwritten, because it may be the only copy.
 """
 
 from __future__ import annotations
@@ -36,11 +38,15 @@ from daybook.prefect import client as connection
 from daybook.prefect import instances, links
 from daybook.resources import copies, encryption
 
+SECRET = "(secret)"
+"""What `Joined` has instead of the value of a secret setting."""
+
 
 class Joined(BaseModel, frozen=True):
     """A home that has joined a ledger: its folder, the ledger without a password, and Prefect.
 
-    ``settings`` are the settings that were written to `config.toml`, without the ledger's address.
+    ``settings`` are the settings that were written to `config.toml`, without the ledger's address
+    and without the value of a secret.
     ``warnings`` are differences that do not stop a worker, such as a skewed clock.
     """
 
@@ -86,8 +92,9 @@ async def join(url: str, file: Path) -> Joined:
             home.write_joined_prefect(invited.prefect_api_url, credential)
         if new or not _is_joined(address):
             replace_private_file(config, text)
+    shown = {name: SECRET if name == "ping_url" else value for name, value in new.items()}
     return Joined(
-        home=str(home.path), ledger=found.place, prefect=prefect, settings=new, warnings=warned
+        home=str(home.path), ledger=found.place, prefect=prefect, settings=shown, warnings=warned
     )
 
 
@@ -124,7 +131,11 @@ def _check_home(home: Home, address: str) -> None:
 
 def _secrets(home: Home, invited: Invitation) -> dict[Path, str]:
     """Return the secrets of the invitation by their files."""
-    return {home.ledger_key: invited.ledger_key.get_secret_value()}
+    return {
+        home.ledger_key: invited.ledger_key.get_secret_value(),
+        home.webhook_secret: invited.webhook_secret.get_secret_value(),
+        home.browser_key_file: invited.browser_key.get_secret_value(),
+    }
 
 
 def _check_secrets(home: Home, invited: Invitation) -> None:
@@ -150,7 +161,10 @@ def _write_secrets(home: Home, invited: Invitation) -> None:
 
 
 def _check_settings(invited: Invitation) -> dict[str, Any]:
-    """Return the shared settings to write; raise `InvalidInput` if this home sets another value."""
+    """Return the settings to write: those of the invitation that this home does not set.
+
+    Raise `InvalidInput` if this home sets another value of a shared setting.
+    """
     loaded = settings.load()
     own = invitations.shared_of(loaded)
     expected = {**invitations.usual(), **invited.shared}
@@ -163,7 +177,16 @@ def _check_settings(invited: Invitation) -> dict[str, Any]:
     if wrong:
         hint = "all homes of a ledger need the same value: change it on one side"
         raise InvalidInput("settings", "; ".join(wrong), hint)
-    return {name: value for name, value in invited.shared.items() if name not in chosen}
+    secret = loaded.webhook_secret.get_secret_value()
+    if secret and secret not in invited.webhook_secret.get_secret_value().splitlines():
+        hint = "unset it here; this home gets the secret in its file webhook-secret"
+        raise InvalidInput("webhook_secret", "is not the secret of the other machines", hint)
+    given, known = {**invited.shared, **invited.leader}, settings.all_settings().model_fields
+    return {
+        name: value
+        for name, value in given.items()
+        if name in known and name not in loaded.model_fields_set
+    }
 
 
 def _key(invited: Invitation) -> encryption.Key:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import tomllib
@@ -14,11 +15,14 @@ from typing import Any
 
 import pytest
 from prefect.exceptions import ObjectNotFound
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from sqlalchemy import delete
 from sqlmodel import col
 
 from daybook import __version__, settings
 from daybook import home as homes
+from daybook.clock import SYSTEM_CLOCK
+from daybook.delivery import home_secret
 from daybook.errors import InvalidInput, LedgerKeyMissing
 from daybook.features.workers import invitation, joining
 from daybook.home import Home
@@ -33,7 +37,9 @@ pytestmark = pytest.mark.anyio
 
 PREFECT, POOL = "http://prefect.example:4200/api", "pool-1"
 
-WRITTEN = ["ledger-key", "prefect-server.json", "config.toml"]
+SIGNING = f"whsec_{base64.b64encode(b'geheim' * 5).decode()}"
+PING = "https://ping.example/geheim"
+WRITTEN = ["ledger-key", "webhook-secret", "browser-key", "prefect-server.json", "config.toml"]
 """The files that `join` writes, in this order."""
 WRITERS = (
     (joining, "make_private_file"),
@@ -126,6 +132,9 @@ async def invite(address: str, file: Path, first: Home, **changes: Any) -> None:
             "ledger_key": first.ledger_key.read_text().strip(),
             "prefect_api_url": PREFECT,
             "prefect_auth": "ann:geheim",
+            "webhook_secret": f"{SIGNING}\n",
+            "browser_key": "bk-geheim",
+            "leader": {"ping_url": PING, "public_url": "https://daybook.example"},
             "shared": {"timezone": "Europe/Berlin", "max_concurrent": 9, "max_per_agent": {"a": 2}},
         }
     _write(file, content | changes)
@@ -144,12 +153,15 @@ async def test_a_home_joins_with_key_prefect_and_settings_and_again_changes_noth
     joined = await join(database.url, file)
 
     shared = {"timezone": "Europe/Berlin", "max_concurrent": 9, "max_per_agent": {"a": 2}}
-    assert joined.settings == shared
+    leader = {"ping_url": PING, "public_url": "https://daybook.example"}
+    assert joined.settings == {**shared, **leader, "ping_url": "(secret)"}
     written = tomllib.loads((joining_home.path / "config.toml").read_text())
-    assert written == {"ledger_url": database.url, **joined.settings}
+    assert written == {"ledger_url": database.url, **shared, **leader}
     assert joining_home.ledger_key.read_text() == first.ledger_key.read_text()
+    assert home_secret.read_secrets(joining_home) == [(SIGNING, None)]
+    assert joining_home.browser_key() == "bk-geheim"
     assert joining_home.read_joined_prefect() == (PREFECT, "ann:geheim")
-    for each in ("config.toml", "ledger-key", "prefect-server.json"):
+    for each in WRITTEN:
         assert (joining_home.path / each).stat().st_mode & 0o777 == 0o600
     before = (joining_home.path / "config.toml").read_bytes()
     assert settings.load().max_concurrent == 9
@@ -190,6 +202,64 @@ async def test_a_setting_that_differs_is_refused(
     with pytest.raises(InvalidInput, match='timezone is "UTC" here, "Europe/Berlin" there'):
         await join(database.url, file)
     assert not joining_home.path.exists()
+
+
+async def test_settings_of_the_leader_that_a_home_sets_are_kept(
+    database: Postgresql, joining_home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAYBOOK_PUBLIC_URL", "https://second.example")
+    file = tmp_path / "invitation.json"
+    await invite(database.address, file, Home(tmp_path / "first"))
+    await join(database.url, file)
+    written = tomllib.loads((joining_home.path / "config.toml").read_text())
+    assert written["ping_url"] == PING
+    assert "public_url" not in written
+
+
+async def test_another_signing_secret_in_a_setting_is_refused(
+    database: Postgresql, joining_home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, own = tmp_path / "invitation.json", home_secret.new_secret()
+    await invite(database.address, file, Home(tmp_path / "first"))
+    monkeypatch.setenv("DAYBOOK_WEBHOOK_SECRET", own)
+    with pytest.raises(InvalidInput, match="webhook_secret: is not the secret") as error:
+        await join(database.url, file)
+    assert own not in str(error.value)
+    assert SIGNING not in str(error.value)
+    assert not joining_home.path.exists()
+    monkeypatch.setenv("DAYBOOK_WEBHOOK_SECRET", SIGNING)
+    await join(database.url, file)
+
+
+async def test_an_invitation_has_the_secrets_and_settings_of_its_home(
+    database: Postgresql, joining_home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, file = Home(tmp_path / "first").make(), tmp_path / "invitation.json"
+    now = SYSTEM_CLOCK.now()
+    with monkeypatch.context() as patch:
+        patch.setenv("DAYBOOK_HOME", str(first.path))
+        patch.setenv("DAYBOOK_LEDGER_URL", database.url)
+        patch.setenv("PREFECT_API_AUTH_STRING", "ann:geheim")
+        patch.setenv("DAYBOOK_PING_URL", PING)
+        patch.setenv("DAYBOOK_APPROVAL_LINKS", "login")
+        patch.setenv("DAYBOOK_KEEP_DAYS", "7")
+        with temporary_settings({PREFECT_API_URL: PREFECT}):
+            home_secret.rotate_default(first, now)
+            written = await invitation.write(file)
+    assert file.stat().st_mode & 0o777 == 0o600
+    for secret in (PING, first.browser_key(), home_secret.default_secret(first, now)):
+        assert secret in file.read_text()
+        assert secret not in repr(written)
+    async with Ledger(database.address) as ledger, ledger.write() as session:
+        await links.record_instance(session, POOL, [])
+
+    await join(database.url, file)
+
+    for name in ("ledger-key", "webhook-secret", "browser-key"):
+        assert (joining_home.path / name).read_text() == (first.path / name).read_text()
+    loaded = settings.load()
+    assert (loaded.ping_url.get_secret_value(), loaded.keep_days) == (PING, 7)
+    assert tomllib.loads((joining_home.path / "config.toml").read_text())["approval_links"] == "login"
 
 
 async def test_a_database_without_a_ledger_stays_empty(
@@ -269,18 +339,18 @@ async def test_a_ledger_without_a_prefect_is_refused(
     assert not joining_home.path.exists()
 
 
-async def test_the_key_of_a_home_is_not_overwritten(
-    database: Postgresql, joining_home: Home, tmp_path: Path
+@pytest.mark.parametrize("name", ["ledger-key", "webhook-secret", "browser-key"])
+async def test_a_secret_of_the_home_is_not_overwritten(
+    database: Postgresql, joining_home: Home, tmp_path: Path, name: str
 ) -> None:
-    file = tmp_path / "invitation.json"
+    file, own = tmp_path / "invitation.json", joining_home.make().path / name
     await invite(database.address, file, Home(tmp_path / "first"))
-    encryption.read_or_create_key(joining_home.make().ledger_key)
-    before = joining_home.ledger_key.read_text()
-    with pytest.raises(InvalidInput, match="ledger-key exists, with another secret") as error:
+    own.write_text("dbk_own")
+    with pytest.raises(InvalidInput, match=f"{name} exists, with another secret") as error:
         await join(database.url, file)
-    assert before.strip() not in str(error.value)
-    assert joining_home.ledger_key.read_text() == before
-    assert not (joining_home.path / "config.toml").exists()
+    assert "dbk_own" not in str(error.value)
+    assert own.read_text() == "dbk_own"
+    assert [each for each in WRITTEN if (joining_home.path / each).exists()] == [name]
 
 
 async def test_a_key_that_another_command_writes_during_a_join_is_not_overwritten(
@@ -354,10 +424,10 @@ async def test_a_later_invitation_replaces_the_server_and_adds_settings(
     database: Postgresql, joining_home: Home, tmp_path: Path
 ) -> None:
     file, first = tmp_path / "invitation.json", Home(tmp_path / "first")
-    await invite(database.address, file, first, prefect_auth="old", shared={"timezone": "UTC"})
+    old, shared = {"timezone": "UTC"}, {"timezone": "UTC", "keep_days": 7}
+    await invite(database.address, file, first, prefect_auth="old", shared=old, leader={})
     await join(database.url, file)
-    shared = {"timezone": "UTC", "keep_days": 7}
-    await invite(database.address, file, first, shared=shared)
+    await invite(database.address, file, first, shared=shared, leader={})
 
     await join(database.url, file)
 
