@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import json
 import os
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, Field, SecretStr, ValidationError
+from sqlalchemy import make_url
 
 from daybook import __version__, plain_text, settings
 from daybook import home as homes
@@ -58,12 +61,17 @@ def shared_of(loaded: settings.Settings) -> dict[str, Any]:
 
 
 def leader_of(loaded: settings.Settings) -> dict[str, Any]:
-    """Return the leader's settings that differ from the default, as JSON. `ping_url` is secret."""
+    """Return the leader's settings that differ from the default, as JSON, with secrets."""
     # The setting of a feature that is left out is unknown.
     found = loaded.model_dump(mode="json", include=set(LEADER_SETTINGS), exclude_defaults=True)
-    if "ping_url" in found:
-        found["ping_url"] = loaded.ping_url.get_secret_value()
+    for name in filter(is_secret, found):
+        found[name] = getattr(loaded, name).get_secret_value()
     return found
+
+
+def is_secret(name: str) -> bool:
+    """Return whether the setting ``name`` is a secret."""
+    return settings.all_settings().model_fields[name].annotation is SecretStr
 
 
 def differences(invited: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
@@ -84,13 +92,18 @@ async def write(file: Path) -> Invitation:
     if not loaded.ledger_url.startswith("postgresql"):
         hint = "move it to PostgreSQL first: daybook ledger move postgresql://user@host/database"
         raise InvalidInput("ledger", "is a file of this machine", hint)
+    if any(map(_is_loopback, _database_hosts(loaded.ledger_url))):
+        hint = "set DAYBOOK_LEDGER_URL, or ledger_url, to an address with the machine's name"
+        raise InvalidInput("ledger", "has an address that only this machine can reach", hint)
     homes.configure_prefect()
     from prefect.settings import get_current_settings  # reads the variables when it is imported
 
     api = get_current_settings().api
+    hint = "start a Prefect server for all machines, and set PREFECT_API_URL to its address"
     if not api.url or homes.is_own_server(api.url):
-        hint = "start a Prefect server for all machines, and set PREFECT_API_URL to its address"
         raise InvalidInput("Prefect", "is the server of this machine's `daybook up`", hint)
+    if _is_loopback(urlsplit(api.url).hostname or ""):
+        raise InvalidInput("Prefect", "has an address that only this machine can reach", hint)
     home = homes.current_home()
     async with Ledger(loaded.ledger_address) as ledger:
         async with ledger.write() as session:
@@ -109,6 +122,26 @@ async def write(file: Path) -> Invitation:
         )
     make_private_file(file, _as_json(invitation))
     return invitation
+
+
+def _database_hosts(address: str) -> list[str]:
+    """Return the hosts in the address of a PostgreSQL ledger; a socket is "" or a path."""
+    url = make_url(address)
+    named = url.query.get("host", ())
+    hosts = [url.host or "", *([named] if isinstance(named, str) else named)]
+    return list(filter(None, hosts)) or [os.environ.get("PGHOST", "")]
+
+
+def _is_loopback(host: str) -> bool:
+    """Return whether only this machine can reach ``host``: a loopback address, or a socket."""
+    if not host or host.startswith("/"):
+        return True
+    name = host.rstrip(".").lower()
+    try:
+        address = ip_address(name)
+    except ValueError:
+        return name == "localhost" or name.endswith(".localhost")
+    return address.is_loopback or address.is_unspecified
 
 
 def _check_new(file: Path) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import os
+import tomllib
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -83,7 +84,7 @@ async def join(url: str, file: Path) -> Joined:
     prefect = await _check_prefect(invited, found.pool_id, own_prefect)
     warned = [text for text in (clock_skew("the ledger's", found.skew),) if text]
     config = settings.config_file()
-    text = _as_toml(new) + ledger_setting.with_ledger_url(config, url)
+    text = _with_settings(ledger_setting.with_ledger_url(config, url), new)
     with home_lock.hold(home, command="join"):
         _check_home(home, address)
         _write_secrets(home.make(), invited)
@@ -92,7 +93,7 @@ async def join(url: str, file: Path) -> Joined:
             home.write_joined_prefect(invited.prefect_api_url, credential)
         if new or not _is_joined(address):
             replace_private_file(config, text)
-    shown = {name: SECRET if name == "ping_url" else value for name, value in new.items()}
+    shown = {name: SECRET if invitations.is_secret(name) else value for name, value in new.items()}
     return Joined(
         home=str(home.path), ledger=found.place, prefect=prefect, settings=shown, warnings=warned
     )
@@ -259,12 +260,29 @@ async def _check_prefect(invited: Invitation, pool_id: str | None, own: str) -> 
     return address
 
 
-def _as_toml(values: dict[str, Any]) -> str:
-    return "".join(f"{name} = {_toml(value)}\n" for name, value in values.items())
+def _with_settings(before: str, values: dict[str, Any]) -> str:
+    """Return the text of a settings file with these values, which it does not contain yet.
+
+    Raise `InvalidInput` if this home cannot have a value, for example because it lacks a feature.
+    """
+    settings.load(**values)
+    text = "".join(f"{name} = {_toml(value)}\n" for name, value in values.items()) + before
+    try:
+        is_right = tomllib.loads(text).keys() == {**values, **tomllib.loads(before)}.keys()
+    except tomllib.TOMLDecodeError:
+        is_right = False
+    if not is_right:
+        hint = f"write the settings of the other machines to {settings.config_file()} by hand"
+        raise InvalidInput("key-file", f"has settings that TOML cannot have: {', '.join(values)}", hint)
+    return text
 
 
 def _toml(value: Any) -> str:
+    """Return a JSON value as TOML, which has no null: without the keys whose value is null."""
     if isinstance(value, dict):
-        pairs = (f"{json.dumps(key)} = {_toml(each)}" for key, each in value.items())
-        return f"{{{', '.join(pairs)}}}"
-    return json.dumps(value)
+        present = ((key, each) for key, each in value.items() if each is not None)
+        return f"{{{', '.join(f'{_toml(key)} = {_toml(each)}' for key, each in present)}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml, value))}]"
+    # TOML has no surrogates, and refuses one character that JSON does not escape.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -239,6 +239,7 @@ async def test_an_invitation_has_the_secrets_and_settings_of_its_home(
     with monkeypatch.context() as patch:
         patch.setenv("DAYBOOK_HOME", str(first.path))
         patch.setenv("DAYBOOK_LEDGER_URL", database.url)
+        patch.setattr(invitation, "_is_loopback", lambda _: False)
         patch.setenv("PREFECT_API_AUTH_STRING", "ann:geheim")
         patch.setenv("DAYBOOK_PING_URL", PING)
         patch.setenv("DAYBOOK_APPROVAL_LINKS", "login")
@@ -456,6 +457,65 @@ async def test_only_a_postgresql_address_can_be_joined(
     await invite(f"sqlite+aiosqlite:///{tmp_path}/other.db", file, Home(tmp_path / "first"))
     with pytest.raises(InvalidInput, match=r"url"):
         await join(url, file)
+
+
+async def test_settings_that_toml_cannot_have_are_escaped_or_left_out(
+    database: Postgresql, joining_home: Home, tmp_path: Path
+) -> None:
+    file = tmp_path / "invitation.json"
+    limits = {"\U0001f600": ["a", "\x7f\n\"\\"], "b": None, "c": {"d": None, "e": 1.5}}
+    await invite(database.address, file, Home(tmp_path / "first"), shared={"limits": limits})
+    await join(database.url, file)
+    expected = {"\U0001f600": ["a", "\x7f\n\"\\"], "c": {"e": 1.5}}
+    assert settings.load().limits == expected
+
+
+@pytest.mark.parametrize(
+    ("shared", "message"),
+    [({"limits": {"a": [None]}}, "TOML cannot have: limits"), ({"keep_days": -1}, "KEEP_DAYS")],
+)
+async def test_settings_that_this_home_cannot_have_are_refused(
+    database: Postgresql,
+    joining_home: Home,
+    tmp_path: Path,
+    shared: dict[str, Any],
+    message: str,
+) -> None:
+    file = tmp_path / "invitation.json"
+    await invite(database.address, file, Home(tmp_path / "first"), shared=shared, leader={})
+    with pytest.raises(InvalidInput, match=message):
+        await join(database.url, file)
+    assert not joining_home.path.exists()
+
+
+@pytest.mark.parametrize(
+    ("ledger", "prefect", "field"),
+    [
+        ("postgresql://u:geheim@db/x", "http://127.0.0.1:4200/api", "Prefect"),
+        ("postgresql://u:geheim@db/x", "http://LOCALHOST:4200/api", "Prefect"),
+        ("postgresql://u:geheim@db/x", "http://ann:geheim@[::1]:4200/api", "Prefect"),
+        ("postgresql://u:geheim@db/x", "http://0.0.0.0:4200/api", "Prefect"),
+        ("postgresql://u:geheim@127.0.0.2/x", PREFECT, "ledger"),
+        ("postgresql://u:geheim@localhost:5433/x", PREFECT, "ledger"),
+        ("postgresql:///x?host=/run/postgresql", PREFECT, "ledger"),
+        ("postgresql:///x", PREFECT, "ledger"),
+    ],
+)
+async def test_a_server_that_only_this_machine_can_reach_is_refused(
+    daybook_home: Home,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ledger: str,
+    prefect: str,
+    field: str,
+) -> None:
+    monkeypatch.delenv("PGHOST", raising=False)
+    monkeypatch.setenv("DAYBOOK_LEDGER_URL", ledger)
+    with temporary_settings({PREFECT_API_URL: prefect}):
+        with pytest.raises(InvalidInput, match=f"{field}: has an address that only") as error:
+            await invitation.write(tmp_path / "invitation.json")
+    assert "geheim" not in str(error.value)
+    assert not (tmp_path / "invitation.json").exists()
 
 
 async def test_a_ledger_in_a_file_has_no_invitations(daybook_home: Home, tmp_path: Path) -> None:
