@@ -65,7 +65,9 @@ def read_secrets(home: Home) -> list[SigningSecret]:
 
 def as_text(kept: Iterable[SigningSecret]) -> str:
     """Return the content of a file with these secrets, which is secret too."""
-    return "".join(f"{each} {until.isoformat()}\n" if until else f"{each}\n" for each, until in kept)
+    return "".join(
+        f"{each} {until.isoformat()}\n" if until else f"{each}\n" for each, until in kept
+    )
 
 
 def valid_secrets(kept: Iterable[SigningSecret], now: datetime) -> list[str]:

@@ -25,13 +25,8 @@ from daybook.errors import InvalidInput
 from daybook.home import make_private_file
 from daybook.ledger.engine import Ledger
 from daybook.resources import copies
+from daybook.runs import shared_settings
 
-SHARED_SETTINGS = (
-    *("timezone", "max_concurrent", "max_light", "max_medium", "max_resource_intensive"),
-    *("max_per_agent", "budget", "limits", "user_jobs", "execution_off", "alert_channel"),
-    *("keep_days", "keep_transcript_days", "keep_disabled_days", "keep_runs"),
-)
-"""The settings that decide about runs, whichever home claims them or leads."""
 LEADER_SETTINGS = ("ping_url", "ping_findings", "public_url", "allowed_hosts", "approval_links")
 """Settings that a home gets from the invitation unless it sets them, for the time when it leads."""
 SECRETS = ("ledger_key", "prefect_auth", "webhook_secret", "browser_key")
@@ -55,11 +50,6 @@ class Invitation(BaseModel, frozen=True):
     leader: dict[str, Any] = Field(repr=False)
 
 
-def shared_of(loaded: settings.Settings) -> dict[str, Any]:
-    """Return the shared settings, as JSON."""
-    return loaded.model_dump(mode="json", include=set(SHARED_SETTINGS))
-
-
 def leader_of(loaded: settings.Settings) -> dict[str, Any]:
     """Return the leader's settings that differ from the default, as JSON, with secrets."""
     # The setting of a feature that is left out is unknown.
@@ -72,11 +62,6 @@ def leader_of(loaded: settings.Settings) -> dict[str, Any]:
 def is_secret(name: str) -> bool:
     """Return whether the setting ``name`` is a secret."""
     return settings.all_settings().model_fields[name].annotation is SecretStr
-
-
-def differences(invited: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    """Return the invited values that differ from ``own``."""
-    return {name: value for name, value in invited.items() if own[name] != value}
 
 
 async def write(file: Path) -> Invitation:
@@ -117,7 +102,7 @@ async def write(file: Path) -> Invitation:
             prefect_auth=api.auth_string or SecretStr(os.environ.get(homes.CLIENT_CREDENTIAL, "")),
             webhook_secret=SecretStr(home_secret.as_text(signing)),
             browser_key=SecretStr(home.browser_key()),
-            shared=differences(shared_of(loaded), usual()),
+            shared=shared_settings.changed(loaded),
             leader=leader_of(loaded),
         )
     make_private_file(file, _as_json(invitation))
@@ -149,15 +134,6 @@ def _check_new(file: Path) -> None:
         raise InvalidInput("file", f"{file} exists", "name a new file")
 
 
-def usual() -> dict[str, Any]:
-    """Return the defaults of the shared settings; None for `timezone`."""
-    fields = settings.all_settings().model_fields
-    defaults = {
-        name: fields[name].get_default(call_default_factory=True) for name in SHARED_SETTINGS
-    }
-    return {**defaults, "timezone": None}
-
-
 def _as_json(invitation: Invitation) -> str:
     revealed = {name: getattr(invitation, name).get_secret_value() for name in SECRETS}
     return json.dumps({**invitation.model_dump(mode="json"), **revealed}, indent=1) + "\n"
@@ -167,7 +143,7 @@ def read(file: Path) -> Invitation:
     """Return the invitation in ``file``; raise `InvalidInput`, without the file's content."""
     try:
         invitation = Invitation.model_validate_json(plain_text.read(file))
-        known = invitation.shared.keys() <= set(SHARED_SETTINGS)
+        known = invitation.shared.keys() <= set(shared_settings.NAMES)
         known = known and invitation.leader.keys() <= set(LEADER_SETTINGS)
     except OSError as error:
         hint = "write one on a machine of the ledger: daybook invite FILE"

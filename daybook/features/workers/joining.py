@@ -38,6 +38,7 @@ from daybook.operations import home_lock, ledger_setting, service
 from daybook.prefect import client as connection
 from daybook.prefect import instances, links
 from daybook.resources import copies, encryption
+from daybook.runs import shared_settings
 
 SECRET = "(secret)"
 """What `Joined` has instead of the value of a secret setting."""
@@ -167,8 +168,8 @@ def _check_settings(invited: Invitation) -> dict[str, Any]:
     Raise `InvalidInput` if this home sets another value of a shared setting.
     """
     loaded = settings.load()
-    own = invitations.shared_of(loaded)
-    expected = {**invitations.usual(), **invited.shared}
+    own = shared_settings.of(loaded)
+    expected = {**shared_settings.usual(), **invited.shared}
     chosen = {name: own[name] for name in own if name in loaded.model_fields_set}
     wrong = [
         f"{name} is {json.dumps(value)} here, {json.dumps(expected[name])} there"
@@ -273,7 +274,9 @@ def _with_settings(before: str, values: dict[str, Any]) -> str:
         is_right = False
     if not is_right:
         hint = f"write the settings of the other machines to {settings.config_file()} by hand"
-        raise InvalidInput("key-file", f"has settings that TOML cannot have: {', '.join(values)}", hint)
+        raise InvalidInput(
+            "key-file", f"has settings that TOML cannot have: {', '.join(values)}", hint
+        )
     return text
 
 

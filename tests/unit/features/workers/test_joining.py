@@ -30,6 +30,7 @@ from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import Fact
 from daybook.prefect import client, links
 from daybook.resources import copies, encryption
+from daybook.runs import shared_settings
 from tests import databases
 from tests.databases import Postgresql
 
@@ -260,7 +261,9 @@ async def test_an_invitation_has_the_secrets_and_settings_of_its_home(
         assert (joining_home.path / name).read_text() == (first.path / name).read_text()
     loaded = settings.load()
     assert (loaded.ping_url.get_secret_value(), loaded.keep_days) == (PING, 7)
-    assert tomllib.loads((joining_home.path / "config.toml").read_text())["approval_links"] == "login"
+    assert (
+        tomllib.loads((joining_home.path / "config.toml").read_text())["approval_links"] == "login"
+    )
 
 
 async def test_a_database_without_a_ledger_stays_empty(
@@ -289,6 +292,7 @@ async def test_the_key_of_another_ledger_is_refused(
 @pytest.mark.parametrize("pool", ["pool-2", ""])
 @pytest.mark.parametrize("source", ["variable", "profile", "invitation"])
 async def test_another_prefect_than_the_ledgers_is_refused(
+    *,
     database: Postgresql,
     joining_home: Home,
     pools: dict[str, str],
@@ -307,7 +311,7 @@ async def test_another_prefect_than_the_ledgers_is_refused(
         (tmp_path / "prefect").mkdir()
         profile = f'active = "x"\n[profiles.x]\nPREFECT_API_URL = "{other}"\n'
         (tmp_path / "prefect" / "profiles.toml").write_text(profile)
-    with pytest.raises(InvalidInput, match="other.example:4200/api is not the server") as error:
+    with pytest.raises(InvalidInput, match=r"other\.example:4200/api is not the server") as error:
         await join(database.url, file)
     assert "geheim" not in str(error.value)
     assert not joining_home.path.exists()
@@ -388,6 +392,7 @@ async def test_a_service_with_another_ledger_does_not_join(
 
 @pytest.mark.parametrize("killed_at", WRITTEN)
 async def test_a_join_that_was_killed_is_completed_by_the_next_one(
+    *,
     database: Postgresql,
     joining_home: Home,
     pools: dict[str, str],
@@ -463,10 +468,10 @@ async def test_settings_that_toml_cannot_have_are_escaped_or_left_out(
     database: Postgresql, joining_home: Home, tmp_path: Path
 ) -> None:
     file = tmp_path / "invitation.json"
-    limits = {"\U0001f600": ["a", "\x7f\n\"\\"], "b": None, "c": {"d": None, "e": 1.5}}
+    limits = {"\U0001f600": ["a", '\x7f\n"\\'], "b": None, "c": {"d": None, "e": 1.5}}
     await invite(database.address, file, Home(tmp_path / "first"), shared={"limits": limits})
     await join(database.url, file)
-    expected = {"\U0001f600": ["a", "\x7f\n\"\\"], "c": {"e": 1.5}}
+    expected = {"\U0001f600": ["a", '\x7f\n"\\'], "c": {"e": 1.5}}
     assert settings.load().limits == expected
 
 
@@ -502,6 +507,7 @@ async def test_settings_that_this_home_cannot_have_are_refused(
     ],
 )
 async def test_a_server_that_only_this_machine_can_reach_is_refused(
+    *,
     daybook_home: Home,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -511,9 +517,11 @@ async def test_a_server_that_only_this_machine_can_reach_is_refused(
 ) -> None:
     monkeypatch.delenv("PGHOST", raising=False)
     monkeypatch.setenv("DAYBOOK_LEDGER_URL", ledger)
-    with temporary_settings({PREFECT_API_URL: prefect}):
-        with pytest.raises(InvalidInput, match=f"{field}: has an address that only") as error:
-            await invitation.write(tmp_path / "invitation.json")
+    with (
+        temporary_settings({PREFECT_API_URL: prefect}),
+        pytest.raises(InvalidInput, match=f"{field}: has an address that only") as error,
+    ):
+        await invitation.write(tmp_path / "invitation.json")
     assert "geheim" not in str(error.value)
     assert not (tmp_path / "invitation.json").exists()
 
@@ -524,6 +532,10 @@ async def test_a_ledger_in_a_file_has_no_invitations(daybook_home: Home, tmp_pat
     assert not (tmp_path / "invitation.json").exists()
 
 
-def test_the_shared_settings_exist() -> None:
-    assert set(invitation.SHARED_SETTINGS) <= settings.all_settings().model_fields.keys()
-    assert invitation.usual().keys() == set(invitation.SHARED_SETTINGS)
+def test_the_settings_of_invitations_exist() -> None:
+    names = {*shared_settings.NAMES, *invitation.LEADER_SETTINGS}
+    assert names <= settings.all_settings().model_fields.keys()
+    assert shared_settings.usual().keys() == set(shared_settings.NAMES)
+    secret = [name for name in settings.all_settings().model_fields if invitation.is_secret(name)]
+    assert not set(secret) & set(shared_settings.NAMES)
+    assert "ping_url" in secret
