@@ -254,7 +254,7 @@ async def _check_prefect(invited: Invitation, pool_id: str | None, own: str) -> 
         await connection.check_connection(client)
         address = instances.without_user(str(client.api_url))
         if await instances.pool_id(client) != pool_id:
-            hint = "write a new invitation: daybook invite FILE"
+            hint = "on a machine of the ledger: daybook up, and then a new invitation"
             if own:
                 hint = "change PREFECT_API_URL, or the active profile of Prefect, on this machine"
             raise InvalidInput("Prefect", f"{address} is not the server of this ledger", hint)
