@@ -317,9 +317,12 @@ def is_configured_by_user() -> bool:
 
 
 def _configured_address() -> str:
-    """Return the server address in the user's own Prefect settings; else that of a joined ledger.
+    """Return `user_prefect`; else the server of a joined ledger; empty if there is none."""
+    return user_prefect() or current_home().read_joined_prefect()[0]
 
-    Empty if there is none.
+
+def user_prefect() -> str:
+    """Return the server address in the user's own Prefect settings; empty if they name none.
 
     Raise `InvalidInput` if the variable with the address has no valid URL.
     """
@@ -330,16 +333,15 @@ def _configured_address() -> str:
             legal = "write for example http://127.0.0.1:4200/api"
             raise InvalidInput("PREFECT_API_URL", f"is no URL: {error}", legal) from None
         return address
-    joined, _ = current_home().read_joined_prefect()
     if "PREFECT_HOME" in os.environ and Path(os.environ["PREFECT_HOME"]) == current_home().prefect:
-        return joined
+        return ""
     folder = Path(os.environ.get("PREFECT_HOME") or "~/.prefect").expanduser()
     try:
         profiles = tomllib.loads(plain_text.read(folder / "profiles.toml"))
     except (OSError, tomllib.TOMLDecodeError):
-        return joined
+        return ""
     name = os.environ.get("PREFECT_PROFILE") or profiles.get("active")
-    return str(profiles.get("profiles", {}).get(name, {}).get("PREFECT_API_URL") or joined)
+    return str(profiles.get("profiles", {}).get(name, {}).get("PREFECT_API_URL") or "")
 
 
 def configure_prefect() -> str | None:

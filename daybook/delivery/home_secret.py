@@ -63,6 +63,13 @@ def read_secrets(home: Home) -> list[SigningSecret]:
     return found
 
 
+def as_text(kept: Iterable[SigningSecret]) -> str:
+    """Return the content of a file with these secrets, which is secret too."""
+    return "".join(
+        f"{each} {until.isoformat()}\n" if until else f"{each}\n" for each, until in kept
+    )
+
+
 def valid_secrets(kept: Iterable[SigningSecret], now: datetime) -> list[str]:
     """Return the secrets in ``kept`` that are valid at ``now``, in the same order."""
     return [secret for secret, until in kept if until is None or now < until]
@@ -87,8 +94,8 @@ def rotate_default(home: Home, now: datetime, *, keep: timedelta = ROTATION_GRAC
     old = default_secrets(home, now)
     check_rotation(old, keep)
     new = new_secret()
-    lines = [new, f"{old[0]} {(now + keep).isoformat()}"] if keep else [new]
-    draft = write_private_draft(home.webhook_secret, "".join(f"{line}\n" for line in lines))
+    kept: list[SigningSecret] = [(new, None), (old[0], now + keep)] if keep else [(new, None)]
+    draft = write_private_draft(home.webhook_secret, as_text(kept))
     draft.rename(home.webhook_secret)
     return new
 

@@ -63,10 +63,8 @@ async def record_server(ledger: Ledger, client: PrefectClient, holder: str) -> s
 
 async def record(ledger: Ledger, pool_id: str, api_url: str, holder: str) -> list[PrefectServer]:
     """Record that ``holder`` is connected to this server; return all servers in use, sorted."""
-    parts = urlsplit(api_url)
-    without_user = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])).rstrip("/")
     async with ledger.write() as session:
-        server = PrefectServer(pool_id, without_user, holder, ledger.now())
+        server = PrefectServer(pool_id, without_user(api_url), holder, ledger.now())
         for each in await _all(session):
             # The same address with another id: its pool was deleted and recreated.
             if each.seen_at < server.seen_at - _RETENTION_AGE or each.place == server.place:
@@ -75,6 +73,12 @@ async def record(ledger: Ledger, pool_id: str, api_url: str, holder: str) -> lis
         await session.merge(Fact(key=_PREFIX + pool_id, value=json.dumps(value)))
         await session.flush()
         return await in_use(session, server.seen_at)
+
+
+def without_user(api_url: str) -> str:
+    """Return an address without a user, a password and a slash at the end."""
+    parts = urlsplit(api_url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])).rstrip("/")
 
 
 async def forget(ledger: Ledger, holder: str) -> None:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from datetime import datetime, timedelta
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 from pydantic import BaseModel
 from sqlalchemy import delete
@@ -50,6 +50,8 @@ class WorkerRecord(BaseModel, frozen=True):
     ``holder`` is its name in leases. ``limit`` is its maximum number of runs, None for no limit.
     Without ``queues``, it serves all queues. ``memory_bytes`` is the memory of its own process,
     without its runs. ``clock_ahead_seconds`` is how far its clock is ahead of the ledger's.
+    ``settings`` are its shared settings that differ from the default (`shared_settings`), None if
+    its settings are not valid.
     """
 
     name: str
@@ -65,6 +67,7 @@ class WorkerRecord(BaseModel, frozen=True):
     clock_ahead_seconds: float
     started_at: UtcTime
     seen_at: UtcTime
+    settings: dict[str, Any] | None = None
 
 
 class Drain(BaseModel, frozen=True):

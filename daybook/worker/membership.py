@@ -12,16 +12,16 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import cache
 from importlib import metadata
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from prefect.client.schemas.objects import FlowRun
 
-from daybook import __version__
-from daybook.errors import LedgerUnreachable
+from daybook import __version__, settings
+from daybook.errors import InvalidInput, LedgerUnreachable
 from daybook.ledger.engine import Ledger
 from daybook.policies.policy import policy_from_parameters
 from daybook.processes import proc
-from daybook.runs import workers
+from daybook.runs import shared_settings, workers
 from daybook.runs.workers import WorkerRecord
 from daybook.timing import TIMING
 
@@ -56,7 +56,14 @@ def record_of(
         clock_ahead_seconds=round(clock_ahead.total_seconds(), 3),
         started_at=started_at,
         seen_at=now,
+        settings=_shared_settings(),
     )
+
+
+def _shared_settings() -> dict[str, Any] | None:
+    with suppress(InvalidInput):  # the claim logs it, and the run waits
+        return shared_settings.changed(settings.load())
+    return None
 
 
 class Membership:

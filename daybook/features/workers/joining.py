@@ -4,42 +4,51 @@
 
     check the invitation, the ledger, its key, the settings and Prefect   nothing is written
       ├─ ledger-key              killed after any of these lines: this home does not use the
-      ├─ prefect-server.json     ledger yet, and the same `join` continues
+      ├─ webhook-secret          ledger yet, and the same `join` continues
+      ├─ browser-key
+      ├─ prefect-server.json
       └─ config.toml             from here on, this home uses the ledger
+
+A secret with other content is never overwritten, because it may be the only copy.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import tomllib
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 from sqlalchemy.exc import ProgrammingError
 
-from daybook import __version__, settings
+from daybook import __version__, plain_text, settings
 from daybook import home as homes
 from daybook.api import authorization
 from daybook.api.overdue import clock_skew
 from daybook.errors import InvalidInput, LedgerKeyMissing
 from daybook.features.workers import invitation as invitations
 from daybook.features.workers.invitation import Invitation
-from daybook.home import Home, replace_private_file
+from daybook.home import Home, make_private_file, replace_private_file
 from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import Fact
-from daybook.operations import home_lock, ledger_setting
+from daybook.operations import home_lock, ledger_setting, service
 from daybook.prefect import client as connection
-from daybook.prefect import work_pool
-from daybook.prefect.parameter_schema import WORK_POOL
+from daybook.prefect import instances, links
 from daybook.resources import copies, encryption
+from daybook.runs import shared_settings
+
+SECRET = "(secret)"
+"""What `Joined` has instead of the value of a secret setting."""
 
 
 class Joined(BaseModel, frozen=True):
     """A home that has joined a ledger: its folder, the ledger without a password, and Prefect.
 
-    ``settings`` are the settings that were written to `config.toml`, without the ledger's address.
+    ``settings`` are the settings that were written to `config.toml`, without the ledger's address
+    and without the value of a secret.
     ``warnings`` are differences that do not stop a worker, such as a skewed clock.
     """
 
@@ -53,38 +62,42 @@ class Joined(BaseModel, frozen=True):
 async def join(url: str, file: Path) -> Joined:
     """Let this home use the ledger at ``url``, by the invitation in ``file``.
 
-    Without a setting of its own, this home also uses the Prefect server of the invitation. A
-    repeated call does nothing. Raise `InvalidInput`, and write nothing, if the home has another
-    ledger or runs, if the versions or the shared settings differ, if ``url`` has another ledger or
-    none, or if the actor is an agent. Raise also `LedgerUnreachable`, `PrefectUnreachable` and
+    Without Prefect settings of its own, this machine also uses the server of the invitation. A
+    repeated call writes only what is missing or differs in the invitation. Raise `InvalidInput`,
+    and write nothing, if the home has another ledger or its key, or runs, if the versions or the
+    shared settings differ, if ``url`` has another ledger or none, if Prefect is not the ledger's,
+    or if the actor is an agent. Raise also `LedgerUnreachable`, `PrefectUnreachable` and
     `LedgerKeyMissing`.
     """
     authorization.require_operator()
     invited, home = invitations.read(file), homes.current_home()
+    if home.running() is not None:
+        raise home_lock.already_running(home)
     if invited.version != __version__:
         hint = f"install version {invited.version} here, or upgrade the other machines first"
         raise InvalidInput("version", f"is {__version__} here, {invited.version} there", hint)
     address = _ledger_address(url)
     _check_home(home, address)
+    _check_secrets(home, invited)
     new = _check_settings(invited)
-    key = _key(invited)
-    place, skew = await _check_ledger(address, invited, key)
-    has_own_prefect = homes.is_configured_by_user()
-    prefect = await _check_prefect(invited)
-    warned = [text for text in (clock_skew("the ledger's", skew),) if text]
+    found = await _check_ledger(address, invited, _key(invited))
+    own_prefect = homes.user_prefect()
+    prefect = await _check_prefect(invited, found.pool_id, own_prefect)
+    warned = [text for text in (clock_skew("the ledger's", found.skew),) if text]
     config = settings.config_file()
-    text = _as_toml(new) + ledger_setting.with_ledger_url(config, url)
-    if home.running() is not None:
-        raise home_lock.already_running(home)
+    text = _with_settings(ledger_setting.with_ledger_url(config, url), new)
     with home_lock.hold(home, command="join"):
-        home.make()
-        replace_private_file(home.ledger_key, f"{invited.ledger_key.get_secret_value()}\n")
-        if not has_own_prefect:
+        _check_home(home, address)
+        _write_secrets(home.make(), invited)
+        if not own_prefect:
             credential = invited.prefect_auth.get_secret_value()
             home.write_joined_prefect(invited.prefect_api_url, credential)
-        if not _is_joined(address):
+        if new or not _is_joined(address):
             replace_private_file(config, text)
-    return Joined(home=str(home.path), ledger=place, prefect=prefect, settings=new, warnings=warned)
+    shown = {name: SECRET if invitations.is_secret(name) else value for name, value in new.items()}
+    return Joined(
+        home=str(home.path), ledger=found.place, prefect=prefect, settings=shown, warnings=warned
+    )
 
 
 def _ledger_address(url: str) -> str:
@@ -109,17 +122,54 @@ def _check_home(home: Home, address: str) -> None:
     if "DAYBOOK_LEDGER_URL" in os.environ:
         hint = f"unset it; join writes ledger_url to {settings.config_file()}"
         raise InvalidInput("DAYBOOK_LEDGER_URL", "is set, so it would override the file", hint)
+    if "DAYBOOK_LEDGER_URL" in service.read_environment(home):
+        problem = "sets DAYBOOK_LEDGER_URL, so the service would use that ledger"
+        raise InvalidInput(str(home.service_environment), problem, "delete that line")
     own = settings.load().ledger_url
     if (own and own != address) or (home.path / "ledger.db").exists():
         hint = "set DAYBOOK_HOME to a new folder"
         raise InvalidInput("home", f"{home.path} has a ledger already", hint)
 
 
+def _secrets(home: Home, invited: Invitation) -> dict[Path, str]:
+    """Return the secrets of the invitation by their files."""
+    return {
+        home.ledger_key: invited.ledger_key.get_secret_value(),
+        home.webhook_secret: invited.webhook_secret.get_secret_value(),
+        home.browser_key_file: invited.browser_key.get_secret_value(),
+    }
+
+
+def _check_secrets(home: Home, invited: Invitation) -> None:
+    """Raise `InvalidInput` if a file of a secret exists with other content."""
+    for file, secret in _secrets(home, invited).items():
+        try:
+            is_other = plain_text.read(file).strip() != secret.strip()
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError):
+            is_other = True
+        if is_other:
+            hint = "set DAYBOOK_HOME to a new folder; or, if nothing needs the file, move it away"
+            raise InvalidInput("home", f"{file} exists, with another secret", hint)
+
+
+def _write_secrets(home: Home, invited: Invitation) -> None:
+    """Write the missing files; raise the error of `_check_secrets`, and keep an existing file."""
+    _check_secrets(home, invited)
+    for file, secret in _secrets(home, invited).items():
+        make_private_file(file, f"{secret.strip()}\n")
+    _check_secrets(home, invited)  # a command without the lock may have created one meanwhile
+
+
 def _check_settings(invited: Invitation) -> dict[str, Any]:
-    """Return the shared settings to write; raise `InvalidInput` if this home sets another value."""
+    """Return the settings to write: those of the invitation that this home does not set.
+
+    Raise `InvalidInput` if this home sets another value of a shared setting.
+    """
     loaded = settings.load()
-    own = invitations.shared_of(loaded)
-    expected = {**invitations.usual(), **invited.shared}
+    own = shared_settings.of(loaded)
+    expected = {**shared_settings.usual(), **invited.shared}
     chosen = {name: own[name] for name in own if name in loaded.model_fields_set}
     wrong = [
         f"{name} is {json.dumps(value)} here, {json.dumps(expected[name])} there"
@@ -129,7 +179,16 @@ def _check_settings(invited: Invitation) -> dict[str, Any]:
     if wrong:
         hint = "all homes of a ledger need the same value: change it on one side"
         raise InvalidInput("settings", "; ".join(wrong), hint)
-    return {name: value for name, value in invited.shared.items() if name not in chosen}
+    secret = loaded.webhook_secret.get_secret_value()
+    if secret and secret not in invited.webhook_secret.get_secret_value().splitlines():
+        hint = "unset it here; this home gets the secret in its file webhook-secret"
+        raise InvalidInput("webhook_secret", "is not the secret of the other machines", hint)
+    given, known = {**invited.shared, **invited.leader}, settings.all_settings().model_fields
+    return {
+        name: value
+        for name, value in given.items()
+        if name in known and name not in loaded.model_fields_set
+    }
 
 
 def _key(invited: Invitation) -> encryption.Key:
@@ -140,10 +199,19 @@ def _key(invited: Invitation) -> encryption.Key:
     return key
 
 
-async def _check_ledger(
-    address: str, invited: Invitation, key: encryption.Key
-) -> tuple[str, timedelta]:
-    """Return the place of the ledger, and how far its clock is ahead. Create and migrate nothing.
+class _FoundLedger(NamedTuple):
+    """A ledger: its place, how far its clock is ahead, and the id of the work pool of its Prefect.
+
+    ``pool_id`` is None if no leader has used the ledger yet.
+    """
+
+    place: str
+    skew: timedelta
+    pool_id: str | None
+
+
+async def _check_ledger(address: str, invited: Invitation, key: encryption.Key) -> _FoundLedger:
+    """Return the ledger at ``address``. Create and migrate nothing.
 
     Raise `InvalidInput` if there is another ledger or none, `LedgerKeyMissing` for another key, and
     `LedgerUnreachable`.
@@ -154,9 +222,10 @@ async def _check_ledger(
             fact = await session.get(Fact, "id")
             found = "" if fact is None else fact.value
             key_id = await copies.key_id(session)
+            pool_id = await links.recorded_pool_id(session)
         skew = ledger.skew()
     except ProgrammingError:  # there are no tables
-        found, key_id, skew = "", None, timedelta(0)
+        found, key_id, pool_id, skew = "", None, None, timedelta(0)
     finally:
         await ledger.close()
     if found != invited.ledger_id:
@@ -164,28 +233,59 @@ async def _check_ledger(
         raise InvalidInput("url", problem, f"use the address of the ledger {invited.ledger_id[:8]}")
     if key_id != key.id:
         raise LedgerKeyMissing(f"the invitation has another key (its id is {key.id}, not {key_id})")
-    return ledger.place, skew
+    return _FoundLedger(ledger.place, skew, pool_id)
 
 
-async def _check_prefect(invited: Invitation) -> str:
-    """Return the address of Prefect, after a request to it with the ledger's pool."""
-    if not homes.is_configured_by_user():
+async def _check_prefect(invited: Invitation, pool_id: str | None, own: str) -> str:
+    """Return the address of Prefect, whose work pool has to be the ledger's.
+
+    ``own`` is the server in this machine's own Prefect settings, empty for the invited one. With
+    another server, this home would create all jobs there when it leads.
+    """
+    if pool_id is None:
+        hint = "on a machine of the ledger, run `daybook up`, and then join again"
+        raise InvalidInput("ledger", "has no Prefect server yet", hint)
+    if not own:
         os.environ["PREFECT_API_URL"] = invited.prefect_api_url
         if auth := invited.prefect_auth.get_secret_value():
             os.environ.setdefault(homes.CLIENT_CREDENTIAL, auth)
     homes.configure_prefect()
     async with connection.connected() as client:
         await connection.check_connection(client)
-        await work_pool.check_ledger(client, WORK_POOL, invited.ledger_id)
-        return str(client.api_url).rstrip("/")
+        address = instances.without_user(str(client.api_url))
+        if await instances.pool_id(client) != pool_id:
+            hint = "on a machine of the ledger: daybook up, and then a new invitation"
+            if own:
+                hint = "change PREFECT_API_URL, or the active profile of Prefect, on this machine"
+            raise InvalidInput("Prefect", f"{address} is not the server of this ledger", hint)
+    return address
 
 
-def _as_toml(values: dict[str, Any]) -> str:
-    return "".join(f"{name} = {_toml(value)}\n" for name, value in values.items())
+def _with_settings(before: str, values: dict[str, Any]) -> str:
+    """Return the text of a settings file with these values, which it does not contain yet.
+
+    Raise `InvalidInput` if this home cannot have a value, for example because it lacks a feature.
+    """
+    settings.load(**values)
+    text = "".join(f"{name} = {_toml(value)}\n" for name, value in values.items()) + before
+    try:
+        is_right = tomllib.loads(text).keys() == {**values, **tomllib.loads(before)}.keys()
+    except tomllib.TOMLDecodeError:
+        is_right = False
+    if not is_right:
+        hint = f"write the settings of the other machines to {settings.config_file()} by hand"
+        raise InvalidInput(
+            "key-file", f"has settings that TOML cannot have: {', '.join(values)}", hint
+        )
+    return text
 
 
 def _toml(value: Any) -> str:
+    """Return a JSON value as TOML, which has no null: without the keys whose value is null."""
     if isinstance(value, dict):
-        pairs = (f"{json.dumps(key)} = {_toml(each)}" for key, each in value.items())
-        return f"{{{', '.join(pairs)}}}"
-    return json.dumps(value)
+        present = ((key, each) for key, each in value.items() if each is not None)
+        return f"{{{', '.join(f'{_toml(key)} = {_toml(each)}' for key, each in present)}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml, value))}]"
+    # TOML has no surrogates, and refuses one character that JSON does not escape.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -60,7 +60,7 @@ class ListedWorker(BaseModel, frozen=True):
     def of(cls, known: KnownWorker, running: int) -> Self:
         state = WorkerState.ONLINE if known.drain is None else WorkerState.DRAINING
         return cls(
-            **known.record.model_dump(exclude={"holder"}),
+            **known.record.model_dump(exclude={"holder", "settings"}),
             state=WorkerState.LOST if known.is_lost else state,
             running=running,
             drained_at=known.drain.at if known.drain else None,

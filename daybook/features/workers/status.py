@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Self
@@ -17,8 +18,9 @@ from daybook.finding import Finding, passed, problem, warning
 from daybook.jobs import store
 from daybook.jobs.store import StoredJob
 from daybook.ledger.engine import open_ledger
-from daybook.runs import workers
-from daybook.short_text import first_names
+from daybook.runs import shared_settings, workers
+from daybook.runs.workers import WorkerRecord
+from daybook.short_text import clip, first_names
 
 CHECK = "workers"
 
@@ -49,16 +51,20 @@ class WorkersStatus(FeatureStatus, frozen=True):
 
 
 async def check() -> list[Finding]:
-    """Check that the workers start runs, agree in version and time, and have the jobs' labels."""
+    """Check the workers: they start runs, agree in version, settings and time, and have the labels
+    of the jobs.
+    """
     async with open_ledger() as ledger, ledger.read() as session:
         now = ledger.now()
         known = await operations.read(session, now)
+        records = [each.record for each in await workers.read_all(session, now) if not each.is_lost]
         jobs = await store.all_jobs(session)
         status = await WorkersStatus.read(session, now)
     found = [
         *status.findings(),
         *lost(known, now),
         *versions(known),
+        *different_settings(records),
         *clocks(known),
         *labels(known, jobs),
     ]
@@ -88,6 +94,23 @@ def versions(known: Iterable[ListedWorker]) -> list[Finding]:
     texts = [f"{name} has {own} with Prefect {other}" for (own, other), name in found.items()]
     fix = "install the same version on each machine, and restart the workers"
     return [warning(CHECK, "the workers have different versions", fix, why="; ".join(texts))]
+
+
+def different_settings(online: Iterable[WorkerRecord]) -> list[Finding]:
+    """Report shared settings of which the workers have different values."""
+    known = [each for each in online if each.settings is not None]
+    found, usual = list[Finding](), shared_settings.usual()
+    for name in shared_settings.NAMES:
+        values = dict[str, list[str]]()
+        for each in known:
+            value = (each.settings or {}).get(name, usual[name])
+            values.setdefault(json.dumps(value, sort_keys=True), []).append(each.name)
+        if len(values) > 1:
+            texts = [f"{clip(value, 60)} on {first_names(own)}" for value, own in values.items()]
+            title = f"the workers have different values of the setting {name}"
+            fix = f"set the same {name} on each machine, in config.toml or DAYBOOK_{name.upper()}"
+            found.append(problem(CHECK, title, fix, why="; ".join(texts)))
+    return found
 
 
 def clocks(known: Iterable[ListedWorker]) -> list[Finding]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import partial
 
 import pytest
 
@@ -12,7 +13,10 @@ from daybook.features.workers import operations, status
 from daybook.features.workers.operations import WorkerState
 from daybook.owners import Actor, acting_as
 from daybook.runs import workers
+from daybook.testing import ManualClock
+from daybook.timing import TIMING
 from daybook.toolbox import call
+from daybook.worker import membership
 from tests.unit.runs.fleet import record_of
 from tests.world import World
 
@@ -78,6 +82,25 @@ async def test_doctor_names_draining_lost_different_and_skewed_workers(world: Wo
     assert ("problem", "every worker is draining, so no run starts: a, b") in await findings()
 
 
+async def test_doctor_names_a_setting_that_differs_between_workers(world: World) -> None:
+    zone = {"timezone": "UTC"}
+    await workers.record(
+        world.ledger, record_of(world, "lost", settings={"timezone": "Asia/Tokyo"})
+    )
+    world.clock.move(TIMING.run_lease)
+    own = {"limits": {"a": 1, "b": 2}, "execution_off": "webhook", **zone}
+    await workers.record(world.ledger, record_of(world, "a", settings=own))
+    await workers.record(world.ledger, record_of(world, "b", settings=own | {"max_concurrent": 8}))
+    same = {"limits": {"b": 2, "a": 1}, "max_concurrent": 4, **zone}
+    await workers.record(world.ledger, record_of(world, "c", settings=same))
+    await workers.record(world.ledger, record_of(world, "older"))
+    title = "the workers have different values of the setting"
+    assert [each for each in await findings() if "lost" not in each[1]] == [
+        ("problem", f"{title} max_concurrent: 4 on a, c; 8 on b"),
+        ("problem", f'{title} execution_off: "webhook" on a, b; "" on c'),
+    ]
+
+
 async def test_doctor_names_a_label_that_no_worker_has(world: World) -> None:
     await workers.record(world.ledger, record_of(world, "a", labels=["big"]))
     await world.jobs.add("train", on_demand=True, worker_label="gpu")
@@ -91,3 +114,24 @@ async def test_clients_of_the_operator_drain_by_tool(world: World) -> None:
     await workers.record(world.ledger, record_of(world, "a", labels=["gpu"]))
     text = (await call("worker_drain", {"worker": "a"})).text
     assert text == "- a: draining on here, 0 runs active, 100 MB, version 1.0, labels gpu"
+
+
+async def test_the_record_of_a_worker_has_the_shared_settings(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("DAYBOOK_MAX_CONCURRENT", "8")
+    monkeypatch.setenv("DAYBOOK_TIMEZONE", "UTC")
+    monkeypatch.setenv("DAYBOOK_PING_URL", "https://ping.example/secret")
+    own = partial(
+        membership.record_of,
+        *("a", "here:1:a"),
+        limit=None,
+        queues=(),
+        labels=(),
+        clock_ahead=timedelta(0),
+        started_at=ManualClock().now(),
+        now=ManualClock().now(),
+    )
+    assert own().settings == {"timezone": "UTC", "max_concurrent": 8}
+    monkeypatch.setenv("DAYBOOK_MAX_CONCURRENT", "no number")
+    assert own().settings is None
