@@ -22,7 +22,7 @@ from daybook.ledger.engine import Ledger
 from daybook.policies.policy import policy_from_parameters
 from daybook.processes import proc
 from daybook.runs import workers
-from daybook.runs.workers import WorkerRecord
+from daybook.runs.workers import Wanted, WorkerRecord
 from daybook.timing import TIMING
 
 log = logging.getLogger(__name__)
@@ -70,10 +70,13 @@ class Membership:
         ledger: Ledger,
         name: str,
         holder: str,
+        *,
         labels: Collection[str],
+        queues: Collection[str],
         own_record: Callable[[], WorkerRecord],
     ) -> None:
-        self._ledger, self._name, self._holder, self._labels = ledger, name, holder, labels
+        self._ledger, self._name, self._holder = ledger, name, holder
+        self._labels, self._queues = labels, queues
         self._own_record = own_record
         self.is_draining = False
 
@@ -104,20 +107,33 @@ class Membership:
             log.info("%s %s", self._name, "drains" if drains else "starts runs again")
         self.is_draining = drains
 
-    async def is_for_others(self, run: FlowRun) -> bool:
-        """Return whether this worker may not start ``run``, and another worker may.
+    def may_start(self, run: FlowRun) -> bool:
+        """Return whether this worker may start ``run``, by what it knows without the ledger."""
+        wanted = _wanted(run)
+        queues = self._queues if wanted.queue else ()
+        return not self.is_draining and wanted.fits(self._labels, queues)
 
-        If no worker may start it, this worker claims it, so that it waits with a reason.
+    async def is_for_others(self, run: FlowRun) -> bool:
+        """Return whether to leave ``run`` to another worker: this one may not start it.
+
+        If no worker may start it, or none has claimed it in `workers.HANDOVER_INTERVAL`, this
+        worker claims it, so that it waits with a reason.
         """
-        policy = policy_from_parameters(run.parameters)
-        if not self.is_draining and workers.has_label(policy, self._labels):
+        due, now = run.next_scheduled_start_time or run.expected_start_time, self._ledger.now()
+        if self.may_start(run) or due is None:
+            return False
+        if now.timestamp() - due.timestamp() >= workers.HANDOVER_INTERVAL.total_seconds():
             return False
         try:
             async with self._ledger.read() as session:
-                now = self._ledger.now()
-                return await workers.anyone_takes(session, policy, now, besides=self._name)
+                return await workers.anyone_takes(session, _wanted(run), now, besides=self._name)
         except LedgerUnreachable:
             return False  # the dispatcher reschedules the run
+
+
+def _wanted(run: FlowRun) -> Wanted:
+    policy = policy_from_parameters(run.parameters)
+    return Wanted(policy.worker_label, run.work_queue_name or "")
 
 
 @cache

@@ -146,11 +146,17 @@ class WorkerLoop:
             watch=self._watch,
             worker=config.name,
             labels=config.labels,
+            queues=tuple(config.queues),
             fill_slot=self._fill_slot,
             folders=config.folders,
         )
         self._membership = Membership(
-            ledger, config.name, self._holder, config.labels, self._own_record
+            ledger,
+            config.name,
+            self._holder,
+            labels=config.labels,
+            queues=config.queues,
+            own_record=self._own_record,
         )
         self._upkeep = (self._renew, self._send_heartbeats, self._poll_cancellations)
         """Upkeep of active runs: leases, heartbeats and cancellations."""
@@ -235,7 +241,7 @@ class WorkerLoop:
         try:
             if await self._dispatcher.dispatch(run):
                 return
-            if not self._has_room() or self._membership.is_draining:
+            if not self._has_room() or not self._membership.may_start(run):
                 self._refused_external = True  # not in the ledger: poll when a slot is free
             else:
                 self._dispatcher.starting += 1
