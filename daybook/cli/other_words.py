@@ -89,7 +89,7 @@ INSTEAD_OF_ARGUMENTS = {
     "list": "`daybook show JOB`, or `daybook list --name TEXT`",
     "status": "`daybook show JOB`",
     "mcp": "`daybook tools add NAME` adds an MCP server for agents, `daybook tools list` lists all",
-    "worker": "`daybook workers list`, or `daybook workers drain NAME`",
+    "worker": "use `daybook worker`, or for one that runs `daybook workers drain NAME`",
 }
 """Replacements for commands without arguments, if the user adds a job or another word."""
 

@@ -10,7 +10,7 @@ from daybook.cli import formatting, output
 from daybook.cli.command import Answer, command
 
 if TYPE_CHECKING:
-    from daybook.features.workers.operations import Worker
+    from daybook.features.workers.operations import ListedWorker
 
 Name = Annotated[str, Parameter(help="The worker's name, as in `daybook workers list`.")]
 
@@ -78,6 +78,6 @@ async def resume_(name: Name, /) -> Answer:
     output.line(f"{name} starts runs again")
 
 
-def runs_text(worker: Worker) -> str:
+def runs_text(worker: ListedWorker) -> str:
     """Return the number of active runs, and the limit if there is one."""
     return f"{worker.running}" if worker.limit is None else f"{worker.running} of {worker.limit}"

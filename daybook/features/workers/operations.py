@@ -29,7 +29,7 @@ class WorkerState(StrEnum):
     LOST = "lost"
 
 
-class Worker(BaseModel, frozen=True):
+class ListedWorker(BaseModel, frozen=True):
     """A worker of the ledger.
 
     ``running`` is the number of its claimed and running runs, and ``limit`` the maximum, None for
@@ -68,7 +68,7 @@ class Worker(BaseModel, frozen=True):
         )
 
 
-async def list_workers() -> list[Worker]:
+async def list_workers() -> list[ListedWorker]:
     """Return the workers, sorted by name. A lost worker is in the list for a day, or while it
     drains. Raise `InvalidInput` if the actor is an agent.
     """
@@ -77,16 +77,16 @@ async def list_workers() -> list[Worker]:
         return await read(session, ledger.now())
 
 
-async def read(session: AsyncSession, now: datetime) -> list[Worker]:
+async def read(session: AsyncSession, now: datetime) -> list[ListedWorker]:
     """Return the workers at ``now``, sorted by name."""
     known = await workers.read_all(session, now)
     held = select(RunRow.holder, func.count()).where(col(RunRow.status).in_(HELD))
     counted = (await session.execute(held.group_by(col(RunRow.holder)))).all()
     running = {holder: count for holder, count in counted}
-    return [Worker.of(each, running.get(each.record.holder, 0)) for each in known]
+    return [ListedWorker.of(each, running.get(each.record.holder, 0)) for each in known]
 
 
-async def drain(name: str) -> Worker:
+async def drain(name: str) -> ListedWorker:
     """Let a worker start no further run, also after its restart, until `resume`. Return it.
 
     Its active runs go on. If no other worker may start a run, the run waits. Do nothing if the
@@ -101,7 +101,7 @@ async def drain(name: str) -> Worker:
     return await _show(name)
 
 
-async def resume(name: str) -> Worker:
+async def resume(name: str) -> ListedWorker:
     """Let a draining worker start runs again, within seconds; do nothing if it does not drain.
 
     Raise `NotFound`, and `InvalidInput` if the actor is an agent.
@@ -115,7 +115,7 @@ async def resume(name: str) -> Worker:
     return await _show(name)
 
 
-async def _show(name: str) -> Worker:
+async def _show(name: str) -> ListedWorker:
     (found,) = [each for each in await list_workers() if each.name == name]
     return found
 

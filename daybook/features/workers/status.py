@@ -12,7 +12,7 @@ from daybook.api.overdue import MAX_CLOCK_SKEW
 from daybook.diagnosis.feature_status import FeatureStatus
 from daybook.duration_text import duration_in_words
 from daybook.features.workers import operations
-from daybook.features.workers.operations import Worker, WorkerState
+from daybook.features.workers.operations import ListedWorker, WorkerState
 from daybook.finding import Finding, passed, problem, warning
 from daybook.jobs import store
 from daybook.jobs.store import StoredJob
@@ -66,7 +66,7 @@ async def check() -> list[Finding]:
     return found or [passed(CHECK, f"online: {first_names(online)}" if online else "")]
 
 
-def lost(known: Iterable[Worker], now: datetime) -> list[Finding]:
+def lost(known: Iterable[ListedWorker], now: datetime) -> list[Finding]:
     """Report the workers that ended without a notice, or whose machine is unreachable."""
     return [
         warning(
@@ -79,7 +79,7 @@ def lost(known: Iterable[Worker], now: datetime) -> list[Finding]:
     ]
 
 
-def versions(known: Iterable[Worker]) -> list[Finding]:
+def versions(known: Iterable[ListedWorker]) -> list[Finding]:
     """Report workers that have different versions of Daybook or Prefect."""
     online = [each for each in known if each.state is not WorkerState.LOST]
     found = {(each.version, each.prefect_version): each.name for each in online}
@@ -90,7 +90,7 @@ def versions(known: Iterable[Worker]) -> list[Finding]:
     return [warning(CHECK, "the workers have different versions", fix, why="; ".join(texts))]
 
 
-def clocks(known: Iterable[Worker]) -> list[Finding]:
+def clocks(known: Iterable[ListedWorker]) -> list[Finding]:
     """Report workers whose clock differs from the ledger's."""
     found = list[Finding]()
     for each in known:
@@ -105,7 +105,7 @@ def clocks(known: Iterable[Worker]) -> list[Finding]:
     return found
 
 
-def labels(known: Iterable[Worker], jobs: Iterable[StoredJob]) -> list[Finding]:
+def labels(known: Iterable[ListedWorker], jobs: Iterable[StoredJob]) -> list[Finding]:
     """Report labels of enabled jobs that no living worker has."""
     present = {
         label for each in known if each.state is not WorkerState.LOST for label in each.labels

@@ -8,7 +8,7 @@ from daybook.toolbox.arguments import Argument, Arguments
 from daybook.toolbox.invocation import define_tool
 
 if TYPE_CHECKING:
-    from daybook.features.workers.operations import Worker
+    from daybook.features.workers.operations import ListedWorker
 
 _NAME = Argument("worker", "Name from worker_list.", None, write="see worker_list", longest=200)
 
@@ -32,7 +32,7 @@ async def _resume(given: Arguments) -> str:
     return _line(await operations.resume(given["worker"]))
 
 
-def _line(worker: Worker) -> str:
+def _line(worker: ListedWorker) -> str:
     limit = "" if worker.limit is None else f" of {worker.limit}"
     labels = f", labels {', '.join(worker.labels)}" if worker.labels else ""
     return (
