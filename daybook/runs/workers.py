@@ -54,12 +54,21 @@ RETENTION_AGE = timedelta(days=1)
 _RECORD, _DRAIN = "worker:", "drained worker:"
 
 
+class Rival(BaseModel, frozen=True):
+    """Another process with the name of a worker, and when it was last seen."""
+
+    host: str
+    pid: int
+    seen_at: UtcTime
+
+
 class WorkerRecord(BaseModel, frozen=True):
     """What a worker records about itself.
 
     ``holder`` is its name in leases. ``limit`` is its maximum number of runs, None for no limit.
     Without ``queues``, it serves all queues. ``memory_bytes`` is the memory of its own process,
     without its runs. ``clock_ahead_seconds`` is how far its clock is ahead of the ledger's.
+    ``rival`` is another living process that records itself under the same name.
     """
 
     name: str
@@ -75,6 +84,22 @@ class WorkerRecord(BaseModel, frozen=True):
     clock_ahead_seconds: float
     started_at: UtcTime
     seen_at: UtcTime
+    rival: Rival | None = None
+
+    def replacing(self, before: Self | None) -> Self:
+        """Return this record with its rival: a process that was seen since this one has started.
+
+        ``before`` is the stored record. A rival stays one until it is not seen for a lease.
+        """
+        if before is None:
+            return self
+        rival = before.rival
+        if before.holder != self.holder:
+            seen = Rival(host=before.host, pid=before.pid, seen_at=before.seen_at)
+            rival = seen if before.seen_at > self.started_at else None
+        if rival is not None and rival.seen_at + TIMING.run_lease <= self.seen_at:
+            rival = None
+        return self.model_copy(update={"rival": rival})
 
 
 class Drain(BaseModel, frozen=True):
@@ -126,8 +151,8 @@ class Refusal(NamedTuple):
     until: datetime
 
 
-async def record(ledger: Ledger, own: WorkerRecord) -> None:
-    """Store a worker's record, and delete the old records of others.
+async def record(ledger: Ledger, own: WorkerRecord) -> WorkerRecord:
+    """Store a worker's record, with its rival, and delete the old records of others. Return it.
 
     If the worker has started or was lost, wake the runs that wait for a worker.
     """
@@ -141,7 +166,9 @@ async def record(ledger: Ledger, own: WorkerRecord) -> None:
         for each in await _records(session):
             if each.seen_at < now - RETENTION_AGE and each.name not in drained:
                 await _delete(session, _RECORD + each.name)
+        own = own.replacing(before)
         await session.merge(Fact(key=_RECORD + own.name, value=own.model_dump_json()))
+        return own
 
 
 async def forget(ledger: Ledger, name: str, holder: str) -> None:
@@ -151,6 +178,17 @@ async def forget(ledger: Ledger, name: str, holder: str) -> None:
         is_own = stored is not None and stored.holder == holder
         if is_own and await session.get(Fact, _DRAIN + name) is None:
             await _delete(session, _RECORD + name)
+
+
+async def has_name_alone(session: AsyncSession, name: str, now: datetime) -> bool:
+    """Return whether surely no other living process has the name of a worker.
+
+    A worker that was started less than a lease ago may not know its rival yet.
+    """
+    own = await _read(session, name)
+    if own is None or own.rival is not None:
+        return False
+    return own.started_at + TIMING.run_lease <= now < own.seen_at + TIMING.run_lease
 
 
 async def read_all(session: AsyncSession, now: datetime) -> list[KnownWorker]:

@@ -78,6 +78,7 @@ class Membership:
         self._ledger, self._name, self._holder = ledger, name, holder
         self._labels, self._queues = labels, queues
         self._own_record = own_record
+        self._rival: tuple[str, int] | None = None
         self.is_draining = False
 
     async def keep(self) -> NoReturn:
@@ -87,7 +88,7 @@ class Membership:
             while True:
                 try:
                     if time.monotonic() - recorded_at >= TIMING.worker_record.total_seconds():
-                        await workers.record(self._ledger, self._own_record())
+                        self._report(await workers.record(self._ledger, self._own_record()))
                         recorded_at = time.monotonic()
                     await self._read_drain()
                 except LedgerUnreachable as error:
@@ -99,6 +100,13 @@ class Membership:
             with suppress(TimeoutError, LedgerUnreachable):
                 async with asyncio.timeout(FORGET_TIMEOUT_SECONDS):
                     await workers.forget(self._ledger, self._name, self._holder)
+
+    def _report(self, own: WorkerRecord) -> None:
+        """Log another process with the name of this worker, once."""
+        rival = own.rival and (own.rival.host, own.rival.pid)
+        if rival and rival != self._rival:
+            log.error("another worker has the name %s: pid %d on %s", own.name, *rival[::-1])
+        self._rival = rival
 
     async def _read_drain(self) -> None:
         async with self._ledger.read() as session:

@@ -406,7 +406,7 @@ class WorkerLoop:
                     self._ledger,
                     self._client,
                     self._config.pool,
-                    self._config.name,
+                    self._mark,
                     supervised=lambda: self._watched.keys() | self._dispatching.keys(),
                 )
             )

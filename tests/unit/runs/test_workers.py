@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 
@@ -228,3 +228,46 @@ async def test_a_run_without_a_worker_claims_ever_later_and_when_a_worker_appear
     assert not await is_awake()
     await workers.resume(world.ledger, "gpu")
     assert await is_awake()
+
+
+async def test_two_living_processes_with_one_name_find_each_other(world: World) -> None:
+    """Each cycle, `a` and then `b` record themselves, as on two machines."""
+
+    async def seen(holder: str, host: str, started_at: datetime) -> str:
+        own = record_of(world, "x", holder=holder, host=host, started_at=started_at)
+        stored = await workers.record(world.ledger, own)
+        return stored.rival.host if stored.rival else ""
+
+    async def is_alone() -> bool:
+        async with world.ledger.read() as session:
+            return await workers.has_name_alone(session, "x", world.clock.now())
+
+    began = world.clock.now()
+    assert await seen("a:1:1", "a", began) == ""
+    assert not await is_alone()
+    world.clock.move(TIMING.run_lease)
+    assert await seen("a:1:1", "a", began) == ""
+    assert await is_alone()
+
+    # `b` cannot know yet whether `a` has ended, and crashes none of its runs.
+    world.clock.move(timedelta(seconds=10))
+    second = world.clock.now()
+    assert await seen("b:1:1", "b", second) == ""
+    assert not await is_alone()
+    for _ in range(6):
+        world.clock.move(timedelta(seconds=10))
+        assert await seen("a:1:1", "a", began) == "b"
+        assert not await is_alone()
+        world.clock.move(timedelta(seconds=10))
+        assert await seen("b:1:1", "b", second) == "a"
+        assert not await is_alone()
+
+    # `a` ends. It is no rival any more when it was not seen for a lease.
+    world.clock.move(TIMING.run_lease - timedelta(seconds=11))
+    assert await seen("b:1:1", "b", second) == "a"
+    assert not await is_alone()
+    world.clock.move(timedelta(seconds=1))
+    assert await seen("b:1:1", "b", second) == ""
+    assert await is_alone()
+    world.clock.move(TIMING.run_lease)  # it cannot record itself, and may have missed a rival
+    assert not await is_alone()

@@ -30,6 +30,19 @@ def test_another_home_on_the_machine_has_other_names(tmp_path: Path) -> None:
     os.close(other)
 
 
+def test_two_machines_with_one_host_name_and_one_path_have_two_names(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    found = list[str]()
+    for _ in range(2):
+        name, held = names.reserve(home)
+        os.close(held)
+        assert names.reserve(home)[0] == name
+        assert home.worker_id.stat().st_mode & 0o777 == 0o600
+        found.append(name)
+        home.worker_id.unlink()  # the other machine has its own file
+    assert found[0] != found[1]
+
+
 def test_a_holder_contains_the_name_of_its_worker_and_is_new_at_each_start() -> None:
     first, second = (leadership.new_holder("a host/1:2") for _ in range(2))
     assert first != second
