@@ -136,7 +136,7 @@ async def _with_dead_worker(
     if earlier:
         now = ledger.now()
         async with ledger.read() as session:
-            alone = await fleet.has_name_alone(session, own_name, now)
+            alone = await fleet.has_name_alone(session, fleet.plain_name(own_name), now)
         # A process that started a run just now may not have recorded itself yet.
         since = now - TIMING.run_lease
         orphaned += [run for run in earlier if alone and run.state and run.state.timestamp < since]

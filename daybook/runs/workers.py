@@ -24,6 +24,7 @@ resumed (`_wake`).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable
 from datetime import datetime, timedelta
 from typing import NamedTuple, Self
@@ -50,6 +51,12 @@ HANDOVER_INTERVAL = timedelta(seconds=15)
 """How long a worker that may not start a run leaves it to the workers that may."""
 RETENTION_AGE = timedelta(days=1)
 """Age at which the record of a worker that is not seen any more is deleted."""
+DRAINED_RETENTION_AGE = timedelta(days=30)
+"""Age at which the record and the drain of a drained worker that is not seen any more are deleted.
+"""
+
+MAX_NAME_LENGTH = 100
+"""Maximum number of characters of a worker's name in the ledger."""
 
 _RECORD, _DRAIN = "worker:", "drained worker:"
 
@@ -151,6 +158,14 @@ class Refusal(NamedTuple):
     until: datetime
 
 
+def plain_name(name: str) -> str:
+    """Return a worker's name as the ledger has it: in records and drains, and in holders.
+
+    A holder is also the name of a file (`runs.holders`), so other characters become `_`.
+    """
+    return re.sub(r"[^\w.-]", "_", name)[:MAX_NAME_LENGTH]
+
+
 async def record(ledger: Ledger, own: WorkerRecord) -> WorkerRecord:
     """Store a worker's record, with its rival, and delete the old records of others. Return it.
 
@@ -164,8 +179,10 @@ async def record(ledger: Ledger, own: WorkerRecord) -> WorkerRecord:
             await _wake(session, now)
         drained = await drains(session)
         for each in await _records(session):
-            if each.seen_at < now - RETENTION_AGE and each.name not in drained:
+            age = DRAINED_RETENTION_AGE if each.name in drained else RETENTION_AGE
+            if each.seen_at < now - age:
                 await _delete(session, _RECORD + each.name)
+                await _delete(session, _DRAIN + each.name)
         own = own.replacing(before)
         await session.merge(Fact(key=_RECORD + own.name, value=own.model_dump_json()))
         return own

@@ -18,24 +18,23 @@ from daybook.jobs import store
 from daybook.jobs.store import StoredJob
 from daybook.ledger.engine import open_ledger
 from daybook.runs import workers
+from daybook.runs.workers import WorkerRecord
 from daybook.short_text import first_names
 
 CHECK = "workers"
 
 
 class WorkersStatus(FeatureStatus, frozen=True):
-    """The number of workers that start runs, and the names of those that drain."""
+    """The number of workers that start runs, and the names of the living ones that drain."""
 
     online: int
     draining: list[str]
 
     @classmethod
     async def read(cls, session: AsyncSession, now: datetime) -> Self:
-        known = await workers.read_all(session, now)
-        return cls(
-            online=sum(not each.is_lost and each.drain is None for each in known),
-            draining=[each.record.name for each in known if each.drain is not None],
-        )
+        living = [each for each in await workers.read_all(session, now) if not each.is_lost]
+        draining = [each.record.name for each in living if each.drain is not None]
+        return cls(online=len(living) - len(draining), draining=draining)
 
     def findings(self) -> list[Finding]:
         """Report the draining workers; it is a problem if no other worker is online."""
@@ -55,8 +54,10 @@ async def check() -> list[Finding]:
         known = await operations.read(session, now)
         jobs = await store.all_jobs(session)
         status = await WorkersStatus.read(session, now)
+        records = [each.record for each in await workers.read_all(session, now)]
     found = [
         *status.findings(),
+        *names(records),
         *lost(known, now),
         *versions(known),
         *clocks(known),
@@ -66,8 +67,26 @@ async def check() -> list[Finding]:
     return found or [passed(CHECK, f"online: {first_names(online)}" if online else "")]
 
 
+def names(records: Iterable[WorkerRecord]) -> list[Finding]:
+    """Report a name that two living workers have: they share their drain and their record."""
+    return [
+        problem(
+            CHECK,
+            f"two workers have the name {each.name}",
+            "start one with another name (daybook worker --name); on a cloned machine, delete the "
+            "file worker-id in its home, and restart its worker",
+            why=f"on {each.host} and on {each.rival.host}",
+        )
+        for each in records
+        if each.rival is not None
+    ]
+
+
 def lost(known: Iterable[ListedWorker], now: datetime) -> list[Finding]:
-    """Report the workers that ended without a notice, or whose machine is unreachable."""
+    """Report the workers that ended without a notice, or whose machine is unreachable.
+
+    A drained worker is out of service, so its end is no problem.
+    """
     return [
         warning(
             CHECK,
@@ -75,7 +94,7 @@ def lost(known: Iterable[ListedWorker], now: datetime) -> list[Finding]:
             f"start it again on {each.host}; a day after its end, it is no longer listed",
         )
         for each in known
-        if each.state is WorkerState.LOST
+        if each.state is WorkerState.LOST and each.drained_at is None
     ]
 
 
@@ -106,10 +125,8 @@ def clocks(known: Iterable[ListedWorker]) -> list[Finding]:
 
 
 def labels(known: Iterable[ListedWorker], jobs: Iterable[StoredJob]) -> list[Finding]:
-    """Report labels of enabled jobs that no living worker has."""
-    present = {
-        label for each in known if each.state is not WorkerState.LOST for label in each.labels
-    }
+    """Report labels of enabled jobs that no worker has that starts runs."""
+    present = {label for each in known if each.state is WorkerState.ONLINE for label in each.labels}
     needed = dict[str, list[str]]()
     for stored in jobs:
         label = stored.job.policy.worker_label

@@ -115,8 +115,14 @@ async def test_a_worker_that_is_not_seen_is_lost_and_then_forgotten(world: World
     assert await lost() == {"a": False, "b": True, "drained": True}
     world.clock.move(workers.RETENTION_AGE)
     await workers.record(world.ledger, record_of(world, "a"))
-    # A drain is an order of a person, so it does not expire.
+    # A drain is an order of a person, so it lasts much longer.
     assert await lost() == {"a": False, "drained": True}
+    world.clock.move(workers.DRAINED_RETENTION_AGE)
+    await workers.record(world.ledger, record_of(world, "a"))
+    assert await lost() == {"a": False}
+    await workers.record(world.ledger, record_of(world, "drained"))
+    async with world.ledger.read() as session:
+        assert await workers.drains(session) == {}
 
 
 async def test_the_end_of_a_worker_removes_only_its_own_record(world: World) -> None:

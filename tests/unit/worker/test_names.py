@@ -7,6 +7,7 @@ from pathlib import Path
 
 from daybook.home import Home
 from daybook.keeper import leadership
+from daybook.runs import workers
 from daybook.worker import names
 
 
@@ -48,3 +49,9 @@ def test_a_holder_contains_the_name_of_its_worker_and_is_new_at_each_start() -> 
     assert first != second
     assert first.split(":")[3:] == second.split(":")[3:] == ["a_host_1_2"]
     assert len(leadership.new_holder().split(":")) == 3
+
+
+def test_the_ledger_has_one_form_of_the_name_of_a_worker() -> None:
+    """`daybook workers list` and `Run.worker` show the same name."""
+    assert workers.plain_name("a host/1:2") == leadership.new_holder("a host/1:2").split(":")[3]
+    assert workers.plain_name("host-1a2b3c.example_2") == "host-1a2b3c.example_2"
