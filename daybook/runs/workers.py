@@ -15,7 +15,7 @@ The claim decides with these facts (`refusal`). A worker gets no run while it dr
 the label of the run, or if it does not serve the run's queue::
 
     another worker may take the run   this worker does not claim it for `HANDOVER_INTERVAL` after
-                                      its time, and then claims it, so that no run is left to nobody
+                                      its time, and then claims it, so that each run is claimed
     no other worker may take it       this worker claims it at once, and it waits with the reason
 
 A run that waits for a worker claims again ever later. It claims at once when a worker appears or is

@@ -103,8 +103,8 @@ class Membership:
 
     def _report(self, own: WorkerRecord) -> None:
         """Log another process with the name of this worker, once."""
-        rival = own.rival and (own.rival.host, own.rival.pid)
-        if rival and rival != self._rival:
+        rival = None if own.rival is None else (own.rival.host, own.rival.pid)
+        if rival is not None and rival != self._rival:
             log.error("another worker has the name %s: pid %d on %s", own.name, *rival[::-1])
         self._rival = rival
 

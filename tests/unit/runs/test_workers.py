@@ -147,7 +147,7 @@ async def test_the_end_of_a_worker_removes_only_its_own_record(world: World) -> 
         (["light", "label-gpu"], Wanted("gpu", "label-gpu"), True),
         (["light", "label-gpu"], Wanted("gpu", "medium"), False),  # labelled while it waited
         ([], Wanted("cpu", "label-cpu"), False),
-        (["light"], Wanted("", ""), False),  # unknown, so nobody relies on this worker
+        (["light"], Wanted("", ""), False),  # unknown, so no other worker relies on it
     ],
 )
 async def test_a_worker_may_take_runs_of_its_queues_with_its_labels(
