@@ -102,13 +102,29 @@ class Home:
     def worker_name(self) -> str:
         """Return the name of `up`'s worker in the pool: stable, and different for each home.
 
-        Further workers of the home have a number after it (`daybook.worker.names`).
+        Its six characters come from the path and `make_worker_id`, because the homes of several
+        machines may have the same path, and cloned machines the same host name. Further workers of
+        the home have a number after it (`daybook.worker.names`).
         """
-        return f"{socket.gethostname()}-{self.mark}"
+        identity = f"{self.path}:{_read_secret(self.worker_id)}"
+        return f"{socket.gethostname()}-{hashlib.sha256(identity.encode()).hexdigest()[:6]}"
+
+    @property
+    def worker_id(self) -> Path:
+        """Return the file with the home's random part of the names of its workers."""
+        return self.path / "worker-id"
+
+    def make_worker_id(self) -> None:
+        """Create `worker_id` before the first worker starts; keep an existing one.
+
+        On a full disk, the names come from the path alone.
+        """
+        with suppress(OSError):
+            _ensure_secret(self.worker_id, secrets.token_hex(8))
 
     @property
     def mark(self) -> str:
-        """Return six characters, derived from the path, that distinguish this home from others."""
+        """Return six characters, derived from the path, that distinguish the machine's homes."""
         return hashlib.sha256(str(self.path).encode()).hexdigest()[:6]
 
     @property

@@ -36,6 +36,7 @@ from daybook.errors import LeadershipLost, LedgerUnreachable
 from daybook.keeper import leader_lease
 from daybook.keeper.leader_lease import LEADERSHIP_NAME
 from daybook.ledger.engine import Ledger
+from daybook.runs import workers
 from daybook.timing import TIMING
 
 log = logging.getLogger(__name__)
@@ -43,8 +44,6 @@ log = logging.getLogger(__name__)
 
 _READS = re.compile(r"/(filter|paginate|count|history|get_scheduled_flow_runs|health|hello)/?$")
 """Paths of POST requests that only read."""
-MAX_WORKER_NAME = 100
-"""Maximum number of characters of a worker's name in a holder."""
 _GATEWAY_ERRORS = (502, 504)
 """Status codes with which a proxy reports that it does not reach Prefect."""
 
@@ -57,8 +56,7 @@ def new_holder(worker: str = "") -> str:
     leases of its earlier process are not its own.
     """
     holder = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
-    # A holder is also the name of a file (`runs.holders`).
-    name = re.sub(r"[^\w.-]", "_", worker)[:MAX_WORKER_NAME]
+    name = workers.plain_name(worker)
     return f"{holder}:{name}" if name else holder
 
 

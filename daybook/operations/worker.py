@@ -88,7 +88,7 @@ async def start(
     home: Home, here: SelectedPrefect, forked_from: image.Image | None = None
 ) -> children.Child:
     """Start the worker; its log is `logs/worker.log`."""
-    home.make()
+    home.make().make_worker_id()
     child, reader = await children.start_reporting(
         "worker",
         command(home, name=home.worker_name),

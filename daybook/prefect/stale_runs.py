@@ -15,7 +15,8 @@ and a run that it left running stays running.
 runs with an `unmirrored` row. A run of ours is stale only after `Timing.start_limit`, or
 `Timing.entry_limit` if it is running. Direct calls stay as they are, because no worker can run
 them. The workers of other ledgers handle the runs of those ledgers. The `infrastructure_pid` of a
-flow run that is not ours identifies its worker: `<worker's name>:<incarnation>:<pid>`.
+flow run that is not ours identifies its worker: `<worker's name>:<incarnation>:<pid>`. The runs of
+another incarnation of a worker are its own only if surely no other living process has its name.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from daybook.prefect import ended_runs, flow_runs, states
 from daybook.prefect.deployments import PAGE_SIZE
 from daybook.prefect.projection import ledger_tag
 from daybook.processes import locations
+from daybook.runs import workers as fleet
 from daybook.timing import TIMING
 
 log = logging.getLogger(__name__)
@@ -60,11 +62,11 @@ async def handle_stale_runs(
     ledger: Ledger,
     client: PrefectClient,
     pool: str,
-    worker_name: str,
+    mark: str,
     *,
     supervised: Callable[[], Collection[str]] = tuple,
 ) -> StaleRunResult:
-    """Handle the stale runs of the pool, as the worker ``worker_name``.
+    """Handle the stale runs of the pool, as the worker with ``mark``: `<name>:<incarnation>`.
 
     First remove the folders that killed processes left on this machine. ``supervised`` returns the
     flow runs for which the worker has processes or is starting them. The worker's other runs have
@@ -87,7 +89,7 @@ async def handle_stale_runs(
     external = [
         run for run in runs if not any(tag.startswith(RESERVED_TAG_PREFIX) for tag in run.tags)
     ]
-    orphaned = await _with_dead_worker(client, pool, worker_name, external)
+    orphaned = await _with_dead_worker(ledger, client, pool, mark, external)
     for run in orphaned:
         await _handle_external(client, run, counts, ledger.now())
     return counts
@@ -119,16 +121,26 @@ async def _handle_own(
 
 
 async def _with_dead_worker(
-    client: PrefectClient, pool: str, worker_name: str, runs: list[FlowRun]
+    ledger: Ledger, client: PrefectClient, pool: str, mark: str, runs: list[FlowRun]
 ) -> list[FlowRun]:
     """Return the runs of earlier processes of this worker, and the runs of offline workers."""
+    own_name, _, own_incarnation = mark.rpartition(":")
     by_worker: list[tuple[str, str, FlowRun]] = []
     for run in runs:
         name, _, incarnation = (run.infrastructure_pid or "").rpartition(":")[0].rpartition(":")
         if name and incarnation:
             by_worker.append((name, incarnation, run))
-    orphaned = [run for name, _, run in by_worker if name == worker_name]
-    others = {name for name, _, _ in by_worker} - {worker_name}
+    namesakes = [(each, run) for name, each, run in by_worker if name == own_name]
+    orphaned = [run for each, run in namesakes if each == own_incarnation]
+    earlier = [run for each, run in namesakes if each != own_incarnation]
+    if earlier:
+        now = ledger.now()
+        async with ledger.read() as session:
+            alone = await fleet.has_name_alone(session, fleet.plain_name(own_name), now)
+        # A process that started a run just now may not have recorded itself yet.
+        since = now - TIMING.run_lease
+        orphaned += [run for run in earlier if alone and run.state and run.state.timestamp < since]
+    others = {name for name, _, _ in by_worker} - {own_name}
     if others:
         workers = await client.read_workers_for_work_pool(pool, limit=PAGE_SIZE)
         offline = {each.name for each in workers if each.status is WorkerStatus.OFFLINE}

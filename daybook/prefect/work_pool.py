@@ -189,7 +189,7 @@ def is_own_worker(name: str, *, shared: bool) -> bool:
     """Return whether a worker with this name works for this home.
 
     ``shared`` is True if other ledgers have jobs in the pool. Prefect does not store a worker's
-    home, but `Home.worker_name` contains the machine's name and a digest of the home's path. So
+    home, but `Home.worker_name` contains the machine's name and a digest of the home. So
     this function recognizes a worker of another home on this machine; it is not ours, unless
     `ledger_url` is set. Any other worker counts as ours if the pool has only our jobs.
     """

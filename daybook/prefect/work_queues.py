@@ -63,7 +63,7 @@ def queue_of(job: Job, found: DeploymentResponse | None) -> str:
     """
     if found is not None and found.work_pool_name == WORK_POOL:
         current = found.work_queue_name
-        is_ours = current in (*CLASS_QUEUES, DEFAULT_QUEUE) or str(current).startswith(_LABEL)
+        is_ours = current in (*CLASS_QUEUES, DEFAULT_QUEUE) or is_of_label(str(current))
         if current and not is_ours:
             return str(current)
     return of_label(job.policy.worker_label) if job.policy.worker_label else job.policy.class_
@@ -72,6 +72,11 @@ def queue_of(job: Job, found: DeploymentResponse | None) -> str:
 def of_label(label: str) -> str:
     """Return the queue of the jobs with a label of workers."""
     return _LABEL + label
+
+
+def is_of_label(name: str) -> bool:
+    """Return whether a queue is that of a label. No other queue's name may begin like this."""
+    return name.startswith(_LABEL)
 
 
 async def ensure(

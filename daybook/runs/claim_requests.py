@@ -107,9 +107,10 @@ class ClaimRequest:
     that would use invalid parameters fails, but a due time uses the job's own parameters. ``most``
     is the maximum number of runs in progress, None for no limit; ``classes`` and ``max_per_agent``
     map the names of classes and agents to their own limits. ``full`` is True if the requesting
-    worker has no free slot. ``worker`` is the name of the requesting worker, and ``labels`` are its
-    labels; a flow that claims for itself has no name. ``rules`` are the operator's limits for the
-    jobs of agents.
+    worker has no free slot. ``worker`` is the name of the requesting worker, and ``labels`` and
+    ``queues`` are what it has and serves; a flow that claims for itself has no name. ``queue`` is
+    the run's work queue in Prefect, "" if it is unknown. ``rules`` are the operator's limits for
+    the jobs of agents.
     ``invalid_settings`` is the error of settings that cannot be read, and whose limits are unknown.
     ``session_id`` is the session that the run continues, whatever its parameters say; if it is
     empty, the parameters decide. ``waited`` is the reason why the run waited in Prefect before this
@@ -137,6 +138,8 @@ class ClaimRequest:
     full: bool = False
     worker: str = ""
     labels: tuple[str, ...] = ()
+    queues: tuple[str, ...] = ()
+    queue: str = ""
     rules: AgentLimits = field(default_factory=AgentLimits)
     invalid_settings: str = ""
     session_id: str = ""

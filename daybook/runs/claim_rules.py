@@ -234,13 +234,20 @@ async def overlapping(claim: Decision) -> ClaimResult | None:
     if claim.stored is None:
         return None
     job, holder = claim.stored.id, claim.request.holder
-    decision = await overlap.decide(claim.session, claim.row, job, claim.now, holder)
+    # No run is cancelled for a run that could not start.
+    cancels = claim.row.policy.overlap == "cancel_running"
+    refused = await _refusal(claim) if cancels else None
+    decision = await overlap.decide(
+        claim.session, claim.row, job, claim.now, holder, may_cancel=refused is None
+    )
     if decision is None:
         return None
     if decision.skipped:
         return await claim.end(Status.SKIPPED, decision.why)
     if decision.known_at is not None:
         return claim.wait(decision.known_at, decision.why, waits.HOLDER)
+    if refused is not None and decision.cancel:
+        return claim.wait(refused.until, refused.why, waits.NO_WORKER)
     until = claim.now + overlap.RETRY_INTERVAL
     waiting = claim.wait(until, decision.why, waits.OVERLAP)
     return replace(waiting, cancel=decision.cancel)
@@ -318,17 +325,28 @@ async def agent_full(claim: Decision) -> ClaimResult | None:
 
 
 async def no_worker(claim: Decision) -> ClaimResult | None:
-    """Make a run wait if the worker that claims it is draining, or has not the label of its job.
+    """Make a run wait if the worker that claims it is draining, has not the label of its job, or
+    does not serve its queue.
 
     A flow that claims for itself starts on any machine, because it has started already.
     """
+    refused = await _refusal(claim)
+    return claim.wait(refused.until, refused.why, waits.NO_WORKER) if refused else None
+
+
+async def _refusal(claim: Decision) -> workers.Refusal | None:
     request = claim.request
     if not request.worker:
         return None
-    refused = await workers.refusal(
-        claim.session, claim.row.policy, claim.now, worker=request.worker, labels=request.labels
+    return await workers.refusal(
+        claim.session,
+        workers.Wanted(claim.row.policy.worker_label, request.queue),
+        claim.now,
+        worker=request.worker,
+        labels=request.labels,
+        queues=request.queues,
+        since=claim.row.queued_at,
     )
-    return claim.wait(refused.until, refused.why, waits.NO_WORKER) if refused else None
 
 
 async def no_slot(claim: Decision) -> ClaimResult | None:

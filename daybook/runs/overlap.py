@@ -81,13 +81,19 @@ class OverlapDecision:
 
 
 async def decide(
-    session: AsyncSession, row: RunRow, job_id: str, now: datetime, claimant: str
+    session: AsyncSession,
+    row: RunRow,
+    job_id: str,
+    now: datetime,
+    claimant: str,
+    *,
+    may_cancel: bool = True,
 ) -> OverlapDecision | None:
     """Return why ``row`` may not begin now; None if no other run of its job prevents it.
 
     Check the expired leases of the job's runs first. With `cancel_running`, immediately end other
-    runs that no process holds. ``claimant`` is the claiming process: a run that the claimant holds
-    is known to be in progress.
+    runs that no process holds, but no run that has had an attempt if ``may_cancel`` is False.
+    ``claimant`` is the claiming process: a run that the claimant holds is known to be in progress.
     """
     await leases.expire_job(session, job_id, now)
     rule = _overlap_policy(row)
@@ -104,7 +110,7 @@ async def decide(
             return OverlapDecision(f"overlap: {_run_text(later[0])} goes first") if later else None
         return OverlapDecision(_still_at_work(held[0])) if held else None
     if rule == "cancel_running":
-        return await _replace_others(session, row, at_work, queued, now)
+        return await _replace_others(session, row, at_work, queued, now, may_cancel=may_cancel)
     if rule == "skip" or (rule == "queue_one" and not row.wait_reason.in_queue):
         accepted = [each for each in queued if each.wait_reason.in_queue]
         others = _Others(row, at_work, accepted if rule == "queue_one" else [], claimant, now)
@@ -286,6 +292,8 @@ async def _replace_others(
     at_work: Sequence[RunRow],
     queued: Sequence[RunRow],
     now: datetime,
+    *,
+    may_cancel: bool,
 ) -> OverlapDecision | None:
     later = [each for each in (*at_work, *queued) if slots.order_key(each) > slots.order_key(row)]
     if later:
@@ -295,7 +303,7 @@ async def _replace_others(
         await outcomes.record(session, each, Outcome(Status.SKIPPED, why), now)
     held = [each for each in at_work if each.state in HELD]
     for each in at_work:
-        if each not in held:
+        if each not in held and may_cancel:
             await outcomes.record(session, each, Outcome(Status.CANCELLED, why), now)
     if not held:
         return None

@@ -11,37 +11,62 @@ A draining worker starts no run, and its active runs go on. A worker has a name 
 (`daybook.worker.names`), so it still drains after a restart. The ledger's facts have the records
 and the drains, so no table is needed. A worker that ends removes its record, unless it drains.
 
-The claim decides with these facts (`refusal`): a worker that drains, or lacks the label of the run,
-gets no run. While another worker may take a run, such a worker does not even claim it. If there is
-none, the claim makes the run wait, with this reason.
+The claim decides with these facts (`refusal`). A worker gets no run while it drains, if it lacks
+the label of the run, or if it does not serve the run's queue::
+
+    another worker may take the run   this worker does not claim it for `HANDOVER_INTERVAL` after
+                                      its time, and then claims it, so that each run is claimed
+    no other worker may take it       this worker claims it at once, and it waits with the reason
+
+A run that waits for a worker claims again ever later. It claims at once when a worker appears or is
+resumed (`_wake`).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple, Self
 
 from pydantic import BaseModel
-from sqlalchemy import delete
+from sqlalchemy import delete, or_, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from daybook.errors import NotFound
+from daybook.ledger import waits
 from daybook.ledger.engine import Ledger
-from daybook.ledger.tables import Fact
+from daybook.ledger.states import Status
+from daybook.ledger.tables import Fact, RunRow
 from daybook.ledger.views import UtcTime
-from daybook.policies.policy import Policy
 from daybook.timing import TIMING
 
-RETRY_INTERVAL = timedelta(seconds=15)
-"""How long a run waits before it claims again if no worker may take it."""
-HANDOVER_INTERVAL = timedelta(seconds=5)
-"""How long a run waits before it claims again if another worker may take it."""
+MIN_RETRY_INTERVAL = timedelta(seconds=15)
+MAX_RETRY_INTERVAL = timedelta(minutes=5)
+"""How long a run waits before it claims again if no worker may take it: as long as it has waited
+since it was due, but between these two.
+"""
+HANDOVER_INTERVAL = timedelta(seconds=15)
+"""How long a worker that may not start a run leaves it to the workers that may."""
 RETENTION_AGE = timedelta(days=1)
 """Age at which the record of a worker that is not seen any more is deleted."""
+DRAINED_RETENTION_AGE = timedelta(days=30)
+"""Age at which the record and the drain of a drained worker that is not seen any more are deleted.
+"""
+
+MAX_NAME_LENGTH = 100
+"""Maximum number of characters of a worker's name in the ledger."""
 
 _RECORD, _DRAIN = "worker:", "drained worker:"
+
+
+class Rival(BaseModel, frozen=True):
+    """Another process with the name of a worker, and when it was last seen."""
+
+    host: str
+    pid: int
+    seen_at: UtcTime
 
 
 class WorkerRecord(BaseModel, frozen=True):
@@ -52,6 +77,7 @@ class WorkerRecord(BaseModel, frozen=True):
     without its runs. ``clock_ahead_seconds`` is how far its clock is ahead of the ledger's.
     ``settings`` are its shared settings that differ from the default (`shared_settings`), None if
     its settings are not valid.
+    ``rival`` is another living process that records itself under the same name.
     """
 
     name: str
@@ -68,6 +94,22 @@ class WorkerRecord(BaseModel, frozen=True):
     started_at: UtcTime
     seen_at: UtcTime
     settings: dict[str, Any] | None = None
+    rival: Rival | None = None
+
+    def replacing(self, before: Self | None) -> Self:
+        """Return this record with its rival: a process that was seen since this one has started.
+
+        ``before`` is the stored record. A rival stays one until it is not seen for a lease.
+        """
+        if before is None:
+            return self
+        rival = before.rival
+        if before.holder != self.holder:
+            seen = Rival(host=before.host, pid=before.pid, seen_at=before.seen_at)
+            rival = seen if before.seen_at > self.started_at else None
+        if rival is not None and rival.seen_at + TIMING.run_lease <= self.seen_at:
+            rival = None
+        return self.model_copy(update={"rival": rival})
 
 
 class Drain(BaseModel, frozen=True):
@@ -88,15 +130,28 @@ class KnownWorker(BaseModel, frozen=True):
     def of(cls, record: WorkerRecord, drain: Drain | None, now: datetime) -> Self:
         return cls(record=record, drain=drain, is_lost=record.seen_at + TIMING.run_lease <= now)
 
-    def may_take(self, policy: Policy) -> bool:
-        """Return whether it may start a run with this policy."""
+    def may_take(self, wanted: Wanted) -> bool:
+        """Return whether it may start the run."""
         if self.is_lost or self.drain is not None:
             return False
-        return has_label(policy, self.record.labels) and (
-            bool(policy.worker_label)
-            or not self.record.queues
-            or policy.class_ in self.record.queues
-        )
+        return wanted.fits(self.record.labels, self.record.queues)
+
+
+class Wanted(NamedTuple):
+    """What a run needs: a worker with ``label``, "" for any, that serves its work queue.
+
+    ``queue`` is the queue in which the run is in Prefect, "" if it is unknown.
+    """
+
+    label: str
+    queue: str
+
+    def has_label(self, labels: Collection[str]) -> bool:
+        return not self.label or self.label in labels
+
+    def fits(self, labels: Collection[str], queues: Collection[str]) -> bool:
+        """Return whether a worker with these labels and queues (none: all) may start the run."""
+        return self.has_label(labels) and (not queues or self.queue in queues)
 
 
 class Refusal(NamedTuple):
@@ -106,31 +161,54 @@ class Refusal(NamedTuple):
     until: datetime
 
 
-def has_label(policy: Policy, labels: Collection[str]) -> bool:
-    """Return whether a worker with these labels may start a run with this policy."""
-    return not policy.worker_label or policy.worker_label in labels
+def plain_name(name: str) -> str:
+    """Return a worker's name as the ledger has it: in records and drains, and in holders.
+
+    A holder is also the name of a file (`runs.holders`), so other characters become `_`.
+    """
+    return re.sub(r"[^\w.-]", "_", name)[:MAX_NAME_LENGTH]
 
 
-async def record(ledger: Ledger, own: WorkerRecord) -> None:
-    """Store a worker's record, and delete the old records of others."""
+async def record(ledger: Ledger, own: WorkerRecord) -> WorkerRecord:
+    """Store a worker's record, with its rival, and delete the old records of others. Return it.
+
+    If the worker has started or was lost, wake the runs that wait for a worker.
+    """
     async with ledger.write() as session:
         now = ledger.now()
+        before = await _read(session, own.name)
+        known = before is not None and before.holder == own.holder
+        if before is None or not known or KnownWorker.of(before, None, now).is_lost:
+            await _wake(session, now)
         drained = await drains(session)
         for each in await _records(session):
-            if each.seen_at < now - RETENTION_AGE and each.name not in drained:
+            age = DRAINED_RETENTION_AGE if each.name in drained else RETENTION_AGE
+            if each.seen_at < now - age:
                 await _delete(session, _RECORD + each.name)
+                await _delete(session, _DRAIN + each.name)
+        own = own.replacing(before)
         await session.merge(Fact(key=_RECORD + own.name, value=own.model_dump_json()))
+        return own
 
 
 async def forget(ledger: Ledger, name: str, holder: str) -> None:
     """Remove the record of a worker that ends, unless it drains, or a later process has it."""
     async with ledger.write() as session:
-        stored = await session.get(Fact, _RECORD + name)
-        is_own = (
-            stored is not None and WorkerRecord.model_validate_json(stored.value).holder == holder
-        )
+        stored = await _read(session, name)
+        is_own = stored is not None and stored.holder == holder
         if is_own and await session.get(Fact, _DRAIN + name) is None:
             await _delete(session, _RECORD + name)
+
+
+async def has_name_alone(session: AsyncSession, name: str, now: datetime) -> bool:
+    """Return whether surely no other living process has the name of a worker.
+
+    A worker that was started less than a lease ago may not know its rival yet.
+    """
+    own = await _read(session, name)
+    if own is None or own.rival is not None:
+        return False
+    return own.started_at + TIMING.run_lease <= now < own.seen_at + TIMING.run_lease
 
 
 async def read_all(session: AsyncSession, now: datetime) -> list[KnownWorker]:
@@ -162,44 +240,73 @@ async def resume(ledger: Ledger, name: str) -> None:
         if await session.get(Fact, _RECORD + name) is None:
             raise NotFound("worker", name)
         await _delete(session, _DRAIN + name)
+        await _wake(session, ledger.now())
 
 
 async def anyone_takes(
-    session: AsyncSession, policy: Policy, now: datetime, *, besides: str
+    session: AsyncSession, wanted: Wanted, now: datetime, *, besides: str
 ) -> bool:
-    """Return whether another worker than ``besides`` may take a run with this policy."""
+    """Return whether another worker than ``besides`` may take the run."""
     others = await read_all(session, now)
-    return any(each.may_take(policy) for each in others if each.record.name != besides)
+    return any(each.may_take(wanted) for each in others if each.record.name != besides)
 
 
 async def refusal(
-    session: AsyncSession, policy: Policy, now: datetime, *, worker: str, labels: Collection[str]
+    session: AsyncSession,
+    wanted: Wanted,
+    now: datetime,
+    *,
+    worker: str,
+    labels: Collection[str],
+    queues: Collection[str],
+    since: datetime,
 ) -> Refusal | None:
-    """Return why ``worker`` may not take a run with this policy; None if it may."""
-    is_labelled = has_label(policy, labels)
-    if is_labelled and await session.get(Fact, _DRAIN + worker) is None:
+    """Return why ``worker``, with these labels and queues, may not take a run; None if it may.
+
+    The run waits ``since`` then. A run in an unknown queue was given to this worker by Prefect, so
+    only its label matters.
+    """
+    fits = wanted.fits(labels, queues if wanted.queue else ())
+    if fits and await session.get(Fact, _DRAIN + worker) is None:
         return None
     known = await read_all(session, now)
-    if any(each.may_take(policy) for each in known if each.record.name != worker):
+    if any(each.may_take(wanted) for each in known if each.record.name != worker):
         return Refusal("another worker takes it", now + HANDOVER_INTERVAL)
-    return Refusal(nobody_takes(policy, known), now + RETRY_INTERVAL)
+    pause = min(max(now - since, MIN_RETRY_INTERVAL), MAX_RETRY_INTERVAL)
+    return Refusal(nobody_takes(wanted, known), now + pause)
 
 
-def nobody_takes(policy: Policy, known: Iterable[KnownWorker]) -> str:
-    """Return why none of the known workers may take a run with this policy."""
+def nobody_takes(wanted: Wanted, known: Iterable[KnownWorker]) -> str:
+    """Return why none of the known workers may take the run."""
     online = [each for each in known if not each.is_lost]
-    with_label = [each for each in online if has_label(policy, each.record.labels)]
-    draining = [each.record.name for each in with_label if each.drain is not None]
-    label = f" with the label {policy.worker_label}" if policy.worker_label else ""
+    with_label = [each for each in online if wanted.has_label(each.record.labels)]
+    serving = [each for each in with_label if wanted.fits(each.record.labels, each.record.queues)]
+    label = f" with the label {wanted.label}" if wanted.label else ""
     if not with_label:
         return f"no worker{label} is online"
+    draining = [each.record.name for each in serving if each.drain is not None]
+    if not draining:
+        queue = f"the queue {wanted.queue}" if wanted.queue else "its queue"
+        return f"no worker{label} serves {queue}"
     if len(draining) == 1:
         return f"the worker {draining[0]} is draining"
-    return f"every worker{label} is draining" if draining else f"no worker{label} serves its queue"
+    return f"every worker{label} is draining"
+
+
+async def _wake(session: AsyncSession, now: datetime) -> None:
+    """Let the runs that wait for a worker claim now."""
+    waiting = col(RunRow.status) == Status.WAITING, col(RunRow.waits_for) == waits.NO_WORKER.name
+    later = or_(col(RunRow.until).is_(None), col(RunRow.until) > now)
+    await session.execute(update(RunRow).where(*waiting, later).values(until=now))
 
 
 async def _records(session: AsyncSession) -> list[WorkerRecord]:
     return [WorkerRecord.model_validate_json(each) for _, each in await _facts(session, _RECORD)]
+
+
+async def _read(session: AsyncSession, name: str) -> WorkerRecord | None:
+    stored = await session.get(Fact, _RECORD + name)
+    return None if stored is None else WorkerRecord.model_validate_json(stored.value)
 
 
 async def _facts(session: AsyncSession, prefix: str) -> list[tuple[str, str]]:

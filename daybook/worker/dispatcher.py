@@ -112,9 +112,9 @@ class Dispatcher:
     ``holder`` names the worker in its leases; ``most`` is the maximum number of active runs in
     the ledger. ``free`` returns whether the worker has a free slot. The dispatcher calls ``watch``
     with each started process. It calls ``fill_slot`` when a run has to wait although a slot is
-    free, so that the runs that were due earlier claim at once. ``worker`` and ``labels`` are the
-    worker's name and labels. ``folders`` are the folders in which
-    Daybook stores data.
+    free, so that the runs that were due earlier claim at once. ``worker``, ``labels`` and
+    ``queues`` are the worker's name, its labels, and the queues that it serves (empty: all).
+    ``folders`` are the folders in which Daybook stores data.
     """
 
     def __init__(
@@ -129,13 +129,14 @@ class Dispatcher:
         watch: Callable[[SupervisedRun], None],
         worker: str = "",
         labels: tuple[str, ...] = (),
+        queues: tuple[str, ...] = (),
         fill_slot: Callable[[], Coroutine[Any, Any, None]] | None = None,
         folders: Collection[Path] = (),
     ) -> None:
         self._ledger, self._client, self._launcher = ledger, client, launcher
         self._holder, self._max_active, self._free, self._watch = holder, most, free, watch
         self._fill_slot, self._folders = fill_slot, folders
-        self._worker, self._labels = worker, labels
+        self._worker, self._labels, self._queues = worker, labels, queues
         # One claim at a time, in `claim_order`, because SQLite grants its own lock in no particular
         # order.
         self._claim_lock = FirstInOrderLock()
@@ -245,7 +246,14 @@ class Dispatcher:
         worker = Worker(str(run.id), run.start_time is not None, bool(request.retries))
         effects = await claim.decide(
             self._ledger,
-            replace(request, full=not self._free(), worker=self._worker, labels=self._labels),
+            replace(
+                request,
+                full=not self._free(),
+                worker=self._worker,
+                labels=self._labels,
+                queues=self._queues,
+                queue=run.work_queue_name or "",
+            ),
             worker,
             deployment_id=str(run.deployment_id),
             made_by=str(run.created_by.id) if run.created_by else None,

@@ -22,7 +22,7 @@ from daybook.ledger.engine import Ledger
 from daybook.policies.policy import policy_from_parameters
 from daybook.processes import proc
 from daybook.runs import shared_settings, workers
-from daybook.runs.workers import WorkerRecord
+from daybook.runs.workers import Wanted, WorkerRecord
 from daybook.timing import TIMING
 
 log = logging.getLogger(__name__)
@@ -77,11 +77,15 @@ class Membership:
         ledger: Ledger,
         name: str,
         holder: str,
+        *,
         labels: Collection[str],
+        queues: Collection[str],
         own_record: Callable[[], WorkerRecord],
     ) -> None:
-        self._ledger, self._name, self._holder, self._labels = ledger, name, holder, labels
+        self._ledger, self._name, self._holder = ledger, name, holder
+        self._labels, self._queues = labels, queues
         self._own_record = own_record
+        self._rival: tuple[str, int] | None = None
         self.is_draining = False
 
     async def keep(self) -> NoReturn:
@@ -91,7 +95,7 @@ class Membership:
             while True:
                 try:
                     if time.monotonic() - recorded_at >= TIMING.worker_record.total_seconds():
-                        await workers.record(self._ledger, self._own_record())
+                        self._report(await workers.record(self._ledger, self._own_record()))
                         recorded_at = time.monotonic()
                     await self._read_drain()
                 except LedgerUnreachable as error:
@@ -104,6 +108,13 @@ class Membership:
                 async with asyncio.timeout(FORGET_TIMEOUT_SECONDS):
                     await workers.forget(self._ledger, self._name, self._holder)
 
+    def _report(self, own: WorkerRecord) -> None:
+        """Log another process with the name of this worker, once."""
+        rival = None if own.rival is None else (own.rival.host, own.rival.pid)
+        if rival is not None and rival != self._rival:
+            log.error("another worker has the name %s: pid %d on %s", own.name, *rival[::-1])
+        self._rival = rival
+
     async def _read_drain(self) -> None:
         async with self._ledger.read() as session:
             drains = self._name in await workers.drains(session)
@@ -111,20 +122,33 @@ class Membership:
             log.info("%s %s", self._name, "drains" if drains else "starts runs again")
         self.is_draining = drains
 
-    async def is_for_others(self, run: FlowRun) -> bool:
-        """Return whether this worker may not start ``run``, and another worker may.
+    def may_start(self, run: FlowRun) -> bool:
+        """Return whether this worker may start ``run``, by what it knows without the ledger."""
+        wanted = _wanted(run)
+        queues = self._queues if wanted.queue else ()
+        return not self.is_draining and wanted.fits(self._labels, queues)
 
-        If no worker may start it, this worker claims it, so that it waits with a reason.
+    async def is_for_others(self, run: FlowRun) -> bool:
+        """Return whether to leave ``run`` to another worker: this one may not start it.
+
+        If no worker may start it, or none has claimed it in `workers.HANDOVER_INTERVAL`, this
+        worker claims it, so that it waits with a reason.
         """
-        policy = policy_from_parameters(run.parameters)
-        if not self.is_draining and workers.has_label(policy, self._labels):
+        due, now = run.next_scheduled_start_time or run.expected_start_time, self._ledger.now()
+        if self.may_start(run) or due is None:
+            return False
+        if now.timestamp() - due.timestamp() >= workers.HANDOVER_INTERVAL.total_seconds():
             return False
         try:
             async with self._ledger.read() as session:
-                now = self._ledger.now()
-                return await workers.anyone_takes(session, policy, now, besides=self._name)
+                return await workers.anyone_takes(session, _wanted(run), now, besides=self._name)
         except LedgerUnreachable:
             return False  # the dispatcher reschedules the run
+
+
+def _wanted(run: FlowRun) -> Wanted:
+    policy = policy_from_parameters(run.parameters)
+    return Wanted(policy.worker_label, run.work_queue_name or "")
 
 
 @cache

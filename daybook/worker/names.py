@@ -2,7 +2,9 @@
 
 The worker of `daybook up` has the name `Home.worker_name`, such as `host-1a2b3c`. Each further
 worker gets the first number that no living process of the home has: `host-1a2b3c-2`, `-3` and so
-on. So the names come from the machine and the home, and stay the same after a restart.
+on. So the names come from the machine and the home, and stay the same after a restart. If two
+processes have one name nevertheless, such as on a cloned machine, each finds the other in the
+ledger (`workers.Rival`).
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ def reserve(home: Home) -> tuple[str, int]:
     Raise OSError, for instance if the disk is full.
     """
     folder = home.make().path / "workers"
+    home.make_worker_id()
     folder.mkdir(mode=0o700, exist_ok=True)
     for number in count(FIRST_NUMBER):
         name = f"{home.worker_name}-{number}"

@@ -11,6 +11,11 @@ slot is free. Events only shorten the wait: the queue also polls, because Prefec
 when its scheduler inserts runs, and because the event stream can break. It polls less often while
 nothing is due soon, or while polling fails.
 
+Prefect refuses a poll as a whole if one of its queues does not exist. So a worker that serves only
+some queues reads the names of all queues now and then, and polls those of its queues that exist. It
+also polls the queues of all labels, because a run whose label no worker has must be claimed, to
+wait with a reason; the claim starts no such run.
+
 After a stop of hours, Prefect has many late runs, which only have to be recorded as missed. All
 other runs claim before the late runs (`claim_order`). The queue fetches the other runs even if more
 late runs precede them than Prefect lists at once.
@@ -30,10 +35,12 @@ from uuid import UUID
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.responses import WorkerFlowRunResponse
+from prefect.exceptions import ObjectNotFound
 
 from daybook.clock import SYSTEM_CLOCK
 from daybook.jobs.lateness import MAX_CATCH_UP_AGE, ON_TIME_GRACE
 from daybook.policies.policy import policy_from_parameters
+from daybook.prefect import work_queues
 from daybook.prefect.deployments import PAGE_SIZE
 from daybook.prefect.states import WAITING_NAME
 from daybook.timing import TIMING
@@ -52,6 +59,8 @@ POLL_TIMEOUT_SECONDS = 20.0
 
 Prefect's client would retry for more than a minute, with pauses of up to 32 s.
 """
+QUEUES_INTERVAL_SECONDS = 60.0
+"""Interval at which a worker that serves only some queues reads which queues exist."""
 LATE_AFTER = timedelta(minutes=10)
 """Lateness after which a run claims after all other runs.
 
@@ -70,8 +79,9 @@ class RunQueue:
         queues: list[str],
         dispatch: Callable[[FlowRun], Coroutine[Any, Any, None]],
     ) -> None:
-        self._client, self._pool, self._queues = client, pool, queues
+        self._client, self._pool, self._served = client, pool, queues
         self._dispatch = dispatch
+        self._queues, self._queues_read_at = queues, float("-inf")
         self._upcoming: dict[UUID, tuple[datetime, FlowRun]] = {}
         self._dispatching: dict[UUID, asyncio.Task[None]] = {}
         self._dispatched: dict[UUID, float] = {}
@@ -129,8 +139,13 @@ class RunQueue:
 
         Raise `httpx.HTTPError`, and `ObjectNotFound` for a pool or queue that does not exist.
         """
+        await self._find_queues()
         polled_at, before = time.monotonic(), SYSTEM_CLOCK.now() + FETCH_AHEAD_INTERVAL
-        runs = await self._read(self._queues, before)
+        try:
+            runs = await self._read(self._queues, before)
+        except ObjectNotFound:
+            self._queues_read_at = float("-inf")  # the next poll leaves a deleted queue out
+            raise
         if len(runs) >= PAGE_SIZE and len(self._queues) != 1:
             # Prefect lists all runs of a queue before the runs of the next queue, so many runs in
             # one queue would hide the runs of other queues.
@@ -147,6 +162,24 @@ class RunQueue:
         busy = self._dispatching.keys() | self._dispatched.keys()
         self._upcoming = {run.id: (_scheduled(run), run) for run in runs if run.id not in busy}
         self._changed.set()
+
+    async def _find_queues(self) -> None:
+        """Find the queues to poll, if this worker serves only some: its own, and those of labels.
+
+        If none of its own exists, poll them nevertheless: Prefect's answer names a missing one.
+        """
+        age = time.monotonic() - self._queues_read_at
+        if not self._served or age < QUEUES_INTERVAL_SECONDS:
+            return
+        found = await self._client.read_work_queues(work_pool_name=self._pool)
+        names = [each.name for each in found]
+        own = [each for each in self._served if each in names]
+        labelled = [each for each in names if work_queues.is_of_label(each) and each not in own]
+        self._queues = [*own, *labelled] if own else self._served
+        self._queues_read_at = time.monotonic()
+        for each in self._served:
+            if each not in names:
+                log.warning("the work queue %s does not exist", each)
 
     async def _read(
         self, queues: list[str], before: datetime, after: datetime | None = None

@@ -49,7 +49,7 @@ from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import RunRow
 from daybook.prefect import ended_runs, scheduled_runs, stale_runs, states
 from daybook.processes import proc
-from daybook.runs import leases
+from daybook.runs import leases, workers
 from daybook.runs.workers import WorkerRecord
 from daybook.timing import TIMING
 from daybook.tools import worker_tools
@@ -122,6 +122,7 @@ class WorkerLoop:
         self._ledger, self._client, self._launcher = ledger, client, launcher
         self._config, self._sync, self._configure = config, sync, configure
         self._holder = config.holder or leadership.new_holder(config.name)
+        self._name = workers.plain_name(config.name)
         self._watched: dict[str, SupervisedRun] = {}
         self._exits: set[asyncio.Task[None]] = set()
         self._renewed = time.monotonic()
@@ -144,13 +145,19 @@ class WorkerLoop:
             most=config.most,
             free=self._has_room,
             watch=self._watch,
-            worker=config.name,
+            worker=self._name,
             labels=config.labels,
+            queues=tuple(config.queues),
             fill_slot=self._fill_slot,
             folders=config.folders,
         )
         self._membership = Membership(
-            ledger, config.name, self._holder, config.labels, self._own_record
+            ledger,
+            self._name,
+            self._holder,
+            labels=config.labels,
+            queues=config.queues,
+            own_record=self._own_record,
         )
         self._upkeep = (self._renew, self._send_heartbeats, self._poll_cancellations)
         """Upkeep of active runs: leases, heartbeats and cancellations."""
@@ -235,7 +242,7 @@ class WorkerLoop:
         try:
             if await self._dispatcher.dispatch(run):
                 return
-            if not self._has_room() or self._membership.is_draining:
+            if not self._has_room() or not self._membership.may_start(run):
                 self._refused_external = True  # not in the ledger: poll when a slot is free
             else:
                 self._dispatcher.starting += 1
@@ -255,7 +262,7 @@ class WorkerLoop:
 
     def _own_record(self) -> WorkerRecord:
         return membership.record_of(
-            self._config.name,
+            self._name,
             self._holder,
             limit=self._config.limit,
             queues=self._config.queues,
@@ -400,7 +407,7 @@ class WorkerLoop:
                     self._ledger,
                     self._client,
                     self._config.pool,
-                    self._config.name,
+                    self._mark,
                     supervised=lambda: self._watched.keys() | self._dispatching.keys(),
                 )
             )

@@ -19,7 +19,8 @@ Name = Annotated[str, Parameter(help="The worker's name, as in `daybook workers 
 async def list_() -> Answer:
     """List the workers of this ledger, on all machines. Works without Prefect.
 
-    A worker that has not been seen for a minute is lost; after a day it is no longer listed.
+    A worker that has not been seen for a minute is lost. It is listed for a day, or if it is
+    drained, for 30 days or until it is resumed.
 
     Example: daybook workers list
     """

@@ -69,8 +69,8 @@ class ListedWorker(BaseModel, frozen=True):
 
 
 async def list_workers() -> list[ListedWorker]:
-    """Return the workers, sorted by name. A lost worker is in the list for a day, or while it
-    drains. Raise `InvalidInput` if the actor is an agent.
+    """Return the workers, sorted by name. A lost worker is in the list for a day, or 30 days
+    while it drains. Raise `InvalidInput` if the actor is an agent.
     """
     authorization.require_operator()
     async with open_ledger() as ledger, ledger.read() as session:

@@ -26,18 +26,16 @@ CHECK = "workers"
 
 
 class WorkersStatus(FeatureStatus, frozen=True):
-    """The number of workers that start runs, and the names of those that drain."""
+    """The number of workers that start runs, and the names of the living ones that drain."""
 
     online: int
     draining: list[str]
 
     @classmethod
     async def read(cls, session: AsyncSession, now: datetime) -> Self:
-        known = await workers.read_all(session, now)
-        return cls(
-            online=sum(not each.is_lost and each.drain is None for each in known),
-            draining=[each.record.name for each in known if each.drain is not None],
-        )
+        living = [each for each in await workers.read_all(session, now) if not each.is_lost]
+        draining = [each.record.name for each in living if each.drain is not None]
+        return cls(online=len(living) - len(draining), draining=draining)
 
     def findings(self) -> list[Finding]:
         """Report the draining workers; it is a problem if no other worker is online."""
@@ -57,14 +55,15 @@ async def check() -> list[Finding]:
     async with open_ledger() as ledger, ledger.read() as session:
         now = ledger.now()
         known = await operations.read(session, now)
-        records = [each.record for each in await workers.read_all(session, now) if not each.is_lost]
+        known_workers = await workers.read_all(session, now)
         jobs = await store.all_jobs(session)
         status = await WorkersStatus.read(session, now)
     found = [
         *status.findings(),
+        *names([each.record for each in known_workers]),
         *lost(known, now),
         *versions(known),
-        *different_settings(records),
+        *different_settings([each.record for each in known_workers if not each.is_lost]),
         *clocks(known),
         *labels(known, jobs),
     ]
@@ -72,8 +71,26 @@ async def check() -> list[Finding]:
     return found or [passed(CHECK, f"online: {first_names(online)}" if online else "")]
 
 
+def names(records: Iterable[WorkerRecord]) -> list[Finding]:
+    """Report a name that two living workers have: they share their drain and their record."""
+    return [
+        problem(
+            CHECK,
+            f"two workers have the name {each.name}",
+            "start one with another name (daybook worker --name); on a cloned machine, delete the "
+            "file worker-id in its home, and restart its worker",
+            why=f"on {each.host} and on {each.rival.host}",
+        )
+        for each in records
+        if each.rival is not None
+    ]
+
+
 def lost(known: Iterable[ListedWorker], now: datetime) -> list[Finding]:
-    """Report the workers that ended without a notice, or whose machine is unreachable."""
+    """Report the workers that ended without a notice, or whose machine is unreachable.
+
+    A drained worker is out of service, so its end is no problem.
+    """
     return [
         warning(
             CHECK,
@@ -81,7 +98,7 @@ def lost(known: Iterable[ListedWorker], now: datetime) -> list[Finding]:
             f"start it again on {each.host}; a day after its end, it is no longer listed",
         )
         for each in known
-        if each.state is WorkerState.LOST
+        if each.state is WorkerState.LOST and each.drained_at is None
     ]
 
 
@@ -129,10 +146,8 @@ def clocks(known: Iterable[ListedWorker]) -> list[Finding]:
 
 
 def labels(known: Iterable[ListedWorker], jobs: Iterable[StoredJob]) -> list[Finding]:
-    """Report labels of enabled jobs that no living worker has."""
-    present = {
-        label for each in known if each.state is not WorkerState.LOST for label in each.labels
-    }
+    """Report labels of enabled jobs that no worker has that starts runs."""
+    present = {label for each in known if each.state is WorkerState.ONLINE for label in each.labels}
     needed = dict[str, list[str]]()
     for stored in jobs:
         label = stored.job.policy.worker_label

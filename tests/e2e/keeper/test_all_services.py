@@ -32,7 +32,7 @@ async def every_pass(ledger: Ledger, client: PrefectClient) -> int:
         await lease_reaper.expire(ledger, client),
         await scheduled_runs.ensure_all(ledger, client),
         await state_mirror.mirror(ledger, client),
-        await stale_runs.handle_stale_runs(ledger, client, WORK_POOL, "the-worker"),
+        await stale_runs.handle_stale_runs(ledger, client, WORK_POOL, "the-worker:1"),
     ]
     return sum(map(bool, done))
 

@@ -18,7 +18,8 @@ from daybook.clock import SYSTEM_CLOCK
 from daybook.prefect import stale_runs
 from daybook.prefect.parameter_schema import WORK_POOL
 from daybook.prefect.stale_runs import StaleRunResult
-from daybook.runs import claims
+from daybook.runs import claims, workers
+from tests.unit.runs.fleet import record_of
 from tests.world.prefect_world import PrefectWorld
 
 pytestmark = pytest.mark.e2e
@@ -29,7 +30,7 @@ ME, NOW = "the-worker", "incarnation-2"
 async def swept(world: PrefectWorld, *supervised: FlowRun) -> StaleRunResult:
     supervised_ids = {str(run.id) for run in supervised}
     return await stale_runs.handle_stale_runs(
-        world.ledger, world.client, WORK_POOL, ME, supervised=lambda: supervised_ids
+        world.ledger, world.client, WORK_POOL, f"{ME}:{NOW}", supervised=lambda: supervised_ids
     )
 
 
@@ -167,6 +168,9 @@ async def test_runs_left_by_an_earlier_process_of_this_worker_are_resolved(
     stopping = await foreign(world, theirs, before, Pending(), Running(), Cancelling())
     own_run = await foreign(world, theirs, f"{ME}:{NOW}:18", Pending(), Running())
     process_worker = await foreign(world, theirs, "a-machine:17", Pending(), Running())
+    # Another living process may have the same name.
+    assert not await swept(world, own_run)
+    await recorded_for_a_lease(world)
 
     assert await swept(world, own_run) == StaleRunResult(scheduled=1, crashed=1, cancelled=1)
 
@@ -178,6 +182,13 @@ async def test_runs_left_by_an_earlier_process_of_this_worker_are_resolved(
         assert await world.prefect.shown(untouched) == ("RUNNING", "Running")
     assert not await swept(world, own_run)
     await world.prefect.set(own_run, Completed())
+
+
+async def recorded_for_a_lease(world: PrefectWorld) -> None:
+    """Let this worker be the only process with its name for as long as a lease."""
+    started_at = world.ledger.now()
+    world.passes(seconds=61)
+    await workers.record(world.ledger, record_of(world, ME, started_at=started_at))
 
 
 @pytest.mark.slow
@@ -195,6 +206,7 @@ async def test_a_run_that_ends_just_before_the_write_keeps_its_state(
     world: PrefectWorld, theirs: UUID
 ) -> None:
     run = await foreign(world, theirs, f"{ME}:incarnation-1:17", Pending(), Running())
+    await recorded_for_a_lease(world)
     world.prefect.traffic.before["set_state"] = lambda: world.prefect.set(run, Completed())
 
     assert not await swept(world)
@@ -209,6 +221,7 @@ async def test_runs_of_another_ledger_are_not_touched(world: PrefectWorld) -> No
         flow, uuid4().hex[:8], work_pool_name=WORK_POOL, tags=["daybook:another"]
     )
     run = await foreign(world, deployment, f"{ME}:incarnation-1:17", Pending(), Running())
+    await recorded_for_a_lease(world)
 
     assert not await swept(world)
 

@@ -16,6 +16,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.responses import WorkerFlowRunResponse
+from prefect.exceptions import ObjectNotFound
 from prefect.states import Scheduled
 
 from daybook.clock import SYSTEM_CLOCK
@@ -47,6 +48,8 @@ class Pool:
         self, work_pool_name: str, work_queue_names: list[str], scheduled_before: datetime
     ) -> list[Any]:
         self.polled.append(work_queue_names)
+        if not set(work_queue_names) <= self._queues.keys():
+            raise ObjectNotFound(KeyError("queue"))
         return [SimpleNamespace(flow_run=run) for run in self._list(work_queue_names)]
 
     async def request(self, method: str, path: str, *, json: Any, **_: Any) -> httpx.Response:
@@ -101,6 +104,35 @@ async def test_a_worker_of_one_queue_polls_it_once() -> None:
     pool = Pool(light=MANY, medium=[scheduled("medium", PAST)])
     assert set(await handed_out(pool, "light")) == {"light"}
     assert pool.polled == [["light"]]
+
+
+async def test_a_worker_of_some_queues_polls_also_the_labels_that_no_worker_may_have() -> None:
+    gpu = scheduled("gpu", PAST)
+    pool = Pool(**{"light": [], "medium": [scheduled("m", PAST)], "label-gpu": [gpu]})
+    assert await handed_out(pool, "light") == ["gpu"]
+    assert pool.polled[0] == ["light", "label-gpu"]
+
+
+async def test_a_deleted_queue_does_not_keep_a_worker_from_its_other_queues() -> None:
+    pool = Pool(**{"light": [scheduled("l", PAST)], "label-gpu": []})
+    names = list[str]()
+
+    async def dispatch(run: FlowRun) -> None:
+        names.append(run.name)
+
+    queue = RunQueue(cast(Any, pool), "pool", ["light", "label-gpu"], dispatch)
+    await queue.fetch()
+    del pool._queues["label-gpu"]
+    with pytest.raises(ObjectNotFound):
+        await queue.fetch()
+    await queue.fetch()
+    assert pool.polled[-2:] == [["light", "label-gpu"], ["light"]]
+    # It never polls all queues instead of its own.
+    pool._queues["medium"] = pool._queues.pop("light")
+    for _ in range(2):
+        with pytest.raises(ObjectNotFound):
+            await queue.fetch()
+    assert pool.polled[-1] == ["light", "label-gpu"]
 
 
 async def test_runs_on_time_come_before_more_late_ones_than_prefect_lists_at_once() -> None:

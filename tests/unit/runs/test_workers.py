@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 
 from daybook.errors import NotFound
 from daybook.ledger.states import Status
-from daybook.policies.policy import Policy
 from daybook.runs import workers
 from daybook.runs.claim_requests import ClaimRequest, Granted, Waiting
+from daybook.runs.workers import Wanted
 from daybook.timing import TIMING
 from tests.unit.runs.fleet import record_of
 from tests.world import World
@@ -22,6 +22,12 @@ pytestmark = pytest.mark.anyio
 async def claim_of(world: World, worker: str, **job: str) -> ClaimRequest:
     row = await world.runs.request(await world.jobs.add(on_demand=True, overlap="allow", **job))
     return replace(world.runs.claim_request(row), worker=worker)
+
+
+async def refused(world: World, request: ClaimRequest) -> Waiting:
+    answer = await world.runs.claim(request)
+    assert isinstance(answer, Waiting)
+    return answer
 
 
 @pytest.mark.dialect
@@ -40,7 +46,7 @@ async def test_a_draining_worker_gets_no_run_until_it_is_resumed_even_after_a_re
 
     assert isinstance(waiting, Waiting)
     assert waiting.why == "the worker a is draining"
-    assert waiting.until == world.clock.now() + workers.RETRY_INTERVAL
+    assert waiting.until == world.clock.now() + workers.MIN_RETRY_INTERVAL
     row = await world.runs.row(str(waiting.run_id))
     assert (row.status, row.waits_for) == ("waiting", "no_worker")
     async with world.ledger.read() as session:
@@ -57,10 +63,7 @@ async def test_another_worker_takes_what_a_draining_worker_may_not_start(world: 
     await workers.set_draining(world.ledger, "a", by="")
     request = await claim_of(world, "a")
 
-    refused = await world.runs.claim(request)
-
-    assert isinstance(refused, Waiting)
-    assert refused.why == "another worker takes it"
+    assert (await refused(world, request)).why == "another worker takes it"
     assert isinstance(await world.runs.claim(replace(request, worker="b")), Granted)
 
 
@@ -76,18 +79,12 @@ async def test_only_a_worker_with_the_label_of_a_job_starts_its_runs(world: Worl
     await workers.record(world.ledger, record_of(world, "plain"))
     request = await claim_of(world, "plain", worker_label="gpu")
 
-    refused = await world.runs.claim(request)
-    assert isinstance(refused, Waiting)
-    assert refused.why == "no worker with the label gpu is online"
+    assert (await refused(world, request)).why == "no worker with the label gpu is online"
 
     await workers.record(world.ledger, record_of(world, "gpu", labels=["gpu", "big"]))
-    refused = await world.runs.claim(request)
-    assert isinstance(refused, Waiting)
-    assert refused.why == "another worker takes it"
+    assert (await refused(world, request)).why == "another worker takes it"
     await workers.set_draining(world.ledger, "gpu", by="")
-    refused = await world.runs.claim(request)
-    assert isinstance(refused, Waiting)
-    assert refused.why == "the worker gpu is draining"
+    assert (await refused(world, request)).why == "the worker gpu is draining"
     await workers.resume(world.ledger, "gpu")
     able = replace(request, worker="gpu", labels=("gpu", "big"))
     assert isinstance(await world.runs.claim(able), Granted)
@@ -107,7 +104,7 @@ async def test_a_worker_that_is_not_seen_is_lost_and_then_forgotten(world: World
         async with world.ledger.read() as session:
             known = await workers.read_all(session, world.clock.now())
             assert not await workers.anyone_takes(
-                session, Policy(), world.clock.now() + TIMING.run_lease, besides=""
+                session, Wanted("", "medium"), world.clock.now() + TIMING.run_lease, besides=""
             )
         return {each.record.name: each.is_lost for each in known}
 
@@ -118,8 +115,14 @@ async def test_a_worker_that_is_not_seen_is_lost_and_then_forgotten(world: World
     assert await lost() == {"a": False, "b": True, "drained": True}
     world.clock.move(workers.RETENTION_AGE)
     await workers.record(world.ledger, record_of(world, "a"))
-    # A drain is an order of a person, so it does not expire.
+    # A drain is an order of a person, so it lasts much longer.
     assert await lost() == {"a": False, "drained": True}
+    world.clock.move(workers.DRAINED_RETENTION_AGE)
+    await workers.record(world.ledger, record_of(world, "a"))
+    assert await lost() == {"a": False}
+    await workers.record(world.ledger, record_of(world, "drained"))
+    async with world.ledger.read() as session:
+        assert await workers.drains(session) == {}
 
 
 async def test_the_end_of_a_worker_removes_only_its_own_record(world: World) -> None:
@@ -136,18 +139,141 @@ async def test_the_end_of_a_worker_removes_only_its_own_record(world: World) -> 
 
 
 @pytest.mark.parametrize(
-    ("queues", "policy", "expected"),
+    ("queues", "wanted", "expected"),
     [
-        ([], Policy(), True),
-        (["light"], Policy(), False),
-        (["light", "medium"], Policy(), True),
-        (["light"], Policy(worker_label="gpu"), True),
-        ([], Policy(worker_label="cpu"), False),
+        ([], Wanted("", "special"), True),
+        (["light"], Wanted("", "medium"), False),
+        (["light", "medium"], Wanted("", "medium"), True),
+        (["light", "label-gpu"], Wanted("gpu", "label-gpu"), True),
+        (["light", "label-gpu"], Wanted("gpu", "medium"), False),  # labelled while it waited
+        ([], Wanted("cpu", "label-cpu"), False),
+        (["light"], Wanted("", ""), False),  # unknown, so no other worker relies on it
     ],
 )
-async def test_a_worker_may_take_runs_of_its_queues_and_labels(
-    world: World, queues: list[str], policy: Policy, expected: bool
+async def test_a_worker_may_take_runs_of_its_queues_with_its_labels(
+    world: World, queues: list[str], wanted: Wanted, expected: bool
 ) -> None:
     record = record_of(world, "a", queues=queues, labels=["gpu"])
     known = workers.KnownWorker.of(record, None, world.clock.now())
-    assert known.may_take(policy) is expected
+    assert known.may_take(wanted) is expected
+
+
+async def test_the_reason_names_the_queue_that_no_worker_serves(world: World) -> None:
+    await workers.record(world.ledger, record_of(world, "a"))
+    await workers.record(world.ledger, record_of(world, "b", queues=["light", "medium"]))
+    await workers.set_draining(world.ledger, "a", by="")
+    request = replace(await claim_of(world, "a"), queue="special")
+    assert (await refused(world, request)).why == "the worker a is draining"
+
+    other = replace(request, worker="b", queues=("light", "medium"))
+    assert (await refused(world, other)).why == "the worker a is draining"
+    await workers.resume(world.ledger, "a")
+    assert (await refused(world, other)).why == "another worker takes it"
+    await workers.forget(world.ledger, "a", "here:1:a")
+    assert (await refused(world, other)).why == "no worker serves the queue special"
+
+
+async def test_a_draining_worker_cancels_no_run_for_one_that_it_may_not_start(
+    world: World,
+) -> None:
+    stored = await world.jobs.add(every="1m", overlap="cancel_running")
+    active = await world.runs.running(stored)
+    request = replace(world.runs.claim_request(stored), worker="a")
+    world.clock.set(request.due)
+    await workers.record(world.ledger, record_of(world, "a"))
+    await workers.set_draining(world.ledger, "a", by="")
+
+    waiting = await refused(world, request)
+
+    assert (waiting.why, waiting.cancel) == ("the worker a is draining", ())
+    # Nor does it end a run that waits for its next attempt.
+    until = world.clock.now() + timedelta(seconds=30)
+    row = await world.runs.row(active.run_id)
+    await world.runs.set_row(row, status="waiting", attempts=1, until=until, waits_for="")
+    await refused(world, request)
+    assert (await world.runs.row(active.run_id)).status == "waiting"
+
+
+@pytest.mark.dialect
+async def test_a_run_without_a_worker_claims_ever_later_and_when_a_worker_appears(
+    world: World,
+) -> None:
+    gpu = record_of(world, "gpu", labels=["gpu"])
+    request = await claim_of(world, "plain", worker_label="gpu")
+
+    async def pause() -> float:
+        answer = await refused(world, request)
+        return (answer.until - world.clock.now()).total_seconds()
+
+    async def is_awake() -> bool:
+        (row,) = await world.runs.rows()
+        return row.until is not None and row.until <= world.clock.now()
+
+    pauses = list[float]()
+    while sum(pauses) < 3600:
+        pauses.append(await pause())
+        world.clock.move(timedelta(seconds=pauses[-1]))
+    assert (pauses[0], pauses[-1]) == (15, 300)
+    assert pauses == sorted(pauses)
+    assert len(pauses) < 20
+
+    def seen() -> workers.WorkerRecord:
+        return gpu.model_copy(update={"seen_at": world.clock.now()})
+
+    await pause()
+    await workers.record(world.ledger, seen())  # its first record
+    assert await is_awake()
+    await pause()
+    await workers.record(world.ledger, seen())
+    assert not await is_awake()
+    world.clock.move(TIMING.run_lease)
+    await workers.record(world.ledger, seen())  # it was lost
+    assert await is_awake()
+    await workers.set_draining(world.ledger, "gpu", by="")
+    await pause()
+    assert not await is_awake()
+    await workers.resume(world.ledger, "gpu")
+    assert await is_awake()
+
+
+async def test_two_living_processes_with_one_name_find_each_other(world: World) -> None:
+    """Each cycle, `a` and then `b` record themselves, as on two machines."""
+
+    async def seen(holder: str, host: str, started_at: datetime) -> str:
+        own = record_of(world, "x", holder=holder, host=host, started_at=started_at)
+        stored = await workers.record(world.ledger, own)
+        return stored.rival.host if stored.rival else ""
+
+    async def is_alone() -> bool:
+        async with world.ledger.read() as session:
+            return await workers.has_name_alone(session, "x", world.clock.now())
+
+    began = world.clock.now()
+    assert await seen("a:1:1", "a", began) == ""
+    assert not await is_alone()
+    world.clock.move(TIMING.run_lease)
+    assert await seen("a:1:1", "a", began) == ""
+    assert await is_alone()
+
+    # `b` cannot know yet whether `a` has ended, and crashes none of its runs.
+    world.clock.move(timedelta(seconds=10))
+    second = world.clock.now()
+    assert await seen("b:1:1", "b", second) == ""
+    assert not await is_alone()
+    for _ in range(6):
+        world.clock.move(timedelta(seconds=10))
+        assert await seen("a:1:1", "a", began) == "b"
+        assert not await is_alone()
+        world.clock.move(timedelta(seconds=10))
+        assert await seen("b:1:1", "b", second) == "a"
+        assert not await is_alone()
+
+    # `a` ends. It is no rival any more when it was not seen for a lease.
+    world.clock.move(TIMING.run_lease - timedelta(seconds=11))
+    assert await seen("b:1:1", "b", second) == "a"
+    assert not await is_alone()
+    world.clock.move(timedelta(seconds=1))
+    assert await seen("b:1:1", "b", second) == ""
+    assert await is_alone()
+    world.clock.move(TIMING.run_lease)  # it cannot record itself, and may have missed a rival
+    assert not await is_alone()

@@ -21,9 +21,11 @@ from tests.world import World
 pytestmark = pytest.mark.anyio
 
 
-def run_for(label: str = "") -> FlowRun:
+def run_for(world: World, label: str = "", queue: str = "medium") -> FlowRun:
+    """Return a run that is due now."""
     parameters: dict[str, Any] = {"policy": {"worker_label": label}}
-    return FlowRun(id=uuid4(), flow_id=uuid4(), parameters=parameters)
+    due: dict[str, Any] = {"next_scheduled_start_time": world.clock.now()}
+    return FlowRun(id=uuid4(), flow_id=uuid4(), parameters=parameters, work_queue_name=queue, **due)
 
 
 async def known(world: World) -> dict[str, bool]:
@@ -36,7 +38,14 @@ async def test_a_worker_records_itself_and_reads_its_drain_while_it_works(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     change(monkeypatch, membership, worker_check=0.01)
-    own = Membership(world.ledger, "a", "here:1:a", (), lambda: record_of(world, "a"))
+    own = Membership(
+        world.ledger,
+        "a",
+        "here:1:a",
+        labels=(),
+        queues=(),
+        own_record=lambda: record_of(world, "a"),
+    )
     task = asyncio.create_task(own.keep())
 
     async def is_recorded() -> bool:
@@ -58,12 +67,20 @@ async def test_a_worker_records_itself_and_reads_its_drain_while_it_works(
     assert await known(world) == {}
 
 
+def member(
+    world: World, *, labels: tuple[str, ...] = (), queues: tuple[str, ...] = ()
+) -> Membership:
+    own = record_of(world, "a", labels=list(labels), queues=list(queues))
+    return Membership(
+        world.ledger, "a", "here:1:a", labels=labels, queues=queues, own_record=lambda: own
+    )
+
+
 async def test_a_worker_leaves_to_others_only_the_runs_that_they_may_take(world: World) -> None:
-    own = Membership(world.ledger, "a", "here:1:a", ("big",), lambda: record_of(world, "a"))
-    plain, big, gpu = run_for(), run_for("big"), run_for("gpu")
+    own = member(world, labels=("big",))
 
     async def left() -> list[bool]:
-        return [await own.is_for_others(each) for each in (plain, big, gpu)]
+        return [await own.is_for_others(run_for(world, each)) for each in ("", "big", "gpu")]
 
     assert await left() == [False, False, False]
     await workers.record(world.ledger, record_of(world, "b", labels=["gpu"]))
@@ -75,3 +92,36 @@ async def test_a_worker_leaves_to_others_only_the_runs_that_they_may_take(world:
     await workers.resume(world.ledger, "b")
     world.clock.move(timedelta(minutes=1))
     assert await left() == [False, False, False]
+
+
+async def test_a_worker_leaves_no_run_to_a_worker_that_does_not_serve_its_queue(
+    world: World,
+) -> None:
+    await workers.record(world.ledger, record_of(world, "b", queues=["light", "medium"]))
+    own = member(world)
+    own.is_draining = True
+    assert await own.is_for_others(run_for(world))
+    assert not await own.is_for_others(run_for(world, queue="special"))
+    assert not await own.is_for_others(run_for(world, queue=""))
+
+
+async def test_a_worker_leaves_a_run_to_others_only_for_a_while(world: World) -> None:
+    own, run = member(world), run_for(world, "gpu", "label-gpu")
+
+    async def is_left() -> bool:
+        await workers.record(world.ledger, record_of(world, "b", labels=["gpu"]))
+        return await own.is_for_others(run)
+
+    assert await is_left()
+    world.clock.move(workers.HANDOVER_INTERVAL - timedelta(seconds=1))
+    assert await is_left()
+    world.clock.move(timedelta(seconds=1))
+    assert not await is_left()
+
+
+async def test_a_worker_starts_only_runs_of_its_own_queues(world: World) -> None:
+    own = member(world, queues=("light",))
+    assert own.may_start(run_for(world, queue="light"))
+    assert not own.may_start(run_for(world, queue="label-gpu"))
+    own.is_draining = True
+    assert not own.may_start(run_for(world, queue="light"))

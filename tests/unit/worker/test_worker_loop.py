@@ -81,6 +81,13 @@ async def until(true: Callable[[], object]) -> None:
     assert await becomes_true(is_true, 30.0)
 
 
+async def test_the_record_of_a_worker_has_the_name_that_its_runs_show(at_work: WorkerLoop) -> None:
+    config = replace(at_work._config, name="a worker")
+    unused = cast(Any, None)
+    loop = WorkerLoop(at_work._ledger, unused, unused, config, sync=unused, configure=unused)
+    assert loop._own_record().name == loop._holder.split(":")[3] == "a_worker"
+
+
 async def test_the_first_run_after_an_idle_hour_is_not_declared_lost(
     at_work: WorkerLoop, monkeypatch: pytest.MonkeyPatch
 ) -> None:

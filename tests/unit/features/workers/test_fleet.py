@@ -101,6 +101,25 @@ async def test_doctor_names_a_setting_that_differs_between_workers(world: World)
     ]
 
 
+async def test_a_drained_machine_that_is_switched_off_is_no_finding(world: World) -> None:
+    await workers.record(world.ledger, record_of(world, "old"))
+    await workers.set_draining(world.ledger, "old", by="")
+    world.clock.move(timedelta(minutes=5))
+    assert [severity for severity, _ in await findings()] == ["ok"]
+    listed = await operations.list_workers()
+    assert [(each.name, each.state, each.drained_at is None) for each in listed] == [
+        ("old", "lost", False)
+    ]
+
+
+async def test_doctor_reports_a_name_that_two_workers_have(world: World) -> None:
+    await workers.record(world.ledger, record_of(world, "x", holder="b:1:1", host="b"))
+    began = world.clock.now() - timedelta(seconds=1)
+    own = record_of(world, "x", holder="a:1:1", host="a", started_at=began)
+    await workers.record(world.ledger, own)
+    assert await findings() == [("problem", "two workers have the name x: on a and on b")]
+
+
 async def test_doctor_names_a_label_that_no_worker_has(world: World) -> None:
     await workers.record(world.ledger, record_of(world, "a", labels=["big"]))
     await world.jobs.add("train", on_demand=True, worker_label="gpu")
@@ -108,6 +127,12 @@ async def test_doctor_names_a_label_that_no_worker_has(world: World) -> None:
     assert await findings() == [
         ("problem", "no worker with the label gpu is online: needed by train")
     ]
+    await workers.record(world.ledger, record_of(world, "b", labels=["gpu"]))
+    assert [severity for severity, _ in await findings()] == ["ok"]
+    await workers.set_draining(world.ledger, "b", by="")
+    assert ("problem", "no worker with the label gpu is online: needed by train") in (
+        await findings()
+    )
 
 
 async def test_clients_of_the_operator_drain_by_tool(world: World) -> None:
