@@ -11,7 +11,7 @@ import asyncio
 import inspect
 import logging
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
@@ -31,23 +31,13 @@ _MIN_SECRET_LENGTH = 4
 _MIN_PART_LENGTH = 8
 
 
-async def list_blocks(client: PrefectClient, own: Collection[str]) -> list[tuple[str, str]]:
-    """Return the type slug and the name of each block that can send messages.
-
-    These are the blocks that can send notifications, and those with a type in ``own``.
-    """
-    can_notify = {"block_schemas": {"block_capabilities": {"all_": ["notify"]}}}
-    of_types = {"block_types": {"slug": {"any_": sorted(own)}}}
-    listed = await asyncio.gather(_list_blocks(client, can_notify), _list_blocks(client, of_types))
-    return list(dict.fromkeys(each for found in listed for each in found))
-
-
-async def _list_blocks(client: PrefectClient, given: Mapping[str, Any]) -> list[tuple[str, str]]:
+async def list_blocks(client: PrefectClient) -> list[tuple[str, str]]:
+    """Return the type slug and the name of each block that can send notifications."""
     found: list[tuple[str, str]] = []
     for offset in range(0, 1_000_000, _PAGE):
         query = {
-            **given,
             "block_documents": {"is_anonymous": {"eq_": False}},
+            "block_schemas": {"block_capabilities": {"all_": ["notify"]}},
             "include_secrets": False,
             "limit": _PAGE,
             "offset": offset,

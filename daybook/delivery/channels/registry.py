@@ -201,4 +201,7 @@ async def _documents(client: PrefectClient | None) -> list[tuple[str, str]]:
         return []
     from daybook.delivery.channels import prefect_blocks
 
-    return await prefect_blocks.list_blocks(client, kinds().keys())
+    own = kinds()
+    listed = await asyncio.gather(*(each.store.names(client) for each in own.values()))
+    ours = [(slug, name) for slug, names in zip(own, listed, strict=True) for name in names]
+    return [*await prefect_blocks.list_blocks(client), *ours]

@@ -24,7 +24,6 @@ from daybook.delivery.channels.base import UNBOUNDED
 from daybook.errors import InvalidInput, NotFound, UnknownName
 from tests.contract.channels.conftest import LONG, Letters, row
 from tests.receiver import Receiver, answer, hang
-from tests.world.traffic import Traffic
 
 pytestmark = pytest.mark.anyio
 
@@ -283,13 +282,6 @@ async def test_a_channel_block_saved_in_python_is_a_channel(
     document = await apprise.STORE.find(client, "team")
     assert document is not None
     assert PASSWORD not in str(document.data) + repr(block)
-
-
-async def test_two_requests_list_the_channels_of_all_types(client: PrefectClient) -> None:
-    await apprise.add(client, "team", "ntfy://topic")
-    traffic = Traffic.of(client)
-    assert (await channels.names(client))["team"] == apprise.STORE.slug
-    assert traffic.requests == {"filter": 2}
 
 
 @pytest.mark.parametrize(

@@ -156,7 +156,7 @@ def test_keeper_status_has_the_facts_that_the_leader_recorded() -> None:
     assert KeeperStatus.of(leader, NOW).model_dump(mode="json") == {
         "running": True,
         "holder": "here:1:a",
-        "until": "2026-01-15T12:00:30Z",
+        "until": "2026-01-15T12:00:15Z",
         "observed_at": "2026-01-15T11:59:50Z",
         "passes": passes,
     }

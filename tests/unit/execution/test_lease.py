@@ -31,6 +31,7 @@ SHORT_LEASE = {
     "run_lease_renewal": 0.1,
     "run_lease_renewal_delay": 0.1,
     "stop_grace": 0.1,
+    "worker_record": 0.1,
     "worker_signal": 0.1,
     "lease_check": 0.01,
 }

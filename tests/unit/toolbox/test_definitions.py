@@ -74,6 +74,9 @@ def test_only_the_operator_has_the_tools_for_sessions_and_approvals() -> None:
         "change_decide",
         "spend",
         "run_files",
+        "worker_list",
+        "worker_drain",
+        "worker_resume",
     ]
     assert (
         tools_of(Actor("agent:eva", via="mcp"))
@@ -87,7 +90,7 @@ def test_only_tools_that_change_nothing_are_marked_read_only() -> None:
     read_only = {tool.name for tool in operator_tools() if tool.read_only}
     assert read_only == {
         *("session_list", "session_get", "approval_list", "spend", "run_files"),
-        *("change_list", "change_show"),
+        *("change_list", "change_show", "worker_list"),
     }
 
 
