@@ -266,7 +266,12 @@ async def test_a_refused_renewal_stops_the_agent_and_keeps_evidence(
 async def test_a_run_that_is_stopped_for_its_rerun_gets_no_outcome(
     active: ActiveRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    times = {"run_lease_renewal": 0.02, "run_lease": 0.4, "worker_signal": 0.1, "worker_record": 0.1}
+    times = {
+        "run_lease_renewal": 0.02,
+        "run_lease": 0.4,
+        "worker_signal": 0.1,
+        "worker_record": 0.1,
+    }
     change(monkeypatch, lease, run_lease_renewal_delay=0.1, stop_grace=0.1, **times)
     change(monkeypatch, attempt, run_lease_renewal=0.02)
     # A renewal hangs for longer than the run may; the end of the attempt waits for it.
