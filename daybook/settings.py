@@ -132,8 +132,7 @@ class Settings(BaseSettings):
     max_concurrent: Annotated[int, AT_START] = Field(
         default=4,
         ge=1,
-        description="Maximum number of concurrent runs, on all machines together. Further runs are "
-        "`waiting`.",
+        description="Maximum number of concurrent runs on all machines; others are `waiting`.",
     )
     worker_limit: Annotated[int, AT_START] = Field(
         default=0, ge=0, description="Maximum number of concurrent runs in a worker. 0: no limit."

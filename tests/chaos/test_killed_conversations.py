@@ -9,12 +9,8 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import signal
-import subprocess
-import sys
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,10 +20,10 @@ from chaos.conversations import PLACES
 from daybook.features.conversations.tables import UpdateRow
 from daybook.ledger.tables import RunRow
 from tests.bot_api import BotApi, Sent
-from tests.databases import KINDS, URL
+from tests.chaos import chaos_process
+from tests.databases import KINDS
 from tests.timings import SHORT
 
-REPOSITORY = Path(__file__).parents[2]
 SEED = int(os.environ.get("SEED", "62"))
 KILLS = int(os.environ.get("KILLS", "100"))
 MAX_SECONDS = 1_700
@@ -51,23 +47,9 @@ def test_each_message_is_answered_once_in_its_chat_and_in_order(
     if kind == "postgresql":
         request.getfixturevalue("postgresql")
     words = ("--kills", str(KILLS), "--seed", str(SEED), "--ledger", kind)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "chaos", *words],
-        cwd=REPOSITORY,
-        env=os.environ | TIMING.environment() | {"TEST_POSTGRESQL_URL": URL},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    try:
-        printed, _ = process.communicate(timeout=MAX_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGINT)  # so that it ends its processes
-        printed, _ = process.communicate(timeout=60)
-        raise AssertionError(printed) from None
+    printed = chaos_process.run(*words, seconds=MAX_SECONDS, variables=TIMING.environment())
     with capsys.disabled():
         print(f"\n{printed}")
-    assert process.returncode == 0, printed
 
 
 # --- the check finds each kind of violation
