@@ -221,6 +221,9 @@ class CommandAgent:
     def compression(self) -> Compression:
         return Compression.of(self.settings)
 
+    def takes_pictures(self, model: str) -> bool:
+        return True
+
     def check_model(self, model: str) -> None:
         refuse_model(self.name, "a command", model)
 
