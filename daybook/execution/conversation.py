@@ -77,13 +77,9 @@ async def _pictures(run_ids: Sequence[str]) -> dict[str, tuple[Picture, ...]]:
     return found
 
 
-async def _messages(
-    rows: Sequence[MessageRow], *, with_pictures: bool
-) -> tuple[ChatMessage, ...]:
+async def _messages(rows: Sequence[MessageRow], *, with_pictures: bool) -> tuple[ChatMessage, ...]:
     """Return stored messages for a model, with the newest pictures if it takes any."""
-    ids = [
-        each.run_id for each in rows if each.role == "user" and pictures.NOTE in each.content
-    ]
+    ids = [each.run_id for each in rows if each.role == "user" and pictures.NOTE in each.content]
     found = await _pictures(ids) if ids and with_pictures else {}
     left, messages = MAX_EARLIER_PICTURES, list[ChatMessage]()
     for each in reversed(rows):

@@ -4,8 +4,8 @@ Anyone can send a mail of which `email` needs hours, for example one with many s
 parameter. So `mail_text` runs this file as a program of its own, without Daybook's packages. It
 reads the mail from standard input, and prints a JSON object with `headers`, `text`, `html` (of a
 mail without text), `attachments`, `fields` (names and raw values of all headers, in their order),
-`kind` (the content type), `has_mail` (whether it contains another mail) and `has_pictures`. With the
-argument `PICTURES`, it prints a JSON array with the name and the base64 of each attached picture.
+`kind` (the content type), `has_mail` (whether it contains another mail) and `has_pictures`. With
+the argument `PICTURES`, it prints an array with the name and the base64 of each attached picture.
 """
 
 from __future__ import annotations

@@ -336,8 +336,8 @@ class _Handler:
         # A person's message is a text, and no template that could read other jobs' answers.
         prompt = _BRACES.sub("{ ", decision.text)
         if self.update.pictures:
-            found = pictures.checked(await self.platform.read_pictures(self.update.pictures))
-            await pictures.keep(self.ledger, self.request_id, found)
+            ids = self.update.pictures
+            found = await pictures.read(self.ledger, self.platform, self.request_id, ids)
             prompt = "\n\n".join(filter(None, (prompt, "\n".join(each.note for each in found))))
         place = {"channel": self.row.channel, "chat_id": self.row.chat_id}
         # Each call of a tool then waits for an operator.

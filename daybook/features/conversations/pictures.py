@@ -1,18 +1,18 @@
-"""Pictures that people send: read from the service, checked, and kept for the run that they are for.
+"""Pictures that people send: read from the service, checked, and kept for their run.
 
 ::
 
-    update: ids of the service ──► platform.read_pictures ──► checked ──► rows ──► the run is requested
+    update: ids of the service ──► platform.read_pictures ──► rows ──► the run is requested
 
-After a `kill -9` before the rows were stored, they are read again by their ids. The rows are stored
-before the run is requested, so a run with pictures finds them. Nothing decodes a picture: its first
-bytes name its format, whatever the service or the name says.
+One transaction stores the pictures of a message, before the run is requested. After a `kill -9`
+before it, they are read again by their ids; after it, they are there. Nothing decodes a picture:
+its first bytes decide about its format, whatever the service or the name says.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import httpx
 from sqlalchemy import delete
@@ -28,7 +28,7 @@ from daybook.agents.pictures import (
 )
 from daybook.errors import InvalidInput
 from daybook.features.conversations import store
-from daybook.features.conversations.platform import PlatformError, ReceivedPicture
+from daybook.features.conversations.platform import Platform, PlatformError, ReceivedPicture
 from daybook.features.conversations.tables import PictureRow
 from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import RunRow
@@ -38,7 +38,7 @@ from daybook.runs.retention import BATCH_SIZE, RetentionLimits
 DOWNLOAD_SECONDS = 30.0
 
 
-def checked(received: Iterable[ReceivedPicture]) -> list[Picture]:
+def _checked(received: Iterable[ReceivedPicture]) -> list[Picture]:
     """Return the pictures. Raise `InvalidInput` if there are too many, or if one cannot be sent."""
     found = list[Picture]()
     for each in received:
@@ -72,7 +72,7 @@ async def download(url: str, origin: str, headers: Mapping[str, str] | None = No
     Follow no redirect: it could lead to another host, or to a page for a login. Raise
     `PlatformError`, without the URL, and `InvalidInput` if it is too large.
     """
-    if not _is_at(url, origin):
+    if not is_at(url, origin):
         raise PlatformError("the service names another host for the picture", is_temporary=False)
     sent = {"Accept-Encoding": "identity", **(headers or {})}
     content = bytearray()
@@ -95,7 +95,8 @@ async def download(url: str, origin: str, headers: Mapping[str, str] | None = No
     return bytes(content)
 
 
-def _is_at(url: str, origin: str) -> bool:
+def is_at(url: str, origin: str) -> bool:
+    """Return whether a URL without a user has the scheme, the host and the port of ``origin``."""
     try:
         given, wanted = httpx.URL(url), httpx.URL(origin)
     except (httpx.InvalidURL, ValueError):
@@ -117,11 +118,18 @@ def _refused(response: httpx.Response) -> PlatformError:
 # --- rows
 
 
-async def keep(ledger: Ledger, key: str, pictures: Sequence[Picture]) -> None:
-    """Keep the pictures of the request ``key``, in place of those that were kept before."""
+async def read(ledger: Ledger, platform: Platform, key: str, ids: Sequence[str]) -> list[Picture]:
+    """Return the pictures of the request ``key``; read them, unless they are kept, and keep them.
+
+    Raise `PlatformError`, and `InvalidInput` for pictures that no model can get.
+    """
+    async with ledger.read() as session:
+        kept = await _of_keys(session, [key])
+    if kept:
+        return kept[key]
+    found = _checked(await platform.read_pictures(ids))
     async with ledger.write() as session:
-        await session.execute(delete(PictureRow).where(col(PictureRow.key) == key))
-        for number, each in enumerate(pictures, 1):
+        for number, each in enumerate(found, 1):
             session.add(
                 PictureRow(
                     key=key,
@@ -132,6 +140,16 @@ async def keep(ledger: Ledger, key: str, pictures: Sequence[Picture]) -> None:
                     content=each.content,
                 )
             )
+    return found
+
+
+async def _of_keys(session: AsyncSession, keys: Collection[str]) -> dict[str, list[Picture]]:
+    found = dict[str, list[Picture]]()
+    query = select(PictureRow).where(col(PictureRow.key).in_(keys))
+    query = query.order_by(col(PictureRow.key), col(PictureRow.number))
+    for row in (await session.execute(query)).scalars() if keys else ():
+        found.setdefault(row.key, []).append(Picture(row.name, row.content_type, row.content))
+    return found
 
 
 async def of_runs(session: AsyncSession, run_ids: Sequence[str]) -> dict[str, tuple[Picture, ...]]:
@@ -140,11 +158,7 @@ async def of_runs(session: AsyncSession, run_ids: Sequence[str]) -> dict[str, tu
     for run_id in run_ids:
         if key := await _request_key(session, run_id):
             keys[run_id] = key
-    found = dict[str, list[Picture]]()
-    query = select(PictureRow).where(col(PictureRow.key).in_(set(keys.values())))
-    query = query.order_by(col(PictureRow.key), col(PictureRow.number))
-    for row in (await session.execute(query)).scalars() if keys else ():
-        found.setdefault(row.key, []).append(Picture(row.name, row.content_type, row.content))
+    found = await _of_keys(session, set(keys.values()))
     return {run_id: tuple(found[key]) for run_id, key in keys.items() if key in found}
 
 

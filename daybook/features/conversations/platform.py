@@ -38,9 +38,9 @@ class Update:
     that the message belongs to, "" for none; the id of any other message in this thread is
     ``thread_id``, a slash, and a part of its own. ``is_addressed`` is true in a private chat, and
     in a group if the message mentions or answers the account. ``unreadable`` names a content that
-    is no text and no picture, such as `a voice message`; "" if there is none. ``pictures`` are ids for
-    `Platform.read_pictures`. ``subject`` is that of a letter
-    (``is_letter``): in it, a signature may follow after a command or a decision.
+    is no text and no picture, such as `a voice message`; "" if there is none. ``pictures`` are ids
+    for `Platform.read_pictures`. ``subject`` is that of a letter (``is_letter``): in it, a
+    signature may follow after a command or a decision.
     ``is_verified`` is false if the service does not know that the message is from ``person_id``,
     such as for a letter whose sender may be forged.
     """

@@ -67,7 +67,7 @@ class FakePlatform:
     typing: list[str] = field(default_factory=list)
     acknowledged: list[tuple[str, str]] = field(default_factory=list)
     pictures: dict[str, ReceivedPicture] = field(default_factory=dict)
-    faults: list[PlatformError] = field(default_factory=list)
+    picture_faults: list[PlatformError] = field(default_factory=list)
     """The errors of the next requests for pictures."""
 
     async def identity(self) -> str:
@@ -80,8 +80,8 @@ class FakePlatform:
         raise NotImplementedError
 
     async def read_pictures(self, ids: Sequence[str]) -> Sequence[ReceivedPicture]:
-        if self.faults:
-            raise self.faults.pop(0)
+        if self.picture_faults:
+            raise self.picture_faults.pop(0)
         return [self.pictures[each] for each in ids if each in self.pictures]
 
     async def show_typing(self, chat_id: str, message_id: str) -> None:
