@@ -23,7 +23,6 @@ from sqlmodel import select
 from benchmarks import usage
 from benchmarks.pages import no_health
 from daybook.api import jobs, run_lists
-from daybook.api.filters import JobFilters
 from daybook.delivery import outbox, sending
 from daybook.diagnosis import status
 from daybook.jobs import store
@@ -60,7 +59,8 @@ class Parts:
             "all jobs: keeper: alerts": partial(alerts.queue_alerts, self.ledger, self.alerts),
             "a run: request, claim, begin, finish": self.run,
             "`runs --limit 50`": run_lists.recent,
-            "all jobs: `list --limit 20`": self.list,
+            "`list --limit 20`": partial(jobs.list_jobs, limit=20),
+            "all jobs: `list`": jobs.list_jobs,
             "all jobs: `status`": status.status,
             "all jobs: Today": partial(get, "/"),
             "all jobs: Jobs": partial(get, "/jobs"),
@@ -94,9 +94,6 @@ class Parts:
         await claims.begin(self.ledger, granted.run_id, granted.fence)
         outcome = Outcome(Status.SUCCEEDED, output="An answer.")
         await claims.finish(self.ledger, granted.run_id, granted.fence, outcome)
-
-    async def list(self) -> None:
-        (await jobs.list_jobs(JobFilters()))[:20]
 
 
 async def main() -> None:
