@@ -16,6 +16,7 @@ from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from statistics import median
 
@@ -24,10 +25,12 @@ import asyncpg  # type: ignore[import-untyped]
 from benchmarks import pages
 from benchmarks.report import header, progress, row
 from daybook.ledger.engine import Ledger
+from daybook.ledger.tables import AttemptRow, RunRow
 
 URL = os.environ.get("TEST_POSTGRESQL_URL", "postgresql://root@127.0.0.1:5432/test")
 RUNS_OF_A_JOB = 100
 TURNS = 5
+DAY = timedelta(days=1)
 LINEAR = 10.0
 """Ten times the jobs may take so many times as long, of what reads each job."""
 FLAT = 2.0
@@ -76,8 +79,9 @@ async def _process(jobs: int) -> AsyncIterator[Process]:
     try:
         async with Ledger(address) as ledger:
             ids = await pages.add_jobs(ledger, jobs)
-            await pages.write_runs(ledger, ids, jobs * RUNS_OF_A_JOB)
+            await pages.write_runs(ledger, ids, jobs)
         database = await asyncpg.connect(f"{server}/{name}")
+        await _copy_runs(database, 30 * DAY / (jobs * RUNS_OF_A_JOB))
         await database.execute("VACUUM ANALYZE")
         await database.close()
         with tempfile.TemporaryDirectory(prefix="daybook-bench-") as home:
@@ -95,6 +99,22 @@ async def _process(jobs: int) -> AsyncIterator[Process]:
     finally:
         await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
         await admin.close()
+
+
+async def _copy_runs(database: asyncpg.Connection, apart: timedelta) -> None:
+    """Copy the one run of each job until it has `RUNS_OF_A_JOB`, each ``apart`` from the next."""
+    for table, key in ((RunRow, "id"), (AttemptRow, "run_id")):
+        changed = {key: f"md5({key} || copy)", "occurrence": "occurrence || ':' || copy"}
+        times = ("due", "queued_at", "started_at", "finished_at")
+        changed |= {each: f"{each} - copy * $1::interval" for each in times}
+        columns = [each.name for each in table.__table__.columns]
+        values = ", ".join(changed.get(each, f'"{each}"') for each in columns)
+        names = ", ".join(f'"{each}"' for each in columns)
+        copies = f"FROM {table.__tablename__}, generate_series(1, {RUNS_OF_A_JOB - 1}) copy"
+        progress(f"scale: copies of {table.__tablename__}")
+        await database.execute(
+            f"INSERT INTO {table.__tablename__} ({names}) SELECT {values} {copies}", apart
+        )
 
 
 async def _turn(process: Process) -> dict[str, float]:
