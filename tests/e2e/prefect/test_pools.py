@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect.workers.process import ProcessWorker
 
 from daybook import api
 from daybook.diagnosis.checks import prefect as checks
 from daybook.errors import InvalidInput
-from daybook.ledger.tables import RunRow
+from daybook.ledger.tables import JobRow, RunRow
 from daybook.processes import children
 from daybook.processes.children import Child
 from daybook.processes.proc import process_tree
@@ -34,7 +35,9 @@ ON_DEMAND: dict[str, Any] = {"prompt": "hello", "on_demand": True}
 
 @pytest.fixture
 async def pool(world: PrefectWorld) -> AsyncIterator[str]:
-    await world.prefect.request("POST", "/work_pools/", {"name": POOL, "type": "process"})
+    template = ProcessWorker.get_default_base_job_template()
+    new = {"name": POOL, "type": "process", "base_job_template": template}
+    await world.prefect.request("POST", "/work_pools/", new)
     yield POOL
     await world.prefect.request("DELETE", f"/work_pools/{POOL}")
 
@@ -64,6 +67,67 @@ async def test_a_job_is_in_its_pool_until_it_chooses_daybooks(
     assert (found.work_pool_name, found.work_queue_name) == ("daybook", stored.job.policy.class_)
     assert (await world.sync()).writes == 0
     assert await checks.job_pools(world.client) == []
+
+
+async def test_job_variables_are_those_of_the_deployment(world: PrefectWorld, pool: str) -> None:
+    with pytest.raises(InvalidInput, match='unknown "image"'):  # a process pool has no image
+        await api.jobs.add({**ON_DEMAND, "pool": pool, "job_variables": {"image": "x"}})
+    with pytest.raises(InvalidInput, match='"stream_output" does not fit'):
+        await api.jobs.add({**ON_DEMAND, "pool": pool, "job_variables": {"stream_output": "x"}})
+    with pytest.raises(InvalidInput, match="looks like a secret"):
+        await api.jobs.add({**ON_DEMAND, "pool": pool, "job_variables": {"env": {"TOKEN": "abc"}}})
+    assert await world.jobs.ids() == {}
+
+    stored = await world.deploy(pool=pool, job_variables={"env": {"A": "1"}, "name": "ours"})
+    slug = stored.row.slug
+
+    async def variables() -> dict[str, Any]:
+        assert (await world.sync()).writes == 0
+        return (await world.deployments.get(slug)).job_variables
+
+    assert await variables() == {"env": {"A": "1"}, "name": "ours"}
+    assert (await world.sync()).writes == 0
+
+    # The operator's own variables stay, and the job's are restored.
+    await world.deployments.edit(
+        slug, job_variables={"env": {"A": "2"}, "working_dir": "/srv", "stream_output": False}
+    )
+    assert (await world.sync()).writes == 1
+    theirs = {"working_dir": "/srv", "stream_output": False}
+    assert await variables() == {**theirs, "env": {"A": "1"}, "name": "ours"}
+
+    await world.jobs.edit(stored.id, job_variables={"env": {"A": "3"}})
+    await world.sync()
+    assert await variables() == {**theirs, "env": {"A": "3"}}
+
+    # An edit of the job's parameters in Prefect changes the job, and so the variables.
+    parameters = (await world.deployments.get(slug)).parameters
+    parameters["policy"]["job_variables"] = {"working_dir": "/opt"}
+    await world.deployments.edit(slug, parameters=parameters)
+    await world.sync()
+    assert (await world.jobs.get(slug)).job.policy.job_variables == {"working_dir": "/opt"}
+    assert await variables() == {"working_dir": "/opt", "stream_output": False}
+
+    await world.jobs.edit(stored.id, pool="daybook", job_variables={})
+    await world.sync()
+    assert await variables() == {"stream_output": False}
+
+
+async def test_a_write_that_a_crash_left_unrecorded_leaves_no_variable_behind(
+    world: PrefectWorld, pool: str
+) -> None:
+    stored = await world.deploy(pool=pool)
+    before = dict(stored.row.synced or {})
+    await world.jobs.edit(stored.id, job_variables={"name": "ours"})
+    await world.sync()
+    async with world.ledger.write() as session:  # as if the agreement was not recorded
+        row = await session.get(JobRow, stored.id)
+        assert row is not None
+        row.synced, row.sync_pending = before, True
+    await world.jobs.edit(stored.id, job_variables={"working_dir": "/srv"})
+    await world.sync()
+    found = await world.deployments.get(stored.row.slug)
+    assert found.job_variables == {"working_dir": "/srv"}
 
 
 async def test_a_pool_that_was_deleted_is_reported_and_stops_no_other_job(
