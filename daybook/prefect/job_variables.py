@@ -34,4 +34,6 @@ def check(variables: JsonObject, template: JsonObject) -> None:
     for error in errors:
         path = ".".join(map(str, error.absolute_path)) or FIELD
         problem = f'"{path}" does not fit the pool\'s template: {error.message}'
-        raise InvalidInput(FIELD, problem, 'write a number in JSON, such as {"memory": 512}')
+        raise InvalidInput(
+            FIELD, problem, 'write numbers and lists as JSON, such as {"backoff_limit": 1}'
+        )

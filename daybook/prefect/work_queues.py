@@ -12,9 +12,9 @@
     paused, or moved to     nothing: the operator's choice
     another priority
 
-The claim applies the limits of classes and labels (`daybook.runs.slots`); a queue's description shows the
-limit of its class. The priority only orders the runs that are due at the same instant, because a
-worker claims the runs in the order of their due times.
+The claim applies the limits of classes and labels (`daybook.runs.slots`); a queue's description
+shows the limit of its class. The priority only orders the runs that are due at the same instant,
+because a worker claims the runs in the order of their due times.
 """
 
 from __future__ import annotations

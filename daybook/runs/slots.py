@@ -129,10 +129,15 @@ async def wait_for_agent(
         col(RunRow.kind).in_(job_kinds.ASK_AGENTS),
         or_(given == agent, given.endswith(f"/{agent}", autoescape=True)),
     )
-    group = _Group(of_agent, f"runs of the agent {agent}", waits.AGENT, (waits.AGENT.name,))
-    return await group.wait(
-        session, row, limit, now, AGENT_RETRY_INTERVAL, MAX_AGENT_RETRY_INTERVAL
+    group = _Group(
+        of_agent,
+        f"runs of the agent {agent}",
+        waits.AGENT,
+        queues=(waits.AGENT.name,),
+        interval=AGENT_RETRY_INTERVAL,
+        max_interval=MAX_AGENT_RETRY_INTERVAL,
     )
+    return await group.wait(session, row, limit, now)
 
 
 async def wait_for_label(
@@ -148,9 +153,15 @@ async def wait_for_label(
     limit = request.max_per_label.get(label) if label else None
     if limit is None or (row.job_id is None and row.started_by.is_direct):
         return None
-    queues = (waits.LABEL.name, waits.SLOT.name)
-    group = _Group(_LABEL == label, f"runs with the label {label}", waits.LABEL, queues)
-    return await group.wait(session, row, limit, now, MIN_RETRY_INTERVAL, MAX_RETRY_INTERVAL)
+    group = _Group(
+        label == _LABEL,
+        f"runs with the label {label}",
+        waits.LABEL,
+        queues=(waits.LABEL.name, waits.SLOT.name),
+        interval=MIN_RETRY_INTERVAL,
+        max_interval=MAX_RETRY_INTERVAL,
+    )
+    return await group.wait(session, row, limit, now)
 
 
 @dataclass(frozen=True)
@@ -158,27 +169,21 @@ class _Group:
     """Runs that have a limit of their own: those that match ``rows``.
 
     ``queues`` are the reasons to wait of the runs that are ahead if they were due earlier, and
-    ``reason`` is that of a run beyond the limit.
+    ``reason`` is that of a run beyond the limit. The first run in the queue claims again after
+    ``interval``, and the last one after at most ``max_interval``.
     """
 
     rows: ColumnElement[bool]
     noun: str
     reason: WaitReason
     queues: tuple[str, ...]
+    interval: timedelta
+    max_interval: timedelta
 
     async def wait(
-        self,
-        session: AsyncSession,
-        row: RunRow,
-        limit: int,
-        now: datetime,
-        interval: timedelta,
-        max_interval: timedelta,
+        self, session: AsyncSession, row: RunRow, limit: int, now: datetime
     ) -> SlotWait | None:
-        """Return the wait of ``row`` for the group; None if fewer runs than ``limit`` are active.
-
-        The first run in the queue claims again after ``interval``.
-        """
+        """Return the wait of ``row`` for the group; None if fewer runs are active."""
         others = self.rows & (col(RunRow.id) != row.id)
         held = sum((await _count(session, _IS_HELD & others)).values())
         waiting = and_(
@@ -189,7 +194,7 @@ class _Group:
         )
         if held >= limit:
             before = sum((await _count(session, waiting)).values())
-            delay = min(interval * (1 + before / limit), max_interval)
+            delay = min(self.interval * (1 + before / limit), self.max_interval)
             why = f"{held} of {limit} {self.noun} are active"
             return SlotWait(now + delay, why, self.reason)
         soon = and_(
@@ -307,7 +312,7 @@ async def release_slot(session: AsyncSession, ended: RunRow, now: datetime) -> N
     another run of the job, the job's next run stays.
     """
     if label := ended.policy.worker_label:
-        await _move_next(session, _LABEL == label, (waits.LABEL.name,), now)
+        await _move_next(session, label == _LABEL, (waits.LABEL.name,), now)
     if ended.job_id is None:
         return
     of_job = and_(col(RunRow.job_id) == ended.job_id, col(RunRow.id) != ended.id)

@@ -103,4 +103,3 @@ async def test_a_woken_run_waits_for_a_slot_of_the_fleet(world: World) -> None:
     assert "due earlier are waiting" in (await _waits(world, extra)).why
     assert isinstance(await world.runs.claim(second), Granted)
     assert (await _waits(world, extra)).why == "2 of 2 runs are active"
-
