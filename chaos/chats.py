@@ -216,8 +216,12 @@ async def _unfinished(ledger: Ledger) -> bool:
 
 @asynccontextmanager
 async def serve(
-    dice: random.Random, places: Sequence[Place] = PRIVATE, *, echoes: bool = False
+    dice: random.Random,
+    places: Sequence[Place] = PRIVATE,
+    *,
+    echoes: bool = False,
+    host: str = "127.0.0.1",
 ) -> AsyncIterator[Chats]:
-    """Yield the chats; the bot's API serves until the context ends."""
-    async with bot_api.serving() as bot:
+    """Yield the chats; the bot's API serves at the address ``host`` until the context ends."""
+    async with bot_api.serving(host=host) as bot:
         yield Chats(bot, dice, places, echoes)
