@@ -67,7 +67,10 @@ class Replicas:
             ],
         )
         files = ["haproxy.cfg", *(["haproxy-postgresql.cfg"] if self.databases else [])]
-        yield "balancer", ["haproxy", "-db", *(f"-f{FLEET / each}" for each in files)]
+        yield (
+            "balancer",
+            ["haproxy", "-db", *(word for each in files for word in ("-f", str(FLEET / each)))],
+        )
 
     def processes(self) -> Iterator[tuple[str, list[str]]]:
         """Yield the names and commands of Prefect's processes, in the order of their starts."""

@@ -29,6 +29,7 @@ _SETTINGS = {
     "unix_socket_directories": "",
     "max_connections": "200",
     "shared_buffers": "64MB",
+    "wal_receiver_status_interval": "1s",
     "wal_keep_size": "256MB",
     "fsync": "off",  # a kill of a process loses nothing that was written
     "full_page_writes": "off",
