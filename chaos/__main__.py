@@ -110,6 +110,7 @@ async def _run(
         cluster,
         edits,
         effects,
+        leaders,
         messages,
         restarts,
         verdict,
@@ -143,6 +144,8 @@ async def _run(
                 await work_pool.ensure(client)
                 await chat.connect()
 
+                changes = list[leaders.Change]()
+                recording = group.create_task(leaders.record(ledger, changes))
                 sent, sending = messages.Messages(random.Random(seed + 4)), list[Task[None]]()
 
                 async def add_jobs(plan: Plan) -> Workload:
@@ -171,6 +174,8 @@ async def _run(
                 found.broken += await verdict.wrong_messages(ledger, chat)
                 found.broken += [standstill] if standstill else []
                 found.broken += await edits.differences(ledger, client)
+                recording.cancel()
+                found.takeovers = leaders.takeovers(changes, faults)
                 print(
                     _table(
                         options,
@@ -301,9 +306,15 @@ def _table(
         row("callbacks", str(len({each.id for each in receiver.callbacks}))),
         *(row(f"… the receiver {name}", str(count)) for name, count in sorted(behaviours.items())),
         row("finished after", f"{found.finished_after_seconds:.0f} s"),
+        row("another keeper led after", _seconds(found.takeovers)),
+        row("runs started after a failover after", _seconds(found.failovers)),
         row("promises broken", str(len(found.broken))),
     ]
     return "\n".join(lines)
+
+
+def _seconds(times: list[float]) -> str:
+    return f"{', '.join(f'{each:.1f}' for each in sorted(times))} s" if times else "—"
 
 
 def _port() -> int:

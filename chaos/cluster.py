@@ -105,6 +105,7 @@ class Cluster:
         await databases.create()
         for name in databases.ports:
             await self._add(name, partial(databases.start, name))
+        await databases.allow_checks()
         await databases.replicate()
 
     async def _start_prefect(self) -> None:

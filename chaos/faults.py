@@ -37,10 +37,11 @@ KINDS_WITH_REPLICAS = {kind: weight for kind, weight in KINDS.items() if "server
     "kill the balancer": 1,
 }
 """As `KINDS`, if Prefect is several processes."""
+FAIL_OVER = "fail over to the standby"
 KINDS_ON_HOSTS = KINDS_WITH_REPLICAS | {
     "flush the redis": 2,
     "kill a postgres": 2,
-    "fail over to the standby": 2,
+    FAIL_OVER: 2,
     "partition two hosts": 5,
 }
 """As `KINDS_WITH_REPLICAS`, if the processes are on several hosts."""

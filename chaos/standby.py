@@ -104,6 +104,10 @@ class Databases:
         with (data / "postgresql.auto.conf").open("a") as file:
             file.write("synchronous_standby_names = ''\n")
 
+    async def allow_checks(self) -> None:
+        """Create the role with which HAProxy checks the servers."""
+        await self._ask_primary("CREATE ROLE haproxy LOGIN")
+
     async def replicate(self) -> None:
         """Wait until the standby has all data; from then on, each commit waits for it."""
         await self._ask_primary(
