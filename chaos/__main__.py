@@ -306,7 +306,7 @@ def _table(
         row("callbacks", str(len({each.id for each in receiver.callbacks}))),
         *(row(f"… the receiver {name}", str(count)) for name, count in sorted(behaviours.items())),
         row("finished after", f"{found.finished_after_seconds:.0f} s"),
-        row("another keeper led after", _seconds(found.takeovers)),
+        row("another keeper was the leader after", _seconds(found.takeovers)),
         row("runs started after a failover after", _seconds(found.failovers)),
         row("promises broken", str(len(found.broken))),
     ]

@@ -19,7 +19,7 @@ POLL_INTERVAL_SECONDS = 0.25
 
 
 class Change(NamedTuple):
-    """A new leader: ``holder`` led at ``at`` (epoch seconds), and another one before."""
+    """A new leader, ``holder``, found at ``at`` (epoch seconds)."""
 
     at: float
     holder: str

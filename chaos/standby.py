@@ -75,7 +75,7 @@ class Databases:
         return {name: f"127.0.0.1:{port}" for name, port in self.ports.items()}
 
     async def create(self) -> None:
-        """Create the data of the primary, in which everybody may connect from everywhere."""
+        """Create the data of the primary, which accepts every connection."""
         data = self.folder / self.primary
         await self._run("initdb", "-D", str(data), "-U", USER, "-A", "trust", "-N")
         access = data / "pg_hba.conf"
