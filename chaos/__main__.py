@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 LEAD_SECONDS = 5.0
 POSTGRESQL_URL = "postgresql://root@127.0.0.1:5432/test"
 """Server on which to create the ledger's database if `TEST_POSTGRESQL_URL` is not set."""
+FULL_RATE = 0.5
+"""Due times per second below which people also write less often, for a slow machine."""
 ADD_JOB_SECONDS = 5.0
 """Time allowed for adding one job: the last due time is fixed before the first job is added.
 
@@ -122,6 +124,7 @@ async def _run(
 
     # A separate stream: the duration of the edits must not change the faults that the seed draws.
     walk = edits.EditWalk(random.Random(seed + 1), options.edits)
+    slower = max(1.0, FULL_RATE / options.rate)
     outside = network.outside if network else hosts.THIS_MACHINE.address
     longest = (restarts if options.restart_after else effects).MAX_EFFECT_SECONDS
     async with (
@@ -151,8 +154,8 @@ async def _run(
                 async def add_jobs(plan: Plan) -> Workload:
                     added = await workload.add(client, counted, receiver, home.path, plan)
                     added.messages, added.chat_messages = sent.keys, chat.keys
-                    sending.append(group.create_task(sent.send(ledger, plan.end)))
-                    sending.append(group.create_task(chat.write(plan.end)))
+                    sending.append(group.create_task(sent.send(ledger, plan.end, slower)))
+                    sending.append(group.create_task(chat.write(plan.end, slower)))
                     return added
 
                 inject = _kill_everything if options.restart_after else _inject_faults

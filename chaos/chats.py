@@ -86,13 +86,13 @@ class Chats:
             self.bot.write(code, person=each.person)
             code = (await operations.make_code(CHANNEL)).code
 
-    async def write(self, end: datetime) -> None:
-        """Write messages until ``end``, while the bot's API fails."""
+    async def write(self, end: datetime, slower: float = 1.0) -> None:
+        """Write messages until ``end``, one each ``slower * INTERVAL``, while the bot's API fails."""
         self.bot.redelivers = True
         self.bot.disturb = self._disturb
         while SYSTEM_CLOCK.now() < end:
             self._write_next()
-            await SYSTEM_CLOCK.wait_until(SYSTEM_CLOCK.now() + INTERVAL)
+            await SYSTEM_CLOCK.wait_until(SYSTEM_CLOCK.now() + slower * INTERVAL)
         self.bot.disturb = None
 
     async def write_at(self, moments: Sequence[float]) -> None:
