@@ -87,7 +87,7 @@ class Chats:
             code = (await operations.make_code(CHANNEL)).code
 
     async def write(self, end: datetime, slower: float = 1.0) -> None:
-        """Write messages until ``end``, one each ``slower * INTERVAL``, while the bot's API fails."""
+        """Write a message each ``slower * INTERVAL`` until ``end``, while the bot's API fails."""
         self.bot.redelivers = True
         self.bot.disturb = self._disturb
         while SYSTEM_CLOCK.now() < end:
