@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 
 @dataclass
-class SentMessage:
+class SentMessage(ABC):
     """A message of the account. ``buttons`` are words by label."""
 
     id: Any
@@ -33,9 +33,9 @@ class SentMessage:
     is_deleted: bool = False
 
     @property
+    @abstractmethod
     def plain(self) -> str:
         """Return the text without its markup."""
-        raise NotImplementedError
 
 
 class Hanging(Response):

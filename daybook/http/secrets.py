@@ -44,7 +44,7 @@ _ASSIGNED = re.compile(
     r"|(?<![\w-])--([A-Za-z][\w-]*+)\s++(?![-$]|\{\{|\Z)"
 )
 """A name with a value that is neither a reference nor a variable."""
-_PASSWORD_IN_URL = re.compile(r"://[^\s/?#@]*:[^\s/?#@]+@")
+_PASSWORD_IN_URL = re.compile(r"://[^\s/?#@:]*:[^\s/?#@]+@")
 _SECRET_PARAM = re.compile(
     r"passw(or)?d|(client_?|api_?)?secret|(api|private|secret)_?key|(access|auth|bearer)_?token"
     r"|authorization|credentials?"
