@@ -111,6 +111,7 @@ _UNREACHABLE_STATES = {
     "42P05": _POOLED,  # the prepared statement exists already
     "3F000": "",  # no schema
     "42501": "",  # no permission
+    "55000": "it is a standby",
     "55P03": "locked: other writers did not release it in time",
 }
 
