@@ -315,9 +315,10 @@ def bad_gateway() -> Response:
 
 
 @asynccontextmanager
-async def serving(token: str = TOKEN) -> AsyncIterator[BotApi]:
-    """Yield a Bot API on localhost that serves until the context ends."""
+async def serving(token: str = TOKEN, host: str = "127.0.0.1") -> AsyncIterator[BotApi]:
+    """Yield a Bot API at the address ``host`` that serves until the context ends."""
     api = BotApi(token)
+    api.host = host
     routes = [
         Route("/bot{token}/{method}", api.handle, methods=["GET", "POST"]),
         Route("/file/bot{token}/{path:path}", api.download),
