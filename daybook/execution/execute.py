@@ -43,7 +43,6 @@ from daybook.errors import (
     FenceRefused,
     IllegalTransition,
     InvalidInput,
-    LedgerNewer,
     LedgerUnreachable,
     Unreachable,
 )
@@ -185,7 +184,7 @@ async def _execute(run: _Run) -> State[Any]:
                 if outcome is None:
                     ledger = await stack.enter_async_context(Ledger(address))
                 claimed = await _claim_and_begin(ledger, run)
-            except (*UNAVAILABLE_ERRORS, LedgerNewer) as error:
+            except UNAVAILABLE_ERRORS as error:
                 if run.is_direct:
                     raise
                 # No ledger, no effect (promise 7): reschedule the run.
