@@ -276,7 +276,6 @@ async def test_an_older_program_goes_on_with_a_schema_that_declares_it_compatibl
     stored_rows: dict[str, str],
     next_schema: Path,
     daybook_home: Home,
-    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (next_schema / "HEAD").write_text(f"{NEXT} {schema.head()}\n")
@@ -291,10 +290,10 @@ async def test_an_older_program_goes_on_with_a_schema_that_declares_it_compatibl
         await world.runs.request(await world.jobs.get("brief"))
         assert len(await world.runs.rows()) == len(stored_rows) + 2
         assert await opened.newer_schema() == NEXT
-        async with Ledger(transfer.sqlite_address(tmp_path / "copy.db")) as copy:
-            async with opened.read() as source, copy.write() as target:
-                with pytest.raises(LedgerNewer, match=NEXT):  # it would lose the new columns
-                    await transfer.copy_rows(source, target)
+        copy = Ledger(transfer.sqlite_address(daybook_home.path / "copy.db"))
+        async with opened.read() as source, copy, copy.write() as target:
+            with pytest.raises(LedgerNewer, match=NEXT):  # it would lose the new columns
+                await transfer.copy_rows(source, target)
     assert version_of(database) == [(NEXT,)]
     # It needs no copy from before the migration.
     assert not (daybook_home.path / "backups").exists()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -25,7 +27,7 @@ from tests.world.workers import PREFECT_LEAVES_A_SOCKET
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
 
 ADDS, CHANGES = "29990101_0002", "29990101_0003"
-MIGRATION = '''
+MIGRATION = """
 import sqlalchemy as sa
 from alembic import op
 
@@ -36,7 +38,8 @@ down_revision = "{earlier}"
 def upgrade():
     op.create_table("notes_{revision}", sa.Column("id", sa.String(), primary_key=True))
     op.add_column("runs", sa.Column("note_{revision}", sa.String(), server_default="none"))
-'''
+"""
+TIMES = replace(SHORT, run_lease=timedelta(seconds=20), prefect_answer=timedelta(seconds=30))
 JOBS, INTERVAL = 4, timedelta(seconds=12)
 """20 runs a minute."""
 WORKS = 'had(); print("done")\n'
@@ -61,7 +64,7 @@ async def begin(world: PrefectWorld, name: str, program: Path) -> Worker:
     return await world.workers.begin(name=name)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("kind", databases.KINDS)
 async def test_each_due_time_runs_once_while_workers_of_old_and_new_versions_run(
     kind: str, request: pytest.FixtureRequest, prefect_server: PrefectServer, tmp_path: Path
@@ -77,27 +80,26 @@ async def test_each_due_time_runs_once_while_workers_of_old_and_new_versions_run
         ((count,),) = database.query(done.format(of) + after)
         return int(count)
 
-    async def until(condition: Callable[[], bool], within: float = 120.0) -> None:
+    async def until(condition: Callable[[], bool], within: float = 240.0) -> None:
         async def holds() -> bool:
             return condition()
 
         assert await becomes_true(holds, within), world.workers.logs()
 
-    async with at_prefect(tmp_path, prefect_server, database, timing=SHORT) as world:
+    async with at_prefect(tmp_path, prefect_server, database, timing=TIMES) as world:
         agent = await world.agents.add(WORKS)
         old = await begin(world, "old", REPOSITORY)
         for number in range(JOBS):
             seconds = ",".join(str(3 * number + 12 * each) for each in range(5))
-            await world.deploy(cron=f"{seconds} * * * * *", agent=agent.name, session="new")
-        await until(lambda: runs("old") >= JOBS)
+            when, late = f"{seconds} * * * * *", {"overlap": "allow", "catch_up": "all"}
+            await world.deploy(cron=when, agent=agent.name, session="new", **late)
+        await until(lambda: runs("old") >= 2)
 
         # The new version migrates the ledger as it starts, and the old one goes on.
         new = await begin(world, "new", adding)
         assert version_of(database) == [(ADDS,)]
         migrated_at = world.clock.now()
-        await until(
-            lambda: runs("new", migrated_at) >= JOBS and runs("old", migrated_at) >= JOBS
-        )
+        await until(lambda: runs("new", migrated_at) >= 2 and runs("old", migrated_at) >= 2)
         await world.workers._stop(old)
         old = await begin(world, "old-again", REPOSITORY)
         stopped_at = world.clock.now()
@@ -110,7 +112,7 @@ async def test_each_due_time_runs_once_while_workers_of_old_and_new_versions_run
             assert await each.wait_for_exit(60.0) == LedgerNewer.exit_code
             assert f"the ledger has schema {CHANGES}" in each.child.tail()
         ended_at = world.clock.now()
-        await until(lambda: runs("third", ended_at) >= 2 * JOBS)
+        await until(lambda: runs("third", ended_at) >= JOBS)
         await world.workers._stop(world.workers.all[-1])
 
         # Let this process, which is old too, read the ledger.
@@ -121,6 +123,6 @@ async def test_each_due_time_runs_once_while_workers_of_old_and_new_versions_run
         assert len({row.occurrence for row in rows}) == len(rows) == agent.effect_count
         for job_id in {row.job_id for row in rows}:
             due = sorted(row.due for row in rows if row.job_id == job_id)
-            gaps = {later - earlier for earlier, later in zip(due, due[1:], strict=False)}
+            gaps = {later - earlier for earlier, later in pairwise(due)}
             assert gaps == {INTERVAL}, due
             assert due[-1] > ended_at

@@ -45,7 +45,10 @@ async def test_a_private_authority_is_named_in_the_address(
     query = "?ssl=verify-full&sslrootcert="
     assert await id_of(server.address("first", f"{query}{right}"))
     for file, why in [
-        (other, "its certificate is not trusted: .*; name the file of its authority as sslrootcert"),
+        (
+            other,
+            "its certificate is not trusted: .*; name the file of its authority as sslrootcert",
+        ),
         (tmp_path / "missing.pem", "the sslrootcert .*missing.pem cannot be read"),
     ]:
         with pytest.raises(LedgerUnreachable, match=why):
@@ -64,11 +67,10 @@ async def test_a_new_password_in_the_settings_is_used_without_a_restart(
             await session.merge(Fact(key="used", value="yes"))
 
     config.write_text(f'ledger_url = "{server.address("first").replace("+asyncpg", "")}"\n')
-    async with Ledger(server.address("first")) as ledger:
-        async with ledger.read():
-            server.execute("ALTER ROLE daybook PASSWORD 'second'")
-            with pytest.raises(LedgerUnreachable, match="password authentication failed") as error:
-                await use(ledger)  # needs a second connection
-            assert "first" not in str(error.value)
-            config.write_text(config.read_text().replace("first", "second"))
-            await use(ledger)
+    async with Ledger(server.address("first")) as ledger, ledger.read():
+        server.execute("ALTER ROLE daybook PASSWORD 'second'")
+        with pytest.raises(LedgerUnreachable, match="password authentication failed") as error:
+            await use(ledger)  # needs a second connection
+        assert "first" not in str(error.value)
+        config.write_text(config.read_text().replace("first", "second"))
+        await use(ledger)
