@@ -303,6 +303,9 @@ class PrefectUnreachable(Unreachable):
             super().__init__(f"{problem}, or set PREFECT_API_URL to your server")
         elif says_disk_full(why):
             super().__init__(f"Prefect at {address} cannot store anything{reason}; {FREE_SPACE}")
+        elif "CERTIFICATE_VERIFY_FAILED" in why:
+            hint = "set PREFECT_API_SSL_CERT_FILE to the file of its authority's certificate"
+            super().__init__(f"Prefect at {address} is not trusted{reason}; {hint}")
         else:
             problem = f"Prefect at {address} does not answer{reason}; check that it is running"
             super().__init__(f"{problem}, or unset PREFECT_API_URL and run `daybook up`")

@@ -43,7 +43,7 @@ def test_everything_works_with_an_api_key_of_a_workspace_and_its_authority(
             workspace = "/account/0a1b2c3d/workspace/4e5f6a7b"
             assert prefect["ui_url"] == f"https://localhost:{cloud.port}{workspace}"
             for variables, why in [
-                (cloud.environment(CREDENTIAL, None), "certificate verify failed"),
+                (cloud.environment(CREDENTIAL, None), "set PREFECT_API_SSL_CERT_FILE"),
                 (cloud.environment("wrong-key", pem), "the credential in PREFECT_API_KEY is wrong"),
             ]:
                 command = [sys.executable, "-m", "daybook", "agents", "list"]
