@@ -7,7 +7,7 @@ import pytest
 from chaos import hosts, replicas, standby
 from tests.chaos import chaos_process
 
-MAX_SECONDS = 900
+MAX_SECONDS = 1500
 MISSING = hosts.missing() or standby.missing() or replicas.missing()
 
 
