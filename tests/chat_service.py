@@ -92,6 +92,10 @@ class ChatService(Generic[M]):
         """Write to the account as Anna, in private. Return the message's id."""
 
     @abstractmethod
+    def sends(self, content: bytes, text: str = "") -> Any:
+        """Send a picture to the account as Anna, in private. Return the message's id."""
+
+    @abstractmethod
     def press(self, on: M, word: str) -> None:
         """Press the button with this word as Anna, whether the message has it or not."""
 

@@ -17,19 +17,23 @@ are rolled back. The same happens if the network between the process and the ser
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
+import ssl
 import sys
 import time
 from datetime import timedelta
 from typing import Any
+from urllib.parse import urlencode
 
 import asyncpg  # type: ignore[import-untyped]
 from sqlalchemy import TextClause, event, text
-from sqlalchemy.engine import URL, ExceptionContext
+from sqlalchemy.engine import URL, ExceptionContext, make_url
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
-from daybook.errors import LedgerUnreachable
+from daybook import settings
+from daybook.errors import InvalidInput, LedgerUnreachable
 from daybook.ledger import database, texts
 from daybook.ledger.database_clock import DatabaseClock
 from daybook.ledger.in_use import InUse
@@ -51,6 +55,9 @@ SILENCE_TIMEOUT = timedelta(seconds=10)
 """How long a server's machine may acknowledge nothing before its connections count as lost."""
 
 COMMIT_POLL_INTERVAL = timedelta(milliseconds=200)
+
+_TLS_FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
+"""Options of a ledger's address that name files."""
 
 _NUMBER = "transaction"
 """The key under which a session keeps the id of its transaction, and its era.
@@ -139,17 +146,35 @@ class Postgresql:
         )
 
     async def _connect(self, *given: Any, **options: Any) -> Any:
-        """Open a connection.
+        """Open a connection, with the options of TLS that the driver accepts only in an address.
 
         Raise `LedgerUnreachable` here, because SQLAlchemy translates only errors of statements.
         """
+        files = {name: options.pop(name) for name in _TLS_FILES if name in options}
+        for name, path in files.items():
+            if not os.access(path, os.R_OK):  # the driver's error does not name the file
+                raise LedgerUnreachable(self.place, f"the {name} {path} cannot be read")
+        if files:
+            options["dsn"] = f"postgresql://?{urlencode(files)}"
         try:
-            connection = await asyncpg.connect(*given, **options)
+            try:
+                connection = await asyncpg.connect(*given, **options)
+            except asyncpg.InvalidPasswordError:
+                if (password := self._new_password()) in (None, options.get("password")):
+                    raise
+                connection = await asyncpg.connect(*given, **{**options, "password": password})
             _limit_silence(connection)
             return connection
         except _AT_CONNECT as error:
-            why = str(error) or f"no answer within {CONNECT_TIMEOUT.seconds} s"
-            raise LedgerUnreachable(self.place, why) from error
+            raise LedgerUnreachable(self.place, _why_not_connected(error)) from error
+
+    def _new_password(self) -> str | None:
+        """Return the password that the settings have now, which an operator may have changed."""
+        try:
+            url = make_url(settings.load().ledger_address)
+        except InvalidInput:
+            return None
+        return url.password if database.without_password(url) == self.place else None
 
     def prepare_files(self, in_use: InUse | None) -> None:
         """Do nothing: the operator creates the database."""
@@ -266,6 +291,13 @@ def _limit_silence(connection: Any) -> None:
             (socket.TCP_USER_TIMEOUT, 1000 * seconds),
         ):
             connected.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def _why_not_connected(error: BaseException) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        fix = "name the file of its authority as sslrootcert in the address"
+        return f"its certificate is not trusted: {error.verify_message}; {fix}"
+    return str(error) or f"no answer within {CONNECT_TIMEOUT.seconds} s"
 
 
 def _refuse_closed(connection: Any, *_: Any) -> None:

@@ -101,7 +101,7 @@ MAX_REMEMBERED_RUNS = 500
 """
 ResolveProcessSpec = Callable[[FlowRun], Awaitable[ProcessSpec]]
 """Function that returns a flow run's process settings, from the work pool and the deployment."""
-UNAVAILABLE_ERRORS = (Unreachable, LedgerNewer, DiskFull, httpx.HTTPError)
+UNAVAILABLE_ERRORS = (Unreachable, DiskFull, httpx.HTTPError)
 _UPDATE_FAILED = {"action": "prefect_update_failed"}
 
 
@@ -153,7 +153,7 @@ class Dispatcher:
         space for their records, and a new run could not record anything.
 
         Return False for an external run, which belongs to no job (see `start`). Ignore a run of
-        another ledger.
+        another ledger. If a newer program migrated the ledger, leave the run to a newer worker.
         """
         if occurrence.belongs_to_other_ledger(run, self._ledger.id):
             return True  # that ledger's own worker fetches it
@@ -161,6 +161,9 @@ class Dispatcher:
             if (full := home.full_disk(self._folders)) is not None:
                 raise DiskFull(str(full))
             return await self._claim_and_start(run)
+        except LedgerNewer as error:
+            log.warning("%s is left to a newer worker: %s", run.name, error)
+            return True
         except (InvalidInput, *UNAVAILABLE_ERRORS) as error:
             # No ledger, no effect (promise 7): the run has no claim, so reschedule it. An invalid
             # setting, or a job whose due times cannot be computed, may be repaired meanwhile.
