@@ -7,7 +7,7 @@ import pytest
 from chaos import hosts, replicas, standby
 from tests.chaos import chaos_process
 
-MAX_SECONDS = 900
+MAX_SECONDS = 1500
 MISSING = hosts.missing() or standby.missing() or replicas.missing()
 
 
@@ -18,7 +18,7 @@ MISSING = hosts.missing() or standby.missing() or replicas.missing()
 def test_partitions_failovers_and_skewed_clocks_break_no_promise() -> None:
     # The seed draws a failover, partitions, a flush of Redis, kills of PostgreSQL and a replica.
     faults = ("--seconds", "90", "--faults", "16", "--longest-stop", "30", "--seed", "129")
-    words = ("--ledger", "postgresql", "--hosts", "--rate", "0.5", *faults)
+    words = ("--ledger", "postgresql", "--hosts", "--rate", "0.2", *faults)
     printed = chaos_process.run(*words, seconds=MAX_SECONDS, variables={})
     for each in ("fail over to the standby", "partition two hosts", "kill a postgres"):
         assert f"| … {each} |" in printed
