@@ -13,7 +13,7 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks import chats, commands, full, hooks, idle, pages, report, start, testbed
+from benchmarks import chats, commands, full, hooks, idle, pages, report, scale, start, testbed
 from daybook import repository
 from daybook.clock import SYSTEM_CLOCK
 from daybook.home import Home
@@ -25,6 +25,7 @@ PARTS = (
     "idle",
     "chats",
     "pages",
+    "scale",
     "hooks",
     "worker",
     "jobs",
@@ -35,6 +36,11 @@ PARTS = (
     "fetches",
     "worktrees",
 )
+
+WITHOUT_TESTBED = {
+    *("start", "commands", "full", "pages", "scale", "hooks", "idle", "chats"),
+}
+"""Parts that need no Prefect server of the benchmarks."""
 
 
 def main(arguments: list[str]) -> int:
@@ -69,7 +75,7 @@ def main(arguments: list[str]) -> int:
         missed += pages.missed(shown, watched)
     if sys.platform == "linux":
         missed += _measure_processes(options)
-    if set(options.only) - {"start", "commands", "full", "pages", "hooks", "idle", "chats"}:
+    if set(options.only) - WITHOUT_TESTBED:
         if sys.platform == "linux":
             with testbed.temporary_home() as home:
                 try:
@@ -99,6 +105,12 @@ def _measure_processes(options: argparse.Namespace) -> list[str]:
         starts_of_up = idle.measure(3 * options.idle)
         print(idle.table(*starts_of_up), flush=True)
         missed += idle.missed(*starts_of_up)
+    if "scale" in options.only:
+        print("\n## Ledgers of three sizes on PostgreSQL\n")
+        largest: int = options.scale
+        sizes = asyncio.run(scale.measure((largest // 100, largest // 10, largest)))
+        print(scale.table(sizes), flush=True)
+        missed += scale.missed(sizes)
     if "chats" in options.only:
         print("\n## A chat\n")
         chatted = asyncio.run(chats.measure(2 * options.idle))
@@ -195,6 +207,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         help="jobs: also measure scheduled jobs",
     )
     add("--minutes", float, 5.0, "jobs: minutes of scheduled jobs with --long")
+    add("--scale", int, 10_000, "scale: jobs of the largest ledger, each with 100 runs")
     add("--backlog", int, 200, "backlog: runs in the backlog")
     add("--callbacks", int, 10_000, "outbox: callbacks to send")
     add("--applied", int, 1000, "apply: jobs in the file")

@@ -33,7 +33,7 @@ from daybook.errors import DaybookError
 from daybook.jobs import store
 from daybook.jobs.model import new_job
 from daybook.ledger.engine import Ledger
-from daybook.ledger.tables import AttemptRow, MessageRow, RunRow, SessionRow
+from daybook.ledger.tables import AttemptRow, JobRow, MessageRow, RunRow, SessionRow
 
 JOB_COUNT = 1_000
 RUN_COUNT = 200_000
@@ -131,7 +131,7 @@ async def _measure(home: Path, turns: int) -> tuple[list[Measured], Watched | No
 
     async with Ledger(f"sqlite+aiosqlite:///{home / 'ledger.db'}") as ledger:
         job_id, run_id = await _fill(ledger)
-        application = pages.application(_no_health, ledger)
+        application = pages.application(no_health, ledger)
         server = login.protect(application, 4280)
         transport = httpx.ASGITransport(server, client=None)  # type: ignore[arg-type]
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as browser:
@@ -216,7 +216,8 @@ class _Viewer:
         raise AssertionError("the stream ended")
 
 
-async def _no_health() -> HealthReport:
+async def no_health() -> HealthReport:
+    """Raise `DaybookError`: no process of a home is measured."""
     raise DaybookError("not measured")
 
 
@@ -237,10 +238,18 @@ async def _times(
 
 
 async def _fill(ledger: Ledger) -> tuple[str, str]:
-    """Write the jobs and runs; return the ids of one of each."""
-    now, jobs = ledger.now(), list[tuple[str, str]]()
+    """Write the jobs, runs and messages; return the ids of a job and a run."""
+    job_ids = await add_jobs(ledger, JOB_COUNT)
+    run_id = await write_runs(ledger, job_ids, RUN_COUNT)
+    await _write_messages(ledger, run_id)
+    return job_ids[0], run_id
+
+
+async def add_jobs(ledger: Ledger, count: int) -> list[str]:
+    """Write jobs that are 40 days old and audited up to now; return their ids."""
+    now, job_ids = ledger.now(), list[str]()
     async with ledger.write() as session:
-        for number in range(JOB_COUNT):
+        for number in range(count):
             job = new_job(
                 now=now,
                 default_timezone="Europe/Berlin",
@@ -252,10 +261,9 @@ async def _fill(ledger: Ledger) -> tuple[str, str]:
             )
             begun = now - timedelta(days=40)
             stored = await store.add(session, job, job.name, begun, names_are_checked=True)
-            jobs.append((stored.id, job.name))
-    run_id = await write_runs(ledger, [job_id for job_id, _ in jobs], RUN_COUNT)
-    await _write_messages(ledger, run_id)
-    return jobs[0][0], run_id
+            job_ids.append(stored.id)
+        await session.execute(sqlalchemy.update(JobRow).values(audited_until=now))
+    return job_ids
 
 
 async def _write_messages(ledger: Ledger, run_id: str) -> None:

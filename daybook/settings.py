@@ -207,6 +207,13 @@ class Settings(BaseSettings):
         "named has no limit of its own.",
     )
 
+    max_per_label: dict[str, PositiveInt] = Field(
+        default_factory=dict,
+        description="Maximum number of concurrent runs on all machines of jobs with a label "
+        '(`worker_label`): a table, `[max_per_label]` in `config.toml`, or JSON such as `{"gpu": '
+        "2}`. A label that is not named has no limit of its own.",
+    )
+
     budget: dict[str, Any] = Field(
         default_factory=default_budget,
         description="Budget of all runs and of single agents, in tokens and US dollars: a table, "

@@ -12,6 +12,7 @@ DEFAULT: dict[str, object] = {
     "class": "medium",
     "worker_label": "",
     "pool": "",
+    "job_variables": {},
     "start": "",
     "until": "",
     "max_runs": 0,

@@ -97,10 +97,9 @@ async def find_removable_job(session: AsyncSession, ref: str) -> StoredJob:
         return found[0]
 
 
-async def list_jobs(session: AsyncSession) -> list[StoredJob]:
-    """Return all jobs that the actor may see, sorted by name, as `store.read_all` does."""
-    whose = visible_owner()
-    return [each for each in await store.read_all(session) if whose in (None, each.row.owner)]
+async def list_jobs(session: AsyncSession, most: int | None = None) -> list[StoredJob]:
+    """Return the jobs that the actor may see, by default all, sorted by name (`store.read_all`)."""
+    return await store.read_all(session, owner=visible_owner(), most=most)
 
 
 async def find_run(session: AsyncSession, ref: str) -> RunAndJob:

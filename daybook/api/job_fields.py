@@ -34,6 +34,7 @@ class CommonFields(TypedDict, total=False):
     catch_up: Literal["none", "latest", "all"]
     worker_label: str
     pool: str
+    job_variables: Mapping[str, Any]
     start: str
     until: str
     max_runs: int

@@ -262,15 +262,18 @@ async def remove(ref: str) -> ListedJob:
         return removed
 
 
-async def list_jobs(filters: JobFilters = NO_FILTERS) -> list[ListedJob]:
+async def list_jobs(filters: JobFilters = NO_FILTERS, limit: int | None = None) -> list[ListedJob]:
     """Return the jobs that match ``filters`` and that the actor may see, by default sorted by name.
 
-    Each job has only its next due time. A job that cannot be read is disabled, with the reason.
-    Works without Prefect. Raise `InvalidInput` for invalid filters.
+    With ``limit``, return only the first so many; without filters, no other job is read. Each job
+    has only its next due time. A job that cannot be read is disabled, with the reason. Works
+    without Prefect. Raise `InvalidInput` for invalid filters.
     """
     async with open_ledger() as ledger, ledger.read() as session:
         running, now = await history.running_jobs(session), ledger.now()
-        spent = await daily.spending_by_job(session, now - SPENDING_PERIOD)
+        stored = await authorization.list_jobs(session, limit if filters == NO_FILTERS else None)
+        since, job_ids = now - SPENDING_PERIOD, [each.id for each in stored]
+        spent = await daily.spending_by_job(session, since, job_ids)
         jobs = [
             ListedJob.of(
                 each,
@@ -279,9 +282,9 @@ async def list_jobs(filters: JobFilters = NO_FILTERS) -> list[ListedJob]:
                 spent=spent.get(each.id, NOTHING_SPENT),
                 due_times=1,
             )
-            for each in await authorization.list_jobs(session)
+            for each in stored
         ]
-        return filters.select(jobs, now)
+        return filters.select(jobs, now)[:limit]
 
 
 async def show(ref: str) -> JobDetails:
@@ -310,7 +313,7 @@ async def show_job_or_run(ref: str) -> JobDetails | RunWithSteps:
 async def view(session: AsyncSession, stored: StoredJob, now: datetime) -> ListedJob:
     """Return the view of one job at ``now``."""
     running = stored.id in await history.running_jobs(session)
-    spent = await daily.spending_by_job(session, now - SPENDING_PERIOD, stored.id)
+    spent = await daily.spending_by_job(session, now - SPENDING_PERIOD, [stored.id])
     return ListedJob.of(stored, now, running=running, spent=spent.get(stored.id, NOTHING_SPENT))
 
 

@@ -13,7 +13,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from daybook import markers, owners
+from daybook import markers, owners, prefect
 from daybook.agents import documents, kinds
 from daybook.delivery import channels
 from daybook.delivery.outbox import BUILTIN_CHANNELS
@@ -28,7 +28,7 @@ from daybook.jobs.notify import Notify
 from daybook.json_text import JsonObject
 from daybook.ledger.engine import Ledger, open_ledger
 from daybook.policies.checks import Check
-from daybook.policies.policy import ANSWER, tools_of
+from daybook.policies.policy import ANSWER, Policy, tools_of
 from daybook.policies.sandboxes import SandboxChoice
 from daybook.policies.work_pools import OWN_POOL
 from daybook.processes import locations
@@ -95,7 +95,7 @@ async def check_action(client: PrefectClient | None, job: Job, owner: str) -> li
     notes += workspaces.check(job.policy)
     notes += _sandbox_notes(job.policy.sandbox)
     _check_by_kind(job, _guard(owner))
-    await _check_pool(client, job.policy.pool)
+    await _check_pool(client, job.policy)
     notes += await _check_target(client, job.action, owner)
     await _check_model(client, job.action)
     if job.action.own_call() is None:
@@ -107,17 +107,23 @@ async def check_action(client: PrefectClient | None, job: Job, owner: str) -> li
     return notes + await _check_precondition(client, job.policy.check, owner)
 
 
-async def _check_pool(client: PrefectClient | None, name: str) -> None:
-    """Raise `InvalidInput` if Prefect has no work pool with this name."""
+async def _check_pool(client: PrefectClient | None, policy: Policy) -> None:
+    """Raise `InvalidInput` if Prefect has no such work pool, or the pool no such job variables.
+
+    Raise it also for a literal secret in the variables.
+    """
+    name, variables = policy.pool, policy.job_variables
+    secrets.refuse_literal_variables(variables)
     if client is None or name in ("", OWN_POOL):
         return
     from prefect.exceptions import ObjectNotFound
 
     try:
-        await client.read_work_pool(name)
+        found = await client.read_work_pool(name)
     except ObjectNotFound:
         hint = f"create it, such as: prefect work-pool create {shlex.quote(name)} --type docker"
         raise InvalidInput("pool", f'Prefect has no work pool "{name}"', hint) from None
+    prefect.job_variables.check(variables, found.base_job_template)
 
 
 def _sandbox_notes(level: SandboxChoice) -> list[str]:

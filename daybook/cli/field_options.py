@@ -60,7 +60,7 @@ def _headers(name: str, values: list[str]) -> dict[str, str]:
 
 
 def _pairs(name: str, values: list[str]) -> dict[str, object]:
-    parts = [metadata(each) for each in values if each]
+    parts = [metadata(each, name) for each in values if each]
     return {key: part[key] for part in parts for key in part}
 
 

@@ -39,7 +39,7 @@ async def list_(
         check_limit(limit)
 
     async def read() -> list[ListedJob]:
-        return (await api.jobs.list_jobs(filters))[:limit]
+        return await api.jobs.list_jobs(filters, limit)
 
     warning = "" if as_json else await api.overdue.why_nothing_runs()
 

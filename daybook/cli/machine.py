@@ -302,6 +302,10 @@ async def keeper_() -> int:
 @command()
 async def doctor_(
     *,
+    pool: Annotated[
+        str,
+        Parameter(help="Check only what jobs in this work pool of Prefect need."),
+    ] = "",
     verbose: Annotated[
         bool,
         Parameter(alias="-v", help="Also print the checks that passed."),
@@ -313,9 +317,11 @@ async def doctor_(
     finds a problem; warnings do not count.
 
     Example: daybook doctor
+    Example: daybook doctor --pool containers
     """
-    findings = await diagnosis.doctor.doctor()
+    findings = await diagnosis.doctor.doctor(pool)
     yield findings, 0 if all(each.ok for each in findings) else 1
+    verbose = verbose or bool(pool)
     shown = [each for each in findings if verbose or each.severity != "ok"]
     width = max((len(each.check) for each in shown), default=0)
     for each in shown:

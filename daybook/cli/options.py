@@ -104,14 +104,14 @@ def split_command(field: str, text: str) -> list[str]:
         ) from None
 
 
-def metadata(text: str) -> dict[str, object]:
-    """Return the object of one option `--metadata`, which is `name=value` or a JSON object."""
+def metadata(text: str, field: str = "metadata") -> dict[str, object]:
+    """Return the object of one option for pairs, which is `name=value` or a JSON object."""
     if text.lstrip().startswith("{"):
-        return parse_json_object("metadata", text)
+        return parse_json_object(field, text)
     name, equals, value = text.partition("=")
     if not equals or not name.strip():
         hint = "write name=value, or a JSON object"
-        raise InvalidInput("metadata", f'"{text}" has no name or no "="', hint)
+        raise InvalidInput(field, f'"{text}" has no name or no "="', hint)
     return {name.strip(): value}
 
 

@@ -19,7 +19,7 @@ from functools import partial
 from typing import Any
 
 from daybook import feature, home
-from daybook.diagnosis.checks import certificates, delivery, installation, late, prefect
+from daybook.diagnosis.checks import certificates, delivery, installation, late, pools, prefect
 from daybook.diagnosis.checks import home as home_checks
 from daybook.diagnosis.checks import ledger as ledger_checks
 from daybook.diagnosis.checks.facts import read_once
@@ -71,7 +71,7 @@ PREFECT_CHECKS: tuple[tuple[str, Check], ...] = (
     (certificates.CHECK, certificates.certificates),
     ("pool", prefect.pool),
     ("worker", prefect.worker),
-    (prefect.JOB_POOLS, prefect.job_pools),
+    (pools.CHECK, pools.of_jobs),
     ("keeper", late.keeper),
     ("late", late.late),
     ("runs", prefect.runs),
@@ -87,8 +87,10 @@ PREFECT_TIMEOUT_SECONDS = 5.0
 """Timeout of requests to Prefect. It is short, so that `doctor` reports problems soon."""
 
 
-async def doctor() -> list[Finding]:
+async def doctor(pool: str = "") -> list[Finding]:
     """Run all checks, and return the findings, at least one for each check.
+
+    With ``pool``, check only what the runs of jobs in this work pool need.
 
     The checks of a group run at the same time. Skip those that need an unusable ledger or Prefect.
     If a check can report a problem, raise no error. The caller must not have called
@@ -96,7 +98,7 @@ async def doctor() -> list[Finding]:
     checks of the home.
     """
     with read_once():
-        return await _find()
+        return await (_find_about(pool) if pool else _find())
 
 
 async def _find() -> list[Finding]:
@@ -106,6 +108,14 @@ async def _find() -> list[Finding]:
         return await slow + others
     finally:
         slow.cancel()
+
+
+async def _find_about(pool: str) -> list[Finding]:
+    found = await _run_checks(LEDGER_CHECKS[:1])
+    async with _sharing_ledger():
+        checks = ((pools.CHECK, partial(pools.of_pool, name=pool)),)
+        sound = _is_sound(found)
+        return found + await _check_home_and_prefect(found, checks, ledger_sound=sound)
 
 
 async def _run_groups() -> list[Finding]:
@@ -120,10 +130,10 @@ async def _run_groups() -> list[Finding]:
     others = (*LEDGER_CHECKS[1:], *of_features)
     if not _is_sound(ledger):
         found += _skip(others, NO_LEDGER)
-        return found + await _check_home_and_prefect(found, ledger_sound=False)
+        return found + await _check_home_and_prefect(found, PREFECT_CHECKS, ledger_sound=False)
     async with _sharing_ledger():
         found += await _run_checks(others)
-        return found + await _check_home_and_prefect(found, ledger_sound=True)
+        return found + await _check_home_and_prefect(found, PREFECT_CHECKS, ledger_sound=True)
 
 
 @asynccontextmanager
@@ -140,34 +150,36 @@ async def _sharing_ledger() -> AsyncIterator[None]:
 
 
 async def _check_home_and_prefect(
-    earlier: Sequence[Finding], *, ledger_sound: bool
+    earlier: Sequence[Finding], checks: Sequence[tuple[str, Check]], *, ledger_sound: bool
 ) -> list[Finding]:
     found = list[Finding]()
     try:
         home.configure_prefect()
     except InvalidInput as error:  # a variable, without which Prefect cannot be used
         found.append(problem("prefect", f"{error.field}: {error.problem}", error.hint))
-        return found + _skip(PREFECT_CHECKS, f"{error.field} is invalid")
+        return found + _skip(checks, f"{error.field} is invalid")
     except OSError as error:
         if _is_sound([each for each in earlier if each.check == "home"]):
             found.append(problem("home", str(error), "export DAYBOOK_HOME=<another folder>"))
     try:
-        found += await _check_prefect(ledger_sound=ledger_sound)
+        found += await _check_prefect(checks, ledger_sound=ledger_sound)
     except Exception as error:  # Prefect cannot be imported, or does not have a name that we use
         message = " ".join(f"Prefect cannot be used: {type(error).__name__}: {error}".split())
         found.append(problem("prefect", message, versions.reinstall_command()))
-        found += _skip(PREFECT_CHECKS, "Prefect cannot be used")
+        found += _skip(checks, "Prefect cannot be used")
     return found
 
 
-async def _check_prefect(*, ledger_sound: bool) -> list[Finding]:
+async def _check_prefect(
+    checks: Sequence[tuple[str, Check]], *, ledger_sound: bool
+) -> list[Finding]:
     from prefect.client.orchestration import get_client
     from prefect.context import SettingsContext, get_settings_context
 
     context = get_settings_context()
     known = context.settings
     if known.api.url is None:
-        skipped = _skip(PREFECT_CHECKS, "no Prefect server is known")
+        skipped = _skip(checks, "no Prefect server is known")
         return [prefect.no_server_known(), *skipped]
     # `temporary_settings` would read all settings again, which takes 30 ms.
     fail_fast = {
@@ -179,8 +191,8 @@ async def _check_prefect(*, ledger_sound: bool) -> list[Finding]:
         async with get_client() as client:
             found = await _run_checks((("prefect", prefect.server),), client)
             if not _is_sound(found):
-                return found + _skip(PREFECT_CHECKS, "Prefect has the problem above")
-            return found + await _run_checks(PREFECT_CHECKS, client, ledger_sound=ledger_sound)
+                return found + _skip(checks, "Prefect has the problem above")
+            return found + await _run_checks(checks, client, ledger_sound=ledger_sound)
 
 
 async def _run_checks(

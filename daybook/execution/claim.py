@@ -114,7 +114,10 @@ async def decide(
     else:
         if request.most is not None:
             request = replace(
-                request, classes=loaded.max_of_class, max_per_agent=loaded.max_per_agent
+                request,
+                classes=loaded.max_of_class,
+                max_per_agent=loaded.max_per_agent,
+                max_per_label=loaded.max_per_label,
             )
     request = replace(request, folders=await folders.of_request(ledger, request))
     while True:

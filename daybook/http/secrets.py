@@ -31,6 +31,7 @@ STORE_SECRET_HINT = (
 )
 
 _REFERENCE = SECRET
+_PREFECT_REFERENCE = re.compile(r"\{\{\s*prefect\.(blocks|variables)\.[\w.-]+\s*\}\}")
 _BEGINS = re.compile(r"\{\{\s*secret\b")
 _MIN_HIDDEN_LENGTH = 4
 
@@ -44,7 +45,7 @@ _ASSIGNED = re.compile(
     r"|(?<![\w-])--([A-Za-z][\w-]*+)\s++(?![-$]|\{\{|\Z)"
 )
 """A name with a value that is neither a reference nor a variable."""
-_PASSWORD_IN_URL = re.compile(r"://[^\s/?#@]*:[^\s/?#@]+@")
+_PASSWORD_IN_URL = re.compile(r"://[^\s/?#@:]*:[^\s/?#@]+@")
 _SECRET_PARAM = re.compile(
     r"passw(or)?d|(client_?|api_?)?secret|(api|private|secret)_?key|(access|auth|bearer)_?token"
     r"|authorization|credentials?"
@@ -222,6 +223,22 @@ def refuse_literal_params(params: Any) -> None:
         if _is_literal_param(path, value):
             problem = f'the value of "{path or "params"}" looks like a secret'
             raise InvalidInput("params", problem, STORE_SECRET_HINT)
+
+
+def refuse_literal_variables(variables: Mapping[str, Any]) -> None:
+    """Raise `InvalidInput` for a literal secret in a job's variables for a work pool.
+
+    Prefect's workers fill in references to Prefect's blocks. Nothing fills in Daybook's references,
+    so refuse them too.
+    """
+    hint = "save it as a Secret block in Prefect, and write {{ prefect.blocks.secret.NAME }}"
+    for path, value in _texts(variables):
+        if _BEGINS.search(value):
+            raise InvalidInput("job_variables", f'"{path}" refers to a secret of Daybook', hint)
+        rest = _PREFECT_REFERENCE.sub("", value)
+        name = path.rpartition(".")[2].lower().replace("_", "-")
+        if _contains_literal(path, rest) or (rest.strip() and _SECRET_HEADER.search(name)):
+            raise InvalidInput("job_variables", f'"{path}" looks like a secret', hint)
 
 
 def _is_literal_header(name: str, value: str) -> bool:

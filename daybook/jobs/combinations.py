@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from daybook.errors import InvalidInput
-from daybook.jobs import prompts
+from daybook.jobs import action_fields, prompts
 from daybook.jobs.actions import Action, AgentPrompt
 from daybook.jobs.notify import Notify
 from daybook.policies.policy import ANSWER, Policy, matches
 from daybook.policies.repositories import NEED_REPO, Upstream
+from daybook.policies.work_pools import MAX_VARIABLES_LENGTH
 
 
 def check(action: Action, policy: Policy, notify: Notify) -> None:
@@ -31,6 +32,7 @@ def check(action: Action, policy: Policy, notify: Notify) -> None:
         problem = "applies only to agents and to the commands of checks, and this job has neither"
         raise InvalidInput("work_dir", problem, "leave it out")
     _check_repository(action, policy)
+    action_fields.check_json(policy.job_variables, "job_variables", MAX_VARIABLES_LENGTH)
     if policy.sandbox_hosts and policy.sandbox in ("off", "strict"):
         problem = f"cannot be combined with sandbox {policy.sandbox}"
         raise InvalidInput("sandbox_hosts", problem, "leave it out, or use sandbox workspace")

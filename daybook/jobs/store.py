@@ -361,14 +361,26 @@ async def all_jobs(session: AsyncSession, only: Collection[str] | None = None) -
     return [each for each in await read_all(session, only) if each.problem is None]
 
 
-async def read_all(session: AsyncSession, only: Collection[str] | None = None) -> list[StoredJob]:
-    """Return the jobs as `all_jobs` does, with a stand-in for each job that cannot be read."""
+async def read_all(
+    session: AsyncSession,
+    only: Collection[str] | None = None,
+    *,
+    owner: str | None = None,
+    most: int | None = None,
+) -> list[StoredJob]:
+    """Return the jobs as `all_jobs` does, with a stand-in for each job that cannot be read.
+
+    With ``owner``, return only that owner's jobs; with ``most``, only the first so many.
+    """
     joined = (
         select(JobRow, RevisionRow)
         .join(RevisionRow, NEWEST_REVISION)
         .where(col(JobRow.archived_at).is_(None))
         .order_by(func.lower(col(JobRow.name)), col(JobRow.name))
+        .limit(most)
     )
+    if owner is not None:
+        joined = joined.where(col(JobRow.owner) == owner)
     if only is not None and len(only) <= stored_columns.MAX_IDS_PER_QUERY:
         joined = joined.where(col(JobRow.id).in_(only))
     pairs = (await session.execute(joined)).all()

@@ -138,6 +138,12 @@ AGENT = WaitReason(
     ends="a claim below the agent's limit",
     for_runs=True,
 )
+LABEL = WaitReason(
+    name="label",
+    what="another run with the label of its job",
+    ends="the end of such a run, or a claim below the label's limit",
+    for_runs=True,
+)
 FOLDER = WaitReason(
     name="folder",
     what="another run in its folder",
@@ -169,6 +175,7 @@ REASONS = {
         OVERLAP,
         HOLDER,
         AGENT,
+        LABEL,
         FOLDER,
         APPROVAL,
         PREFECT,

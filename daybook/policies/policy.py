@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shlex
 from collections.abc import Collection, Iterable, Mapping
@@ -47,7 +48,7 @@ from daybook.policies.repositories import (
     Verify,
 )
 from daybook.policies.sandboxes import SandboxField, SandboxHosts
-from daybook.policies.work_pools import WorkPoolName
+from daybook.policies.work_pools import JobVariables, WorkPoolName
 from daybook.policies.worker_labels import WorkerLabel
 from daybook.processes import locations
 from daybook.schedules import bounds, durations
@@ -128,6 +129,8 @@ def _in_words(name: str, value: object) -> str:
         return shlex.join(value)
     if isinstance(value, bool):
         return "" if value else "no"
+    if isinstance(value, dict):
+        return json.dumps(value, ensure_ascii=False) if value else "none"
     return " and ".join(map(str, value)) if isinstance(value, list) else str(value) or "none"
 
 
@@ -191,6 +194,7 @@ class Policy(BaseModel):
     )
     worker_label: WorkerLabel = ""
     pool: WorkPoolName = ""
+    job_variables: JobVariables = {}
     start: Moment = Field(
         default="",
         title="Start",
@@ -377,6 +381,8 @@ class Policy(BaseModel):
             raise InvalidInput("work_dir", "only the operator can set it", "leave it out")
         if self.sandbox_hosts:
             raise InvalidInput("sandbox_hosts", "only the operator can set it", "leave it out")
+        if self.job_variables:
+            raise InvalidInput("job_variables", "only the operator can set them", "leave them out")
         if self.repo:  # the other fields of a repository need this one
             raise InvalidInput("repo", "only the operator can set it", "leave it out")
         if not self.exclusive_dir:
@@ -443,6 +449,7 @@ class Policy(BaseModel):
         with raising_pydantic_error():
             bounds.check(self)
             work_pools.check_label(self.pool, self.worker_label)
+            work_pools.check_variables(self.pool, self.job_variables)
         return self
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from daybook.errors import InvalidInput
+from daybook.json_text import JsonObject
 from daybook.markers import Marker
 from daybook.validation import raising_pydantic_error
 
@@ -36,6 +37,43 @@ WorkPoolName = Annotated[
         f"Prefect, at first {OWN_POOL}.",
     ),
 ]
+
+
+MAX_VARIABLES, MAX_VARIABLES_LENGTH = 50, 20_000
+"""Maximum number of job variables, and their maximum length in characters of JSON."""
+_VARIABLE = re.compile(r"[\w.-]{1,100}")
+
+
+def _check_variables(values: JsonObject) -> JsonObject:
+    with raising_pydantic_error():
+        if len(values) > MAX_VARIABLES:
+            hint = f"use at most {MAX_VARIABLES}"
+            raise InvalidInput("job_variables", f"has {len(values)} variables", hint)
+        for name in values:
+            if not _VARIABLE.fullmatch(name):
+                hint = "see the variables of the work pool's base job template"
+                raise InvalidInput("job_variables", f"{name[:100]!r} is no variable", hint)
+    return values
+
+
+JobVariables = Annotated[
+    JsonObject,
+    AfterValidator(_check_variables),
+    Marker(option="job-variable", syntax="pairs", is_checked=True),
+    Field(
+        title="Job variables",
+        description="Variables of the work pool for the job's runs, such as image, env, namespace "
+        "or the memory, as the pool's base job template names them. They need a pool. Only the "
+        "operator may set them.",
+    ),
+]
+
+
+def check_variables(pool: str, variables: JsonObject) -> None:
+    """Raise `InvalidInput` if a job has variables without a pool that could use them."""
+    if variables and pool in ("", OWN_POOL):
+        hint = f"set pool to another one than {OWN_POOL}, or clear the variables"
+        raise InvalidInput("job_variables", "applies only to a job with a pool", hint)
 
 
 def check_label(pool: str, worker_label: str) -> None:

@@ -19,6 +19,7 @@ Modules for jobs:
 - `links` stores each job's deployment and the last reconciled state, with open conflicts.
 - `parameter_schema` derives the flows' parameters; `summary` describes a job for Prefect's UI.
 - `work_pool` reads the pool and its workers; `work_queues` maintains one queue for each class.
+- `job_variables` checks the variables of a job against the template of its pool.
 
 Modules for runs:
 
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
         flow_runs as flow_runs,
         import_edits as import_edits,
         instances as instances,
+        job_variables as job_variables,
         links as links,
         occurrence as occurrence,
         parameter_schema as parameter_schema,

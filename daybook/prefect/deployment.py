@@ -105,6 +105,7 @@ def _execution_fields(stored: StoredJob, existing: DeploymentResponse | None) ->
     workers may need other steps. The flow claims for itself there.
     """
     fields = parameter_schema.execution_fields(stored.row.kind)
+    fields |= {"job_variables": _job_variables(stored, existing)}
     present = existing.work_pool_name if existing else None
     pool = stored.job.policy.pool or present or parameter_schema.WORK_POOL
     if pool == parameter_schema.WORK_POOL:
@@ -113,6 +114,22 @@ def _execution_fields(stored: StoredJob, existing: DeploymentResponse | None) ->
     if existing is not None and present == pool:
         fields |= {"pull_steps": existing.pull_steps, "work_queue_name": existing.work_queue_name}
     return fields
+
+
+def _job_variables(stored: StoredJob, existing: DeploymentResponse | None) -> JsonObject:
+    """Return the deployment's variables: those of the job, and others that the operator set.
+
+    The job has named the others neither in the last agreement nor in the last write, whose
+    parameters the deployment has.
+    """
+    ours = stored.job.policy.job_variables
+    present = dict(existing.job_variables or {}) if existing else {}
+    if existing is None or not present:
+        return ours
+    policy = (existing.parameters or {}).get("policy")
+    written = policy.get("job_variables") if isinstance(policy, dict) else None
+    named = {*(written if isinstance(written, dict) else ()), *projection.named_variables(stored)}
+    return {name: each for name, each in present.items() if name not in named} | ours
 
 
 def _changed_execution_fields(stored: StoredJob, existing: DeploymentResponse) -> JsonObject:

@@ -36,6 +36,7 @@ _COMPARED_FIELDS = (
     "pull_steps",
     "work_pool_name",
     "work_queue_name",
+    "job_variables",
     "parameter_openapi_schema",
 )
 """Fields that a job determines, and fields that determine how the job is run.

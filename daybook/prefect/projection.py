@@ -85,6 +85,25 @@ def of_job(stored: StoredJob, ledger_id: str) -> Projection:
     )
 
 
+def agreement(expected: Projection, existing: DeploymentResponse | None) -> JsonObject:
+    """Return the reconciled state in the form in which the ledger stores it.
+
+    ``foreign`` describes the parts that stay Prefect's own, and ``job_variables`` has the names of
+    the job variables that the job has set.
+    """
+    more: JsonObject = {}
+    if unmanaged := describe_unmanaged(existing) if existing else []:
+        more["foreign"] = unmanaged
+    if named := sorted(expected.parameters["policy"]["job_variables"]):
+        more["job_variables"] = named
+    return expected.as_dict() | more
+
+
+def named_variables(stored: StoredJob) -> list[str]:
+    """Return the names of the job variables in the last agreement."""
+    return list((stored.row.synced or {}).get("job_variables", ()))
+
+
 def of_deployment(found: DeploymentResponse) -> Projection:
     """Return the fields that the deployment ``found`` has in Prefect."""
     ours = own_schedule(found)

@@ -197,7 +197,7 @@ async def _push(
             # An imported edit deleted the queued runs, or a crash came between our last write and
             # this request.
             await deployment.request_scheduling(client, stored, expected, existing, deployment_id)
-    agreed = _agreement(expected, existing)
+    agreed = projection.agreement(expected, existing)
     if writes or not _is_recorded(stored, agreed, deployment_id):
         async with ledger.write() as session:
             await links.record_agreement(
@@ -211,13 +211,8 @@ def is_in_agreement(ledger: Ledger, stored: StoredJob, found: DeploymentResponse
     return (
         not differing_fields(expected, actual)
         and not deployment.execution_fields_differ(stored, found)
-        and _is_recorded(stored, _agreement(expected, found), str(found.id))
+        and _is_recorded(stored, projection.agreement(expected, found), str(found.id))
     )
-
-
-def _agreement(expected: Projection, existing: DeploymentResponse | None) -> JsonObject:
-    unmanaged = projection.describe_unmanaged(existing) if existing else []
-    return expected.as_dict() | ({"foreign": unmanaged} if unmanaged else {})
 
 
 def _is_recorded(stored: StoredJob, agreed: JsonObject, deployment_id: str) -> bool:

@@ -6,14 +6,15 @@
     ──────────────────────  ──────────────────────────────────────────────────────────────────────
     missing                 created, with the priority of its class
     limited in Prefect      the limit is removed: Prefect would offer workers no run beyond it, so
-                            such a run would be overdue, and possibly missed, instead of waiting
+                            such a run would be overdue, and possibly missed, instead of waiting;
+                            the same applies to the queue of a label
     described differently   the description is written, once for each change of the class's limit
     paused, or moved to     nothing: the operator's choice
     another priority
 
-The claim applies the limits of the classes (`daybook.runs.slots`); a queue's description shows the
-limit of its class. The priority only orders the runs that are due at the same instant, because a
-worker claims the runs in the order of their due times.
+The claim applies the limits of classes and labels (`daybook.runs.slots`); a queue's description
+shows the limit of its class. The priority only orders the runs that are due at the same instant,
+because a worker claims the runs in the order of their due times.
 """
 
 from __future__ import annotations
@@ -105,6 +106,11 @@ async def ensure(
                     work_pool_name=WORK_POOL,
                 )
     limits, changed = settings.load().max_of_class, list[str]()
+    for name, queue in existing.items():
+        if is_of_label(name) and queue.concurrency_limit is not None:
+            _warn_of_limit(queue, "DAYBOOK_MAX_PER_LABEL")
+            await client.update_work_queue(queue.id, concurrency_limit=None)
+            changed.append(name)
     for priority, name in enumerate(CLASS_QUEUES, 1):
         text, queue = _description(name, limits.get(name)), existing.get(name)
         if queue is None:
@@ -119,13 +125,7 @@ async def ensure(
             changes: dict[str, Any] = {}
             if queue.concurrency_limit is not None:
                 changes["concurrency_limit"] = None
-                log.warning(
-                    "removed the limit of %d from the work queue %s in Prefect: set %s instead",
-                    queue.concurrency_limit,
-                    name,
-                    _setting(name),
-                    extra={"action": "queue_limit_removed"},
-                )
+                _warn_of_limit(queue, _setting(name))
             if queue.description != text and described.get(name) != text:
                 changes["description"] = text
             if changes:
@@ -152,6 +152,16 @@ async def check(client: PrefectClient, pool: str, names: Iterable[str]) -> None:
 
 async def _read(client: PrefectClient, pool: str) -> list[Any]:
     return await client.read_work_queues(work_pool_name=pool)
+
+
+def _warn_of_limit(queue: Any, setting: str) -> None:
+    log.warning(
+        "removed the limit of %d from the work queue %s in Prefect: set %s instead",
+        queue.concurrency_limit,
+        queue.name,
+        setting,
+        extra={"action": "queue_limit_removed"},
+    )
 
 
 def _setting(name: str) -> str:

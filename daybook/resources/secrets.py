@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
 _HOST = re.compile(
-    r"(tool:[^\s,]+|[a-z][a-z-]*:[a-z0-9-]*[a-z][a-z0-9-]*|\[[0-9a-f:.]+\](:\d{1,5})?|(?=[0-9a-f.]*:[0-9a-f.]*:)[0-9a-f:.]+|"
+    r"(tool:[^\s,]+|[a-z][a-z-]*:(?=[0-9-]*[a-z])[a-z0-9-]+|\[[0-9a-f:.]+\](:\d{1,5})?|(?=[0-9a-f.]*:[0-9a-f.]*:)[0-9a-f:.]+|"
     r"[a-z0-9_.-]+(:\d{1,5})?)\Z"
 )
 

@@ -105,12 +105,12 @@ class ClaimRequest:
 
     ``refused`` is the reason why the parameters are invalid, empty if they are valid. A new run
     that would use invalid parameters fails, but a due time uses the job's own parameters. ``most``
-    is the maximum number of runs in progress, None for no limit; ``classes`` and ``max_per_agent``
-    map the names of classes and agents to their own limits. ``full`` is True if the requesting
-    worker has no free slot. ``worker`` is the name of the requesting worker, and ``labels`` and
-    ``queues`` are what it has and serves; a flow that claims for itself has no name. ``queue`` is
-    the run's work queue in Prefect, "" if it is unknown. ``rules`` are the operator's limits for
-    the jobs of agents.
+    is the maximum number of runs in progress, None for no limit; ``classes``, ``max_per_agent`` and
+    ``max_per_label`` map the names of classes, agents and labels to their own limits. ``full`` is
+    True if the requesting worker has no free slot. ``worker`` is the name of the requesting worker,
+    and ``labels`` and ``queues`` are what it has and serves; a flow that claims for itself has no
+    name. ``queue`` is the run's work queue in Prefect, "" if it is unknown. ``rules`` are the
+    operator's limits for the jobs of agents.
     ``invalid_settings`` is the error of settings that cannot be read, and whose limits are unknown.
     ``session_id`` is the session that the run continues, whatever its parameters say; if it is
     empty, the parameters decide. ``waited`` is the reason why the run waited in Prefect before this
@@ -135,6 +135,7 @@ class ClaimRequest:
     most: int | None = None
     classes: Mapping[str, int] = field(default_factory=dict)
     max_per_agent: Mapping[str, int] = field(default_factory=dict)
+    max_per_label: Mapping[str, int] = field(default_factory=dict)
     full: bool = False
     worker: str = ""
     labels: tuple[str, ...] = ()

@@ -324,6 +324,16 @@ async def agent_full(claim: Decision) -> ClaimResult | None:
     return claim.wait(full.until, full.why, full.reason) if full else None
 
 
+async def label_full(claim: Decision) -> ClaimResult | None:
+    """Make a run wait while as many runs with the label of its job are in progress as the operator
+    allows.
+
+    A direct call never waits.
+    """
+    full = await slots.wait_for_label(claim.session, claim.row, claim.request, claim.now)
+    return claim.wait(full.until, full.why, full.reason) if full else None
+
+
 async def no_worker(claim: Decision) -> ClaimResult | None:
     """Make a run wait if the worker that claims it is draining, has not the label of its job, or
     does not serve its queue.
@@ -385,6 +395,7 @@ RULES: tuple[Rule, ...] = (
     session_busy,
     folder_busy,
     agent_full,
+    label_full,
     no_worker,
     no_slot,
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time as monotonic_time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -19,6 +19,7 @@ from sqlalchemy import func
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
+from daybook.jobs import stored_columns
 from daybook.ledger.column_types import big_sum, json_count
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import LIVE
@@ -131,20 +132,21 @@ async def add_up(
 
 
 async def spending_by_job(
-    session: AsyncSession, since: datetime, job_id: str | None = None
+    session: AsyncSession, since: datetime, job_ids: Collection[str] | None = None
 ) -> dict[str | None, Spending]:
     """Return the spending of runs that ended since ``since`` (UTC), by job id.
 
-    The key None stands for direct calls. With ``job_id``, return only the spending of that job.
-    Jobs without usage since then are absent.
+    The key None stands for direct calls. ``job_ids`` are the jobs that the caller needs; the result
+    may contain others. Jobs without usage since then are absent.
     """
+    few = job_ids is not None and len(job_ids) <= stored_columns.MAX_IDS_PER_QUERY
     query = (
         sqlalchemy.select(col(RunRow.job_id), *_SUMS)
         .where(
             col(RunRow.finished_at) >= since,
             col(RunRow.status).not_in(LIVE),
             col(RunRow.usage).is_not(None),
-            sqlalchemy.true() if job_id is None else col(RunRow.job_id) == job_id,
+            col(RunRow.job_id).in_(job_ids or ()) if few else sqlalchemy.true(),
         )
         .group_by(col(RunRow.job_id))
     )

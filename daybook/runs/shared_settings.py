@@ -11,7 +11,8 @@ from daybook import settings
 
 NAMES = (
     *("timezone", "max_concurrent", "max_light", "max_medium", "max_resource_intensive"),
-    *("max_per_agent", "budget", "limits", "user_jobs", "execution_off", "alert_channel"),
+    *("max_per_agent", "max_per_label", "budget", "limits", "user_jobs", "execution_off"),
+    "alert_channel",
     *("keep_days", "keep_transcript_days", "keep_disabled_days", "keep_runs"),
 )
 

@@ -25,7 +25,9 @@ of another class, only as many count as ahead as can begin, so a run that waits 
 not delay other classes.
 
 An agent may have a limit too (`wait_for_agent`). A run that waits for its agent is in no queue for
-slots: it claims again every few seconds, and the run with the earliest due time goes first.
+slots: it claims again every few seconds, and the run with the earliest due time goes first. So may
+a label of workers (`wait_for_label`). The end of a run with the label moves the next one to the
+queue for slots.
 
 No other count of slots exists. The held rows are the used slots, so a dead process cannot lose a
 slot. A direct call, which nothing schedules, uses a slot but never waits for a slot.
@@ -127,22 +129,84 @@ async def wait_for_agent(
         col(RunRow.kind).in_(job_kinds.ASK_AGENTS),
         or_(given == agent, given.endswith(f"/{agent}", autoescape=True)),
     )
-    held = sum((await _count(session, _IS_HELD & of_agent & (col(RunRow.id) != row.id))).values())
-    if held >= limit:
-        queued = and_(
-            col(RunRow.status) == Status.WAITING, col(RunRow.waits_for) == waits.AGENT.name
-        )
-        before = sum((await _count(session, queued & of_agent & earlier(row))).values())
-        delay = min(AGENT_RETRY_INTERVAL * (1 + before / limit), MAX_AGENT_RETRY_INTERVAL)
-        return SlotWait(
-            now + delay, f"{held} of {limit} runs of the agent {agent} are active", waits.AGENT
-        )
-    soon = and_(_expected_claims(now, waits.AGENT), col(RunRow.until) <= now + AGENT_RETRY_INTERVAL)
-    first = sum((await _count(session, soon & of_agent & earlier(row))).values())
-    if held + first < limit:
+    group = _Group(
+        of_agent,
+        f"runs of the agent {agent}",
+        waits.AGENT,
+        queues=(waits.AGENT.name,),
+        interval=AGENT_RETRY_INTERVAL,
+        max_interval=MAX_AGENT_RETRY_INTERVAL,
+    )
+    return await group.wait(session, row, limit, now)
+
+
+async def wait_for_label(
+    session: AsyncSession, row: RunRow, request: ClaimRequest, now: datetime
+) -> SlotWait | None:
+    """Return the wait of ``row`` for the label of its job; None if there is no limit, or if fewer
+    runs with the label are active. A direct call never waits.
+
+    The runs are counted as in `wait_for_agent`. If a run with the label ends, the next one goes to
+    the queue for slots (`release_slot`), so a run that waits seldom claims again by itself.
+    """
+    label = row.policy.worker_label
+    limit = request.max_per_label.get(label) if label else None
+    if limit is None or (row.job_id is None and row.started_by.is_direct):
         return None
-    why = _full_text(held, limit, f"runs of the agent {agent}", first)
-    return SlotWait(now + AGENT_RETRY_INTERVAL, why, waits.AGENT)
+    group = _Group(
+        label == _LABEL,
+        f"runs with the label {label}",
+        waits.LABEL,
+        queues=(waits.LABEL.name, waits.SLOT.name),
+        interval=MIN_RETRY_INTERVAL,
+        max_interval=MAX_RETRY_INTERVAL,
+    )
+    return await group.wait(session, row, limit, now)
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Runs that have a limit of their own: those that match ``rows``.
+
+    ``queues`` are the reasons to wait of the runs that are ahead if they were due earlier, and
+    ``reason`` is that of a run beyond the limit. The first run in the queue claims again after
+    ``interval``, and the last one after at most ``max_interval``.
+    """
+
+    rows: ColumnElement[bool]
+    noun: str
+    reason: WaitReason
+    queues: tuple[str, ...]
+    interval: timedelta
+    max_interval: timedelta
+
+    async def wait(
+        self, session: AsyncSession, row: RunRow, limit: int, now: datetime
+    ) -> SlotWait | None:
+        """Return the wait of ``row`` for the group; None if fewer runs are active."""
+        others = self.rows & (col(RunRow.id) != row.id)
+        held = sum((await _count(session, _IS_HELD & others)).values())
+        waiting = and_(
+            col(RunRow.status) == Status.WAITING,
+            col(RunRow.waits_for).in_(self.queues),
+            self.rows,
+            earlier(row),
+        )
+        if held >= limit:
+            before = sum((await _count(session, waiting)).values())
+            delay = min(self.interval * (1 + before / limit), self.max_interval)
+            why = f"{held} of {limit} {self.noun} are active"
+            return SlotWait(now + delay, why, self.reason)
+        soon = and_(
+            waiting,
+            col(RunRow.until) >= now - SLOT_CLAIM_TIMEOUT,
+            col(RunRow.until) <= now + AGENT_RETRY_INTERVAL,
+        )
+        first = sum((await _count(session, soon)).values())
+        if held + first < limit:
+            return None
+        why = _full_text(held, limit, self.noun, first)
+        return SlotWait(now + AGENT_RETRY_INTERVAL, why, self.reason)
 
 
 async def wake_next(
@@ -241,22 +305,28 @@ def _full_text(held: int, most: int, kind: str, ahead: int) -> str:
 
 
 async def release_slot(session: AsyncSession, ended: RunRow, now: datetime) -> None:
-    """Move the next run of ``ended``'s job from its wait for a run or holder to the slot queue.
+    """Move the next runs that waited for ``ended`` to the slot queue: of its job and of its label.
 
-    `outcomes.record` calls this function at the end of each run. Do nothing while a process holds
-    another run of the job. The next run is then among the woken runs, so no run of another job that
-    was due later gets the slot.
+    `outcomes.record` calls this function at the end of each run. A moved run is then among the
+    woken runs, so no run of another job that was due later gets the slot. While a process holds
+    another run of the job, the job's next run stays.
     """
+    if label := ended.policy.worker_label:
+        await _move_next(session, label == _LABEL, (waits.LABEL.name,), now)
     if ended.job_id is None:
         return
-    of_job = (col(RunRow.job_id) == ended.job_id, col(RunRow.id) != ended.id)
-    held = select(RunRow.id).where(*of_job, col(RunRow.status).in_(HELD)).limit(1)
-    if (await session.execute(held)).first() is not None:
-        return
+    of_job = and_(col(RunRow.job_id) == ended.job_id, col(RunRow.id) != ended.id)
+    held = select(RunRow.id).where(of_job, col(RunRow.status).in_(HELD)).limit(1)
+    if (await session.execute(held)).first() is None:
+        await _move_next(session, of_job, waits.names(lambda each: each.ends_with_run), now)
+
+
+async def _move_next(
+    session: AsyncSession, which: ColumnElement[bool], queues: tuple[str, ...], now: datetime
+) -> None:
+    """Move the first of these runs that waits for one of the reasons ``queues`` to the slots."""
     waiting = select(RunRow).where(
-        *of_job,
-        col(RunRow.status) == Status.WAITING,
-        col(RunRow.waits_for).in_(waits.names(lambda each: each.ends_with_run)),
+        which, col(RunRow.status) == Status.WAITING, col(RunRow.waits_for).in_(queues)
     )
     next_run: RunRow | None = (
         await session.execute(waiting.order_by(*ORDER).limit(1))
@@ -278,6 +348,7 @@ def order_key(row: RunRow) -> tuple[bool, datetime, datetime, str]:
 
 
 _IS_HELD = col(RunRow.status).in_(HELD)
+_LABEL = col(RunRow.parameters)[("policy", "worker_label")].as_string()
 _CLASS = func.coalesce(
     col(RunRow.parameters)[("policy", "class")].as_string(), policy.Policy().class_
 )

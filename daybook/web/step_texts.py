@@ -27,7 +27,7 @@ _MAX_ESCAPE = 12
 _HUNK = re.compile(r"^@@ -\d+(?:,(\d+))? \+\d+(?:,(\d+))? @@", re.MULTILINE)
 _FILE = re.compile(r"^\+\+\+ \S", re.MULTILINE)
 _BLOCK = re.compile(r"^ {0,3}(?:#{1,6} |[-*+] |\d{1,3}[.)] |> )\S", re.MULTILINE)
-_INLINE = re.compile(r"\*\*\S[^*\n]*\*\*|\]\(https?://[^\s)]+\)")
+_INLINE = re.compile(r"\*\*\S[^*\n]{0,2000}\*\*|\]\(https?://[^\s)]{1,2000}\)")
 _TABLE = re.compile(r"^ {0,3}\|?(?: ?:?-{3,}:? ?\|)+", re.MULTILINE)
 
 

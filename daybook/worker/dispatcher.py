@@ -35,7 +35,6 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Pending
 
 from daybook import home
-from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import (
     DiskFull,
     FenceRefused,
@@ -171,7 +170,7 @@ class Dispatcher:
             log.warning("%s waits: %s", run.name, error, extra={"action": "waits_for_ledger"})
             is_unreadable = isinstance(error, UnreadableJob)
             delay = UNREADABLE_JOB_DELAY if is_unreadable else claim.NO_LEDGER_DELAY
-            answer = Waiting(SYSTEM_CLOCK.now() + delay, str(error))
+            answer = Waiting(self._ledger.now() + delay, str(error))
             await self._in_time(run, self._set_back(run, answer))
             return True
 
@@ -316,8 +315,9 @@ class Dispatcher:
         `ObjectNotFound` if the run was deleted, and `httpx.HTTPError` if the request fails.
         """
         # Set the time, because Prefect otherwise copies it from the previous state. If that state
-        # was just moved to a later time, the process would wait until then.
-        details = StateDetails.model_validate({"scheduled_time": SYSTEM_CLOCK.now()})
+        # was just moved to a later time, the process would wait until then, as it would if this
+        # machine's clock is ahead: use the ledger's.
+        details = StateDetails.model_validate({"scheduled_time": self._ledger.now()})
         pending: State[Any] = Pending(state_details=details)
         result: OrchestrationResult[Any] = await self._client.set_flow_run_state(run.id, pending)
         return result.state if result.status is SetStateStatus.ACCEPT else None

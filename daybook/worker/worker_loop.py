@@ -161,7 +161,9 @@ class WorkerLoop:
         )
         self._upkeep = (self._renew, self._send_heartbeats, self._poll_cancellations)
         """Upkeep of active runs: leases, heartbeats and cancellations."""
-        self.run_queue = RunQueue(client, config.pool, config.queues, self._dispatch)
+        self.run_queue = RunQueue(
+            client, config.pool, config.queues, self._dispatch, clock=ledger.clock
+        )
         self.keeper = Keeper(
             ledger,
             self._holder,

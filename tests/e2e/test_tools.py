@@ -107,7 +107,7 @@ def test_the_tools_of_a_server_are_listed_shown_and_called(typed: Typed, server_
 def test_an_invalid_tools_command_is_refused_and_changes_no_server(
     typed: Typed, server_name: str
 ) -> None:
-    web = ("add", "web", "--url", "https://a.example")
+    pages = ("add", "pages", "--url", "https://a.example")
     invalid: list[tuple[tuple[str, ...], int, str]] = [
         (("call", "ours.add", "--params", "[1]"), 2, "params"),
         (("call", "ours.add", "--params", "{}"), 2, "'a' is a required property"),
@@ -117,10 +117,10 @@ def test_an_invalid_tools_command_is_refused_and_changes_no_server(
         (("show", "nothing"), 3, 'tool "nothing" not found'),
         (("add", "time"), 2, "set either command or url"),
         (("add", "time", "--url", "https://a.example", "--", "cat"), 2, "set either"),
-        ((*web, "--env", "HOME"), 2, "env"),
+        ((*pages, "--env", "HOME"), 2, "env"),
         (("add", "ours", "--", "cat"), 2, "is taken"),
         (("add", "a.b", "--", "cat"), 2, "cannot be the name of a tool server"),
-        ((*web, "--header", "Authorization: Bearer abc1"), 2, "looks like a secret"),
+        ((*pages, "--header", "Authorization: Bearer abc1"), 2, "looks like a secret"),
     ]
     for (tokens, code, expected), checked in rows.each(invalid):
         with checked:
@@ -142,16 +142,16 @@ def test_a_tool_server_with_a_missing_secret_is_saved_and_reported(
     typed: Typed, server_name: str
 ) -> None:
     bearer = ("--header", "Authorization: Bearer {{secret:nobodys}}")
-    code, added, _ = typed("add", "web", "--url", "http://127.0.0.1:1/mcp", *bearer)
+    code, added, _ = typed("add", "pages", "--url", "http://127.0.0.1:1/mcp", *bearer)
     assert (code, "`daybook secrets add nobodys`" in added) == (0, True)
     code, tested, _ = typed("test", "--json")
     assert code == 1
     problems = {each["server"]: each["problem"] for each in json.loads(tested)}
-    assert problems.keys() == {server_name, "web"}
+    assert problems.keys() == {server_name, "pages"}
     assert problems[server_name] is None
-    assert 'unknown "nobodys"' in problems["web"]
+    assert 'unknown "nobodys"' in problems["pages"]
     (found,) = with_client(ledger.secrets)
-    assert found.message == "the tool server web uses the secret nobodys, which does not exist"
+    assert found.message == "the tool server pages uses the secret nobodys, which does not exist"
 
 
 async def _add_clerk(tool: str, client: Any) -> None:

@@ -20,7 +20,6 @@ from typing import ClassVar
 from daybook import markdown
 from daybook.delivery.channels.text import as_html
 
-_PRE = re.compile(r"<pre>.*?</pre>", re.DOTALL)
 _INDENT = re.compile(r"^ +", re.MULTILINE)
 _URL = re.compile(r"https?://[^\s<>\"']+[^\s<>\"'.,:;!?)]")
 
@@ -63,7 +62,11 @@ def telegram(body: str) -> str:
 
     Apprise removes blank lines, and spaces at the beginning of a line.
     """
-    found = _PRE.sub(lambda pre: pre[0].replace(" ", "&nbsp;"), telegram_html(body))
+    before, *blocks = telegram_html(body).split("<pre>")
+    found = before
+    for block in blocks:
+        code, end, after = block.partition("</pre>")
+        found += "<pre>" + code.replace(" ", "&nbsp;") + end + after
     found = _INDENT.sub(lambda indent: "&nbsp;" * len(indent[0]), found)
     return found.replace("\n\n", "\n&nbsp;\n").replace("\n", "<br/>")
 

@@ -6,7 +6,6 @@ Call the functions that take a client only if `server` found no problem.
 from __future__ import annotations
 
 import re
-import shlex
 from datetime import datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
     from httpx import Response
     from prefect.client.orchestration import PrefectClient
 
-JOB_POOLS = "job pools"
 MAX_CLOCK_RETRIES = 4
 CLOCK_RETRY_INTERVAL = timedelta(seconds=0.4)
 UI_TIMEOUT_SECONDS = 5.0
@@ -197,41 +195,6 @@ async def worker(client: PrefectClient) -> list[Finding]:
         return [warning("worker", message)]
     names = [each.name for each in state.workers if each.ours]
     return findings.worker(state) or [passed("worker", first_names(names))]
-
-
-async def job_pools(client: PrefectClient) -> list[Finding]:
-    """Check that the other pools that jobs choose exist, are not paused, and have a worker."""
-    needed = dict[str, list[str]]()
-    for each in await ledger.stored_jobs():
-        if each.job.enabled and each.job.policy.pool not in ("", WORK_POOL):
-            needed.setdefault(each.job.policy.pool, []).append(each.row.name)
-    found = list[Finding]()
-    for name, jobs in sorted(needed.items()):
-        if why := await _why_unusable(client, name):
-            title, fix = why
-            found.append(problem(JOB_POOLS, title, fix, why=f"needed by {first_names(jobs)}"))
-    return found
-
-
-async def _why_unusable(client: PrefectClient, pool: str) -> tuple[str, str] | None:
-    """Return why no worker of this pool starts runs, and a fix; None if one does."""
-    from prefect.client.schemas.objects import WorkerStatus
-    from prefect.exceptions import ObjectNotFound
-
-    name = shlex.quote(pool)
-    try:
-        found = await client.read_work_pool(pool)
-    except ObjectNotFound:
-        fix = f"prefect work-pool create {name} --type docker, or another type"
-        return f"Prefect has no work pool {pool}", fix
-    if found.is_paused:
-        return f"the work pool {pool} is paused", f"prefect work-pool resume {name}"
-    if found.is_push_pool or found.is_managed_pool:  # Prefect itself starts its runs
-        return None
-    workers = await client.read_workers_for_work_pool(pool)
-    if any(each.status is WorkerStatus.ONLINE for each in workers):
-        return None
-    return f"no worker of the work pool {pool} is online", f"prefect worker start --pool {name}"
 
 
 async def runs(client: PrefectClient) -> list[Finding]:

@@ -14,7 +14,6 @@ they wait again if the new quiet hours say so.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -38,7 +37,6 @@ DECISION_TIME = timedelta(hours=1)
 MAX_LENGTH = timedelta(hours=16)
 """Maximum length. A message that fails afterwards is tried until it is a day old."""
 OFF = "off"
-_TEXT = re.compile(r"(?P<hours>[\d:\s\W]+?)(?:\s+(?P<zone>[A-Za-z][^\s]*))?")
 _HINT = "write 22:00-07:00, 22:00-07:00 Europe/Berlin, or off"
 
 
@@ -58,15 +56,16 @@ class QuietHours:
         given = text.strip()
         if given.lower() in ("", OFF):
             return None
-        found = _TEXT.fullmatch(given)
-        if found is None:
+        words = given.split()
+        names_zone = len(words) > 1 and words[-1][0].isalpha()
+        timezone = words.pop() if names_zone else settings.load().timezone
+        window = "".join(words)
+        if any(map(str.isalpha, window)):
             raise InvalidInput("quiet_hours", f'"{given}" is not a range of hours', _HINT)
-        timezone = found["zone"] or settings.load().timezone
         zone(timezone)
-        window = "".join(found["hours"].split())
         if timedelta(minutes=bounds.quiet_minutes(window)) > MAX_LENGTH:
-            hours = MAX_LENGTH // timedelta(hours=1)
-            raise InvalidInput("quiet_hours", f"are longer than {hours} hours", _HINT)
+            most = MAX_LENGTH // timedelta(hours=1)
+            raise InvalidInput("quiet_hours", f"are longer than {most} hours", _HINT)
         return cls(window, timezone)
 
     def __str__(self) -> str:

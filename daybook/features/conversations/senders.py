@@ -36,7 +36,7 @@ _FROM = re.compile(
     rf"<(?P<address>{MAIL_ADDRESS})>|(?P<bare>{MAIL_ADDRESS})"
 )
 _MESSAGE_ID = re.compile(r"<([^\s<>]{1,900})>")
-_RESULT = re.compile(r"([A-Za-z0-9./_-]+) ?= ?([^\s=]+)")
+_RESULT = re.compile(r"(?<![A-Za-z0-9./_-])([A-Za-z0-9./_-]+) ?= ?([^\s=]+)")
 
 
 @dataclass(frozen=True)

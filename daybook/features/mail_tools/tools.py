@@ -63,7 +63,7 @@ _READ: JsonObject = {
     "required": ["id"],
     "additionalProperties": False,
 }
-_UID, _FLAGS = re.compile(r"\bUID (\d{1,10})\b"), re.compile(r"\bFLAGS \(([^)]*)\)")
+_UID, _FLAGS = re.compile(r"\bUID (\d{1,10})\b"), re.compile(r"\bFLAGS \(([^()]*)\)")
 _SIZE = re.compile(r"\bRFC822\.SIZE (\d{1,20})\b")
 
 

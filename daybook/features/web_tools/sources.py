@@ -11,7 +11,9 @@ MAX_ADDRESS_CHARACTERS = 2_000
 
 _NAME = re.compile(r"web_fetch(?:_[0-9a-f]{8})?")
 """The tool's name as a model sees it, perhaps with a hash (`execution.agent_tools`)."""
-_HEAD = re.compile(rf"^\[.*: {PAGE}; .*\]\n(?:Title: (.*)\n)?Address: (.*)\n", re.MULTILINE)
+_HEAD = re.compile(
+    rf"^\[.{{0,200}}: {PAGE}; .{{0,200}}\]\n(?:Title: (.*)\n)?Address: (.*)\n", re.MULTILINE
+)
 
 
 def read_by(step: Step) -> RunSource | None:

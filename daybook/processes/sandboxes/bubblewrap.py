@@ -52,7 +52,7 @@ _NAMESPACES_FIX = (
     "security profile that allows user namespaces"
 )
 _PROBE_TIMEOUT_SECONDS = 10.0
-_VERSION = re.compile(r"(\d+)\.(\d+)")
+_VERSION = re.compile(r"(\d{1,9})\.(\d{1,9})")
 _working: set[str] = set()
 """Path of the `bwrap` that has built a sandbox in this process."""
 

@@ -38,7 +38,9 @@ from daybook.web.pages.documents import (
 from daybook.web.pages.forms import Form, typed
 from daybook.web.pages.site import Page, SettingsLink, Site
 
-_PASSWORD = re.compile(r"(://[^:/@\s]*:)[^\s\"]+(?=@)|([?&]password=)[^&\s\"]+")
+_WORD = re.compile(r"[^\s\"]+")
+_LOGIN = re.compile(r"://[^:/@]*:")
+_PASSWORD_PARAMETER = re.compile(r"([?&]password=)[^&]+")
 MAX_PLANNED = 200
 """Maximum number of changes of a jobs file that the preview lists."""
 
@@ -262,7 +264,14 @@ async def configuration(site: Site, request: Request) -> Response:
 
 def _hide(text: str) -> str:
     """Return a setting without the password of a URL."""
-    return _PASSWORD.sub(r"\1\2…", text)
+    return _WORD.sub(_hide_login, text)
+
+
+def _hide_login(word: re.Match[str]) -> str:
+    shown = _PASSWORD_PARAMETER.sub(r"\1…", word[0])
+    end = max(shown.rfind("@"), 0)
+    login = _LOGIN.search(shown, 0, end)
+    return f"{shown[: login.end()]}…{shown[end:]}" if login else shown
 
 
 # --- jobs files

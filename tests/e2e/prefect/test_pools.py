@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect.workers.process import ProcessWorker
 
-from daybook import api
-from daybook.diagnosis.checks import prefect as checks
+from daybook import __version__, api
+from daybook.diagnosis.checks import pools as checks
 from daybook.errors import InvalidInput
-from daybook.ledger.tables import RunRow
+from daybook.ledger.tables import JobRow, RunRow
 from daybook.processes import children
 from daybook.processes.children import Child
 from daybook.processes.proc import process_tree
@@ -34,7 +35,9 @@ ON_DEMAND: dict[str, Any] = {"prompt": "hello", "on_demand": True}
 
 @pytest.fixture
 async def pool(world: PrefectWorld) -> AsyncIterator[str]:
-    await world.prefect.request("POST", "/work_pools/", {"name": POOL, "type": "process"})
+    template = ProcessWorker.get_default_base_job_template()
+    new = {"name": POOL, "type": "process", "base_job_template": template}
+    await world.prefect.request("POST", "/work_pools/", new)
     yield POOL
     await world.prefect.request("DELETE", f"/work_pools/{POOL}")
 
@@ -55,7 +58,7 @@ async def test_a_job_is_in_its_pool_until_it_chooses_daybooks(
     found = await world.deployments.get(slug)
     assert (found.work_pool_name, found.work_queue_name) == (pool, "default")
     assert (await world.sync()).writes == 0
-    (missing,) = await checks.job_pools(world.client)
+    (missing,) = await checks.of_jobs(world.client)
     assert missing.message == f"no worker of the work pool {pool} is online: needed by {name}"
 
     await world.jobs.edit(stored.id, pool="daybook")
@@ -63,7 +66,109 @@ async def test_a_job_is_in_its_pool_until_it_chooses_daybooks(
     found = await world.deployments.get(slug)
     assert (found.work_pool_name, found.work_queue_name) == ("daybook", stored.job.policy.class_)
     assert (await world.sync()).writes == 0
-    assert await checks.job_pools(world.client) == []
+    assert await checks.of_jobs(world.client) == []
+
+
+async def test_job_variables_are_those_of_the_deployment(world: PrefectWorld, pool: str) -> None:
+    with pytest.raises(InvalidInput, match='unknown "image"'):  # a process pool has no image
+        await api.jobs.add({**ON_DEMAND, "pool": pool, "job_variables": {"image": "x"}})
+    with pytest.raises(InvalidInput, match='"stream_output" does not fit'):
+        await api.jobs.add({**ON_DEMAND, "pool": pool, "job_variables": {"stream_output": "x"}})
+    with pytest.raises(InvalidInput, match="looks like a secret"):
+        await api.jobs.add({**ON_DEMAND, "pool": pool, "job_variables": {"env": {"TOKEN": "abc"}}})
+    assert await world.jobs.ids() == {}
+
+    stored = await world.deploy(pool=pool, job_variables={"env": {"A": "1"}, "name": "ours"})
+    slug = stored.row.slug
+
+    async def variables() -> dict[str, Any]:
+        assert (await world.sync()).writes == 0
+        return (await world.deployments.get(slug)).job_variables
+
+    assert await variables() == {"env": {"A": "1"}, "name": "ours"}
+    assert (await world.sync()).writes == 0
+
+    # The operator's own variables stay, and the job's are restored.
+    await world.deployments.edit(
+        slug, job_variables={"env": {"A": "2"}, "working_dir": "/srv", "stream_output": False}
+    )
+    assert (await world.sync()).writes == 1
+    theirs = {"working_dir": "/srv", "stream_output": False}
+    assert await variables() == {**theirs, "env": {"A": "1"}, "name": "ours"}
+
+    await world.jobs.edit(stored.id, job_variables={"env": {"A": "3"}})
+    await world.sync()
+    assert await variables() == {**theirs, "env": {"A": "3"}}
+
+    # An edit of the job's parameters in Prefect changes the job, and so the variables.
+    parameters = (await world.deployments.get(slug)).parameters
+    parameters["policy"]["job_variables"] = {"working_dir": "/opt"}
+    await world.deployments.edit(slug, parameters=parameters)
+    await world.sync()
+    assert (await world.jobs.get(slug)).job.policy.job_variables == {"working_dir": "/opt"}
+    assert await variables() == {"working_dir": "/opt", "stream_output": False}
+
+    await world.jobs.edit(stored.id, pool="daybook", job_variables={})
+    await world.sync()
+    assert await variables() == {"stream_output": False}
+
+
+async def test_a_write_that_a_crash_left_unrecorded_leaves_no_variable_behind(
+    world: PrefectWorld, pool: str
+) -> None:
+    stored = await world.deploy(pool=pool)
+    before = dict(stored.row.synced or {})
+    await world.jobs.edit(stored.id, job_variables={"name": "ours"})
+    await world.sync()
+    async with world.ledger.write() as session:  # as if the agreement was not recorded
+        row = await session.get(JobRow, stored.id)
+        assert row is not None
+        row.synced, row.sync_pending = before, True
+    await world.jobs.edit(stored.id, job_variables={"working_dir": "/srv"})
+    await world.sync()
+    found = await world.deployments.get(stored.row.slug)
+    assert found.job_variables == {"working_dir": "/srv"}
+
+
+async def test_doctor_says_what_the_runs_of_a_pool_need(world: PrefectWorld, pool: str) -> None:
+    async def messages(name: str) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for each in await checks.of_pool(world.client, name=name):
+            found.setdefault(each.severity, []).append(each.message)
+        return found
+
+    assert await messages("nowhere") == {"problem": ["Prefect has no work pool nowhere"]}
+    assert await messages("daybook") == {"ok": ["daybook is the pool of Daybook's own workers"]}
+    job = await world.deploy(pool=pool, job_variables={"working_dir": "/srv"})
+    assert (await messages(pool))["problem"] == [f"no worker of the work pool {pool} is online"]
+
+    # The template lost the variable, and a worker of the pool is online.
+    path = f"/work_pools/{pool}"
+    template = ProcessWorker.get_default_base_job_template()
+    del template["variables"]["properties"]["working_dir"]
+    del template["job_configuration"]["working_dir"]
+    await world.prefect.request("PATCH", path, {"base_job_template": template})
+    await world.prefect.request("POST", f"{path}/workers/heartbeat", {"name": "theirs"})
+    found = await messages(pool)
+    (unserved, misfit) = found["problem"]
+    assert unserved == f"no worker serves the work queue default of the work pool {pool}"
+    assert misfit.startswith(f"the job variables of {job.job.name} do not fit the work pool {pool}")
+    assert found["ok"][0] == f"it needs prefect-daybook=={__version__}, with its flows"
+
+    queue = {"name": "slow", "is_paused": True}
+    await world.prefect.request("POST", f"{path}/queues", queue)
+    await world.deployments.edit(job.row.slug, work_pool_name=pool, work_queue_name="slow")
+    assert (await world.sync()).writes == 0
+    paused = f"the work queue slow of the work pool {pool} is paused"
+    assert (await messages(pool))["problem"][0] == paused
+    await world.prefect.request("PATCH", path, {"is_paused": True})
+    assert (await messages(pool))["problem"][0] == f"the work pool {pool} is paused"
+
+    await world.prefect.request("POST", "/work_pools/", {"name": "containers", "type": "docker"})
+    (ledger, prefect) = (await messages("containers"))["warning"]
+    assert ledger.startswith("the ledger")
+    assert prefect == "Prefect's address is one of this machine only"
+    await world.prefect.request("DELETE", "/work_pools/containers")
 
 
 async def test_a_pool_that_was_deleted_is_reported_and_stops_no_other_job(
@@ -76,7 +181,7 @@ async def test_a_pool_that_was_deleted_is_reported_and_stops_no_other_job(
     await world.jobs.add("b-job", **ON_DEMAND)
     await world.sync()
     assert (await world.deployments.get("b-job")).work_pool_name == "daybook"
-    (missing,) = await checks.job_pools(world.client)
+    (missing,) = await checks.of_jobs(world.client)
     assert missing.message == "Prefect has no work pool gone: needed by a-job"
 
 

@@ -79,15 +79,20 @@ async def test_the_description_of_a_queue_has_the_limit_of_its_class(
 async def test_missing_and_limited_queues_are_corrected_and_priorities_are_the_operators(
     world: PrefectWorld, caplog: pytest.LogCaptureFixture
 ) -> None:
-    await edit_queue(world, MEDIUM, concurrency_limit=1)
+    await work_queues.ensure(world.client, labels=["gpu"])
+    for name in (MEDIUM, "label-gpu"):
+        await edit_queue(world, name, concurrency_limit=1)
     await edit_queue(world, HEAVY, priority=1)
     await delete_queue(world, LIGHT)
 
-    assert await work_queues.ensure(world.client) == [LIGHT, MEDIUM]
+    assert await work_queues.ensure(world.client) == ["label-gpu", LIGHT, MEDIUM]
 
     found = await queues(world)
     assert found[MEDIUM].concurrency_limit is None
     assert "set DAYBOOK_MAX_MEDIUM instead" in caplog.text
+    assert found["label-gpu"].concurrency_limit is None
+    assert "set DAYBOOK_MAX_PER_LABEL instead" in caplog.text
+    await delete_queue(world, "label-gpu")
     assert found[HEAVY].priority < found[MEDIUM].priority
     assert await work_queues.ensure(world.client) == []
 

@@ -198,6 +198,8 @@ async def test_lists_of_an_agent_contain_only_its_own_jobs_and_runs(there: There
         assert (await jobs.show("mine")).owner == "agent:researcher"
         assert (await runs.find_logged("mine")).id == there.runs["mine"]
         assert (await runs.show(there.runs["mine"])).job == "mine"
+    with acting_as(Actor("agent:mcp", via="mcp")):  # the other two come first by name
+        assert [each.name for each in await jobs.list_jobs(limit=1)] == ["other"]
     assert len(await jobs.list_jobs()) == 3
     assert len(await runs.history()) == 4
 

@@ -53,6 +53,8 @@ def names(result: Any) -> list[str]:
         ("--failing", []),
         ("--since yesterday", []),
         ("--limit 2", ["by hand", "often"]),
+        ("--limit 1 --tag team", ["weekly"]),
+        ("--limit 1 --sort next", ["often"]),
     ],
 )
 def test_list_filters_jobs(daybook: Callable[..., Any], options: str, expected: list[str]) -> None:

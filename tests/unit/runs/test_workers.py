@@ -186,7 +186,7 @@ async def test_a_draining_worker_cancels_no_run_for_one_that_it_may_not_start(
     waiting = await refused(world, request)
 
     assert (waiting.why, waiting.cancel) == ("the worker a is draining", ())
-    # Nor does it end a run that waits for its next attempt.
+    # It also ends no run that waits for its next attempt.
     until = world.clock.now() + timedelta(seconds=30)
     row = await world.runs.row(active.run_id)
     await world.runs.set_row(row, status="waiting", attempts=1, until=until, waits_for="")
