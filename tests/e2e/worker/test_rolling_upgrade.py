@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -39,9 +40,15 @@ def upgrade():
     op.create_table("notes_{revision}", sa.Column("id", sa.String(), primary_key=True))
     op.add_column("runs", sa.Column("note_{revision}", sa.String(), server_default="none"))
 """
-TIMES = replace(SHORT, run_lease=timedelta(seconds=20), prefect_answer=timedelta(seconds=30))
-JOBS, INTERVAL = 4, timedelta(seconds=12)
-"""20 runs a minute."""
+TIMES = replace(
+    SHORT,
+    run_lease=timedelta(seconds=20),
+    prefect_answer=timedelta(seconds=30),
+    shutdown_wait=timedelta(seconds=60),
+)
+"""A run does not lose its lease on a loaded machine, and can end before its worker stops."""
+LABELS, INTERVAL = ("first", "first", "second", "second"), timedelta(seconds=30)
+"""The labels of the jobs: the workers of each version run some of them, at the same time."""
 WORKS = 'had(); print("done")\n'
 
 
@@ -59,8 +66,8 @@ def version(folder: Path, *revisions: str, oldest: str) -> Path:
     return folder
 
 
-async def begin(world: PrefectWorld, name: str, program: Path) -> Worker:
-    world.workers.variables["PYTHONPATH"] = str(program)
+async def begin(world: PrefectWorld, name: str, program: Path, labels: str) -> Worker:
+    world.workers.variables |= {"PYTHONPATH": str(program), "DAYBOOK_WORKER_LABELS": labels}
     return await world.workers.begin(name=name)
 
 
@@ -88,39 +95,43 @@ async def test_each_due_time_runs_once_while_workers_of_old_and_new_versions_run
 
     async with at_prefect(tmp_path, prefect_server, database, timing=TIMES) as world:
         agent = await world.agents.add(WORKS)
-        old = await begin(world, "old", REPOSITORY)
-        for number in range(JOBS):
-            seconds = ",".join(str(3 * number + 12 * each) for each in range(5))
-            when, late = f"{seconds} * * * * *", {"overlap": "allow", "catch_up": "all"}
-            await world.deploy(cron=when, agent=agent.name, session="new", **late)
-        await until(lambda: runs("old") >= 2)
+        old = await begin(world, "old", REPOSITORY, "first")
+        for number, label in enumerate(LABELS):
+            when = f"{5 * number},{5 * number + 30} * * * * *"
+            given = {"agent": agent.name, "session": "new", "worker_label": label}
+            await world.deploy(cron=when, overlap="allow", catch_up="all", **given)
+        await until(lambda: runs("old") >= 1)
 
         # The new version migrates the ledger as it starts, and the old one goes on.
-        new = await begin(world, "new", adding)
+        new = await begin(world, "new", adding, "second")
         assert version_of(database) == [(ADDS,)]
         migrated_at = world.clock.now()
-        await until(lambda: runs("new", migrated_at) >= 2 and runs("old", migrated_at) >= 2)
-        await world.workers._stop(old)
-        old = await begin(world, "old-again", REPOSITORY)
+        await until(lambda: runs("new", migrated_at) >= 1 and runs("old", migrated_at) >= 1)
+        await old.send_signal(signal.SIGTERM)
+        assert await old.wait_for_exit(90.0) == 0
+        old = await begin(world, "old-again", REPOSITORY, "first")
         stopped_at = world.clock.now()
         await until(lambda: runs("old-again", stopped_at) >= 1)
 
         # Older versions cannot use the schema of the third one: they end.
-        await begin(world, "third", changing)
+        third = await begin(world, "third", changing, "first,second")
         assert version_of(database) == [(CHANGES,)]
         for each in (old, new):
             assert await each.wait_for_exit(60.0) == LedgerNewer.exit_code
             assert f"the ledger has schema {CHANGES}" in each.child.tail()
         ended_at = world.clock.now()
-        await until(lambda: runs("third", ended_at) >= JOBS)
-        await world.workers._stop(world.workers.all[-1])
+        await until(lambda: runs("third", ended_at) >= len(LABELS))
+        await third.send_signal(signal.SIGTERM)
+        assert await third.wait_for_exit(90.0) == 0
 
         # Let this process, which is old too, read the ledger.
         key = schema.OLDEST_FACT
         database.query(f"UPDATE facts SET value = '{schema.head()}' WHERE key = '{key}'")
-        rows = [row for row in await world.runs.rows() if row.state in TERMINAL]
-        assert {row.status for row in rows} == {"succeeded"}, world.workers.logs()
-        assert len({row.occurrence for row in rows}) == len(rows) == agent.effect_count
+        rows = await world.runs.rows()
+        ended = [row for row in rows if row.state in TERMINAL]
+        assert {row.status for row in ended} == {"succeeded"}, world.workers.logs()
+        assert len(ended) == agent.effect_count
+        assert {row.id for row in rows if row.due <= ended_at} <= {row.id for row in ended}
         for job_id in {row.job_id for row in rows}:
             due = sorted(row.due for row in rows if row.job_id == job_id)
             gaps = {later - earlier for earlier, later in pairwise(due)}
