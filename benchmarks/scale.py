@@ -21,6 +21,7 @@ from pathlib import Path
 from statistics import median
 
 import asyncpg  # type: ignore[import-untyped]
+import sqlalchemy
 
 from benchmarks import pages
 from benchmarks.report import header, progress, row
@@ -107,7 +108,7 @@ async def _copy_runs(database: asyncpg.Connection, apart: timedelta) -> None:
         changed = {key: f"md5({key} || copy)", "occurrence": "occurrence || ':' || copy"}
         times = ("due", "queued_at", "started_at", "finished_at")
         changed |= {each: f"{each} - copy * $1::interval" for each in times}
-        columns = [each.name for each in table.__table__.columns]
+        columns = [each.key for each in sqlalchemy.inspect(table).columns]
         values = ", ".join(changed.get(each, f'"{each}"') for each in columns)
         names = ", ".join(f'"{each}"' for each in columns)
         copies = f"FROM {table.__tablename__}, generate_series(1, {RUNS_OF_A_JOB - 1}) copy"

@@ -11,13 +11,16 @@ import sys
 import time
 from asyncio import Task
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 from benchmarks.report import header, machine, row
 from benchmarks.testbed import temporary_home
+from chaos import hosts, standby
+from chaos.hosts import Network
 from daybook.clock import SYSTEM_CLOCK
 from daybook.home import Home
 from daybook.operations import server
@@ -38,6 +41,8 @@ if TYPE_CHECKING:
 LEAD_SECONDS = 5.0
 POSTGRESQL_URL = "postgresql://root@127.0.0.1:5432/test"
 """Server on which to create the ledger's database if `TEST_POSTGRESQL_URL` is not set."""
+FULL_RATE = 0.5
+"""Due times per second below which people also write less often, for a slow machine."""
 ADD_JOB_SECONDS = 5.0
 """Time allowed for adding one job: the last due time is fixed before the first job is added.
 
@@ -62,7 +67,13 @@ def main(arguments: list[str]) -> int:
         address = address if options.ledger == "postgresql" else ""
         if options.kills:
             return _kill_beside_chats(home, options, seed, address)
-        return asyncio.run(_run(home, options, seed, address))
+        if not options.hosts:
+            return asyncio.run(_run(home, options, seed, address))
+        with hosts.network() as network:
+            os.environ["PREFECT_API_URL"] = (
+                f"http://{network.server.address}:{hosts.PREFECT_PORT}/api"
+            )
+            return asyncio.run(_run(home, options, seed, address, network))
 
 
 def _kill_beside_chats(home: Home, options: argparse.Namespace, seed: int, address: str) -> int:
@@ -85,7 +96,13 @@ def _kill_beside_chats(home: Home, options: argparse.Namespace, seed: int, addre
     return _report(asyncio.run(run()), home, options)
 
 
-async def _run(home: Home, options: argparse.Namespace, seed: int, address: str) -> int:
+async def _run(
+    home: Home,
+    options: argparse.Namespace,
+    seed: int,
+    address: str,
+    network: Network | None = None,
+) -> int:
     # These modules import Prefect, which must not read its environment before now.
     from prefect.client.orchestration import get_client
 
@@ -95,6 +112,7 @@ async def _run(home: Home, options: argparse.Namespace, seed: int, address: str)
         cluster,
         edits,
         effects,
+        leaders,
         messages,
         restarts,
         verdict,
@@ -106,16 +124,18 @@ async def _run(home: Home, options: argparse.Namespace, seed: int, address: str)
 
     # A separate stream: the duration of the edits must not change the faults that the seed draws.
     walk = edits.EditWalk(random.Random(seed + 1), options.edits)
+    slower = max(1.0, FULL_RATE / options.rate)
+    outside = network.outside if network else hosts.THIS_MACHINE.address
     longest = (restarts if options.restart_after else effects).MAX_EFFECT_SECONDS
     async with (
-        cluster.database(home, address) as ledger_url,
-        effects.serve(home.path, random.Random(seed + 2), longest) as counted,
-        callbacks.serve(random.Random(seed + 3)) as receiver,
-        chats.serve(random.Random(seed + 5)) as chat,
+        _ledger(home, address, network) as ledger_url,
+        effects.serve(home.path, random.Random(seed + 2), longest, outside) as counted,
+        callbacks.serve(random.Random(seed + 3), outside) as receiver,
+        chats.serve(random.Random(seed + 5), host=outside) as chat,
     ):
         os.environ["DAYBOOK_LEDGER_URL"] = ledger_url
         os.environ["DAYBOOK_WEBHOOK_SECRET"] = receiver.secret
-        members = cluster.Cluster(home, _port(), ledger_url, options.replicas)
+        members = cluster.Cluster(home, _port(), ledger_url, options.replicas, network=network)
         try:
             await members.start(options.workers, options.keepers, concurrency=options.concurrency)
             async with (
@@ -127,13 +147,15 @@ async def _run(home: Home, options: argparse.Namespace, seed: int, address: str)
                 await work_pool.ensure(client)
                 await chat.connect()
 
+                changes = list[leaders.Change]()
+                recording = group.create_task(leaders.record(ledger, changes))
                 sent, sending = messages.Messages(random.Random(seed + 4)), list[Task[None]]()
 
                 async def add_jobs(plan: Plan) -> Workload:
                     added = await workload.add(client, counted, receiver, home.path, plan)
                     added.messages, added.chat_messages = sent.keys, chat.keys
-                    sending.append(group.create_task(sent.send(ledger, plan.end)))
-                    sending.append(group.create_task(chat.write(plan.end)))
+                    sending.append(group.create_task(sent.send(ledger, plan.end, slower)))
+                    sending.append(group.create_task(chat.write(plan.end, slower)))
                     return added
 
                 inject = _kill_everything if options.restart_after else _inject_faults
@@ -155,6 +177,8 @@ async def _run(home: Home, options: argparse.Namespace, seed: int, address: str)
                 found.broken += await verdict.wrong_messages(ledger, chat)
                 found.broken += [standstill] if standstill else []
                 found.broken += await edits.differences(ledger, client)
+                recording.cancel()
+                found.takeovers = leaders.takeovers(changes, faults)
                 print(
                     _table(
                         options,
@@ -172,6 +196,12 @@ async def _run(home: Home, options: argparse.Namespace, seed: int, address: str)
         finally:
             await members.close()
     return _report(found, home, options)
+
+
+def _ledger(home: Home, address: str, network: Network | None) -> AbstractAsyncContextManager[str]:
+    from chaos import cluster
+
+    return nullcontext(cluster.on_hosts(network)) if network else cluster.database(home, address)
 
 
 def _report(found: Verdict, home: Home, options: argparse.Namespace) -> int:
@@ -197,7 +227,7 @@ async def _inject_faults(
         options.seconds,
         options.faults,
         options.longest_stop,
-        faults.KINDS_WITH_REPLICAS if options.replicas else faults.KINDS,
+        _kinds(options),
     )
     count = max(1, round(options.rate * workload.INTERVAL_SECONDS))
     edited, chained = 4 if options.edits else 0, 3
@@ -211,6 +241,14 @@ async def _inject_faults(
     injected = await faults.inject_all(cluster, drawn, start)
     await edits
     return Injected(jobs, injected)
+
+
+def _kinds(options: argparse.Namespace) -> Mapping[str, int]:
+    from chaos import faults
+
+    if options.hosts:
+        return faults.KINDS_ON_HOSTS
+    return faults.KINDS_WITH_REPLICAS if options.replicas else faults.KINDS
 
 
 async def _kill_everything(
@@ -271,9 +309,15 @@ def _table(
         row("callbacks", str(len({each.id for each in receiver.callbacks}))),
         *(row(f"… the receiver {name}", str(count)) for name, count in sorted(behaviours.items())),
         row("finished after", f"{found.finished_after_seconds:.0f} s"),
+        row("another keeper was the leader after", _seconds(found.takeovers)),
+        row("runs started after a failover after", _seconds(found.failovers)),
         row("promises broken", str(len(found.broken))),
     ]
     return "\n".join(lines)
+
+
+def _seconds(times: list[float]) -> str:
+    return f"{', '.join(f'{each:.1f}' for each in sorted(times))} s" if times else "—"
 
 
 def _port() -> int:
@@ -337,19 +381,29 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         help="Prefect is two API replicas and its services, with PostgreSQL, Redis and HAProxy",
     )
     parser.add_argument(
+        "--hosts",
+        action="store_true",
+        help="as --replicas, on three hosts in network namespaces, with partitions and failovers",
+    )
+    parser.add_argument(
         "--keep",
         default="",
         metavar="FOLDER",
         help="if a promise is broken, copy the ledger and the logs to this folder",
     )
     options = parser.parse_args(arguments)
+    options.replicas |= options.hosts
     if options.replicas:
         from chaos import replicas
 
+        option = "--hosts" if options.hosts else "--replicas"
         if options.ledger != "postgresql":
-            parser.error("--replicas needs --ledger postgresql")
-        if program := replicas.missing():
-            parser.error(f"--replicas needs {program}")
+            parser.error(f"{option} needs --ledger postgresql")
+        absent = replicas.missing()
+        if options.hosts:
+            absent = absent or hosts.missing() or standby.missing()
+        if absent:
+            parser.error(f"{option} needs {absent}")
     return options
 
 

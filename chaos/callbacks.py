@@ -123,8 +123,8 @@ class Receiver:
 
 
 @asynccontextmanager
-async def serve(draw: random.Random) -> AsyncIterator[Receiver]:
-    """Run a receiver until the context ends."""
+async def serve(draw: random.Random, host: str = "127.0.0.1") -> AsyncIterator[Receiver]:
+    """Run a receiver at the address ``host`` until the context ends."""
     receiver, handlers = Receiver(draw), set[asyncio.Task[None]]()
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -137,8 +137,8 @@ async def serve(draw: random.Random) -> AsyncIterator[Receiver]:
         finally:
             handlers.discard(task)
 
-    server = await asyncio.start_server(handle, "127.0.0.1", 0)
-    receiver.address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    server = await asyncio.start_server(handle, host, 0)
+    receiver.address = f"http://{host}:{server.sockets[0].getsockname()[1]}"
     try:
         yield receiver
     finally:

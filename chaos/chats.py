@@ -86,13 +86,13 @@ class Chats:
             self.bot.write(code, person=each.person)
             code = (await operations.make_code(CHANNEL)).code
 
-    async def write(self, end: datetime) -> None:
-        """Write messages until ``end``, while the bot's API fails."""
+    async def write(self, end: datetime, slower: float = 1.0) -> None:
+        """Write a message each ``slower * INTERVAL`` until ``end``, while the bot's API fails."""
         self.bot.redelivers = True
         self.bot.disturb = self._disturb
         while SYSTEM_CLOCK.now() < end:
             self._write_next()
-            await SYSTEM_CLOCK.wait_until(SYSTEM_CLOCK.now() + INTERVAL)
+            await SYSTEM_CLOCK.wait_until(SYSTEM_CLOCK.now() + slower * INTERVAL)
         self.bot.disturb = None
 
     async def write_at(self, moments: Sequence[float]) -> None:
@@ -216,8 +216,12 @@ async def _unfinished(ledger: Ledger) -> bool:
 
 @asynccontextmanager
 async def serve(
-    dice: random.Random, places: Sequence[Place] = PRIVATE, *, echoes: bool = False
+    dice: random.Random,
+    places: Sequence[Place] = PRIVATE,
+    *,
+    echoes: bool = False,
+    host: str = "127.0.0.1",
 ) -> AsyncIterator[Chats]:
-    """Yield the chats; the bot's API serves until the context ends."""
-    async with bot_api.serving() as bot:
+    """Yield the chats; the bot's API serves at the address ``host`` until the context ends."""
+    async with bot_api.serving(host=host) as bot:
         yield Chats(bot, dice, places, echoes)

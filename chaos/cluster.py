@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -13,7 +14,10 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from chaos import hosts, joins
+from chaos.hosts import Host, Network
 from chaos.replicas import Replicas
+from chaos.standby import USER, Databases
 from daybook.home import Home
 from daybook.operations import server, worker
 from daybook.operations.prefect_selection import SelectedPrefect
@@ -45,7 +49,8 @@ class Cluster:
     """The processes under test; ``ledger`` is the ledger's address.
 
     Prefect is Daybook's own server or, ``with_replicas``, several processes (`chaos.replicas`).
-    With ``forked_from``, they are forks of this image, which start with less CPU.
+    With ``forked_from``, they are forks of this image, which start with less CPU. With ``network``,
+    they are on its hosts, and Prefect and ledger use ``databases`` there, which `start` creates.
     """
 
     home: Home
@@ -53,42 +58,83 @@ class Cluster:
     ledger: str
     with_replicas: bool = False
     forked_from: image.Image | None = None
+    network: Network | None = None
+    databases: Databases | None = field(init=False, default=None)
+    replicas: Replicas | None = field(init=False, default=None)
     members: dict[str, Member] = field(default_factory=dict)
     _restarters: list[asyncio.Task[None]] = field(default_factory=list)
     _may_start: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def api_url(self) -> str:
-        return server.api_url(self.port)
+        return f"http://{self._host('').address}:{self.port}/api"
 
     @property
     def prefect(self) -> SelectedPrefect:
-        return SelectedPrefect(self.api_url, server.ui_url(self.port))
+        return SelectedPrefect(self.api_url, self.api_url.removesuffix("/api"))
+
+    def _host(self, member: str) -> Host:
+        return self.network.host_of(member) if self.network else hosts.THIS_MACHINE
 
     async def start(self, workers: int, keepers: int, *, concurrency: int) -> None:
         """Start all processes, the server first."""
         self._may_start.set()
+        if self.network is not None:
+            self.databases = Databases.on(self.network.server)
+            await self._start_databases(self.databases)
         await self._start_prefect()
-        for number in range(1, workers + 1):
-            name = f"worker-{number}"
-            command = worker.command(self.home, name=name, limit=concurrency)
-            await self._add(name, self._starter(name, command, concurrency))
+        if self.network is not None:
+            await joins.create_work_pool()
+        variables = {
+            "DAYBOOK_LEDGER_URL": self.ledger,
+            "DAYBOOK_MAX_CONCURRENT": str(concurrency),
+        }
         for number in range(1, keepers + 1):
             name = f"keeper-{number}"
             command = [*image.PYTHON_MODULE, "daybook", "keeper"]
-            await self._add(name, self._starter(name, command, concurrency))
+            await self._add(name, self._starter(name, command, self.home, variables))
+        homes = dict.fromkeys((f"worker-{number}" for number in range(1, workers + 1)), self.home)
+        if self.network is not None:
+            homes = await joins.join(self, self.network, homes, variables)
+            variables = {}  # they are in the settings of the homes
+        for name, home in homes.items():
+            command = worker.command(home, name=name, limit=concurrency)
+            await self._add(name, self._starter(name, command, home, variables))
+
+    async def _start_databases(self, databases: Databases) -> None:
+        await databases.create()
+        for name in databases.ports:
+            await self._add(name, partial(databases.start, name))
+        await databases.allow_checks()
+        await databases.replicate()
 
     async def _start_prefect(self) -> None:
         child = None
         if self.with_replicas:
-            replicas = Replicas(self.home, self.port, of_prefect(self.ledger))
+            database, host = of_prefect(self.ledger), self._host("")
+            replicas = Replicas(self.home, self.port, database, host, self.databases)
+            self.replicas = replicas
+            for name, command in replicas.bases():
+                await self._add(name, partial(replicas.start, name, command))
+            if self.databases is not None:
+                await _create_databases(self.ledger)
             await replicas.migrate()
-            for name, command in replicas.commands():
+            for name, command in replicas.processes():
                 await self._add(name, partial(replicas.start, name, command))
         else:
             await self._add("server", self._start_server)
             child = self.members["server"].child
         await server.wait_until_healthy(self.api_url, SERVER_START_TIMEOUT_SECONDS, child=child)
+
+    async def fail_over(self) -> str:
+        """Let the standby of the database become the primary; return the former primary."""
+        assert self.databases is not None
+        return await self.databases.fail_over(self.kill)
+
+    def kill(self, name: str) -> None:
+        """Kill a member and its processes with SIGKILL."""
+        if (child := self.living(name)) is not None:
+            proc.send_signal(proc.process_tree(child.process), signal.SIGKILL)
 
     def living(self, name: str) -> Child | None:
         """Return the process of this member if it is alive."""
@@ -117,6 +163,8 @@ class Cluster:
         for name in reversed(self.members):
             if (child := self.living(name)) is not None:
                 await child.terminate()
+        if self.databases is not None:
+            self.databases.remove()
 
     async def _add(self, name: str, start: Callable[[], Awaitable[Child]]) -> None:
         member = Member(name, start)
@@ -137,21 +185,21 @@ class Cluster:
         return await server.start(self.home, self.port, self.forked_from)
 
     def _starter(
-        self, name: str, command: list[str], concurrency: int
+        self, name: str, command: list[str], home: Home, variables: dict[str, str]
     ) -> Callable[[], Awaitable[Child]]:
-        variables = worker.environment(self.home, self.prefect)
-        variables |= {
-            "DAYBOOK_LEDGER_URL": self.ledger,
-            "DAYBOOK_MAX_CONCURRENT": str(concurrency),
-        }
+        host = self._host(name)
+        inherited = worker.environment(home, self.prefect)
+        if home is not self.home:
+            inherited = joins.environment(home)
+        variables = inherited | variables | host.variables()
 
         async def start() -> Child:
             return await children.start(
                 name,
-                command,
+                host.command(command),
                 environment=variables,
                 log=self.home.logs / f"{name}.log",
-                folder=self.home.path,
+                folder=home.path,
                 grace=worker.GRACE_SECONDS,
                 forked_from=self.forked_from,
             )
@@ -167,15 +215,15 @@ async def cut_ledger(cluster: Cluster, seconds: float) -> None:
     if cluster.ledger.startswith("sqlite"):
         await asyncio.to_thread(_lock, Path(urlsplit(cluster.ledger).path), seconds)
         return
-    address, _, name = cluster.ledger.replace("postgresql+asyncpg", "postgresql").rpartition("/")
+    name, prefect = _names(cluster.ledger)
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         # Connect to another database, so that two simultaneous cuts do not end each other's
         # connection.
         await _administer(
-            f"{address}/postgres",
+            _maintenance(cluster.ledger),
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-            f" WHERE datname IN ('{name}', '{name}{_OF_PREFECT}')",
+            f" WHERE datname IN ('{name}', '{prefect}')",
         )
         await asyncio.sleep(0.1)
 
@@ -219,15 +267,35 @@ async def database(home: Home, address: str) -> AsyncIterator[str]:
         yield f"sqlite+aiosqlite:///{home.path / 'ledger.db'}"
         return
     plain = address.replace("postgresql+asyncpg", "postgresql")
-    ledger = f"daybook_chaos_{os.getpid()}"
-    names = (ledger, f"{ledger}{_OF_PREFECT}")
-    for name in names:
-        await _administer(plain, f"CREATE DATABASE {name}")
+    ledger = f"postgresql+asyncpg://{urlsplit(plain).netloc}/daybook_chaos_{os.getpid()}"
+    await _create_databases(ledger)
     try:
-        yield f"postgresql+asyncpg://{urlsplit(plain).netloc}/{ledger}"
+        yield ledger
     finally:
-        for name in names:
-            await _administer(plain, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        for name in _names(ledger):
+            await _administer(_maintenance(ledger), f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+async def _create_databases(ledger: str) -> None:
+    for name in _names(ledger):
+        await _administer(_maintenance(ledger), f"CREATE DATABASE {name}")
+
+
+def _maintenance(ledger: str) -> str:
+    """Return the address of a database that always exists on the server of ``ledger``."""
+    server_address = ledger.rpartition("/")[0]
+    return f"{server_address.replace('postgresql+asyncpg', 'postgresql')}/postgres"
+
+
+def _names(ledger: str) -> tuple[str, str]:
+    name = ledger.rpartition("/")[2]
+    return name, of_prefect(name)
+
+
+def on_hosts(network: Network) -> str:
+    """Return the ledger's address on the hosts, whose database `Cluster.start` creates."""
+    address = f"{network.server.address}:{hosts.DATABASE_PORT}"
+    return f"postgresql+asyncpg://{USER}@{address}/daybook_chaos"
 
 
 def of_prefect(ledger: str) -> str:

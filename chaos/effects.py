@@ -71,15 +71,18 @@ class Effects:
 
 @asynccontextmanager
 async def serve(
-    folder: Path, draw: random.Random, max_seconds: float = MAX_EFFECT_SECONDS
+    folder: Path,
+    draw: random.Random,
+    max_seconds: float = MAX_EFFECT_SECONDS,
+    host: str = "127.0.0.1",
 ) -> AsyncIterator[Effects]:
     """Run a server for the effects until the context ends; the agents' lines go to ``folder``.
 
-    The effect of a request takes at most ``max_seconds``.
+    The effect of a request takes at most ``max_seconds``. The server is at the address ``host``.
     """
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = socket.create_server((host, 0))
     port = listener.getsockname()[1]
-    effects = Effects(folder / "effects", f"http://127.0.0.1:{port}")
+    effects = Effects(folder / "effects", f"http://{host}:{port}")
     mcp_server = FastMCP("counter")
 
     @mcp_server.tool

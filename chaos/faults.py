@@ -37,9 +37,17 @@ KINDS_WITH_REPLICAS = {kind: weight for kind, weight in KINDS.items() if "server
     "kill the balancer": 1,
 }
 """As `KINDS`, if Prefect is several processes."""
+FAIL_OVER = "fail over to the standby"
+KINDS_ON_HOSTS = KINDS_WITH_REPLICAS | {
+    "flush the redis": 2,
+    "kill a postgres": 2,
+    FAIL_OVER: 2,
+    "partition two hosts": 5,
+}
+"""As `KINDS_WITH_REPLICAS`, if the processes are on several hosts."""
 KILL_EVERYTHING = "kill everything"
 """The only fault of a test with `--restart-after` (`chaos.restarts`)."""
-KILLS_RUNS = {*KINDS, *KINDS_WITH_REPLICAS} - {"kill a keeper", "stop a keeper"} | {KILL_EVERYTHING}
+KILLS_RUNS = {*KINDS, *KINDS_ON_HOSTS} - {"kill a keeper", "stop a keeper"} | {KILL_EVERYTHING}
 """Faults that may end a run in the middle of its effect, so that its outcome is unknown."""
 
 
@@ -79,7 +87,7 @@ def draw_faults(
     for number in range(count):
         (kind,) = draw.choices(kinds, weights)
         longest = {"stop the server": 10.0, "cut the ledger": 8.0}.get(kind, longest_stop)
-        duration = draw.uniform(1.0, longest) if kind.startswith(("stop", "cut")) else 0.0
+        duration = draw.uniform(1.0, longest) if kind.startswith(("stop", "cut", "part")) else 0.0
         faults.append(Fault(part * (number + draw.random()), kind, draw.random(), duration))
     return faults
 
@@ -109,6 +117,15 @@ async def _inject(cluster: Cluster, fault: Fault) -> str:
             if process is None:
                 return ""
             return await _stop(name, process, fault.duration_seconds)
+        case ["partition", *_]:
+            assert cluster.network is not None
+            return await cluster.network.partition(fault.which, fault.duration_seconds)
+        case ["fail", *_]:
+            return await cluster.fail_over()
+        case ["flush", *_]:
+            assert cluster.replicas is not None
+            await cluster.replicas.flush()
+            return "redis"
         case ["kill", "everything"]:
             await cluster.kill_all()
             await cluster.start_all()

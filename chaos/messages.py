@@ -37,13 +37,13 @@ class Messages:
         self._dice = dice
         self.keys = set[str]()
 
-    async def send(self, ledger: Ledger, end: datetime) -> None:
-        """Send messages until ``end``, one after the other."""
+    async def send(self, ledger: Ledger, end: datetime, slower: float = 1.0) -> None:
+        """Send messages until ``end``, one after the other, one each ``slower * INTERVAL``."""
         number = 0
         while SYSTEM_CLOCK.now() < end:
             await self._send(ledger, f"message-{number}")
             number += 1
-            await SYSTEM_CLOCK.wait_until(SYSTEM_CLOCK.now() + INTERVAL)
+            await SYSTEM_CLOCK.wait_until(SYSTEM_CLOCK.now() + slower * INTERVAL)
 
     async def _send(self, ledger: Ledger, request_id: str) -> None:
         parameters = {"prompt": request_id, "agent": STEPPING_AGENT, "policy": _POLICY}

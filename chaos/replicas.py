@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from chaos.hosts import DATABASE_PORT, THIS_MACHINE, Host
+from chaos.standby import Databases
 from daybook.home import CLIENT_CREDENTIAL, SERVER_CREDENTIAL, Home, without_credentials
 from daybook.operations import server
 from daybook.processes import children
@@ -35,11 +37,16 @@ def missing() -> str:
 
 @dataclass
 class Replicas:
-    """The processes of Prefect with a database at ``database``; the balancer is at ``port``."""
+    """The processes of Prefect on ``host`` with a database at ``database``.
+
+    The balancer is at ``port``, and with ``databases`` also at `DATABASE_PORT`, for their primary.
+    """
 
     home: Home
     port: int
     database: str
+    host: Host = THIS_MACHINE
+    databases: Databases | None = None
     _redis: int = field(default_factory=lambda: server.free_port(0))
     _ports: list[int] = field(default_factory=lambda: [server.free_port(0) for _ in range(COUNT)])
 
@@ -49,8 +56,8 @@ class Replicas:
         if code := await child.wait():
             raise RuntimeError(f"the migration ended with {code}\n{child.tail()}")
 
-    def commands(self) -> Iterator[tuple[str, list[str]]]:
-        """Yield the names and commands of all processes, in the order of their starts."""
+    def bases(self) -> Iterator[tuple[str, list[str]]]:
+        """Yield the names and commands of the processes that Prefect needs."""
         memory_only = ("--save", "", "--appendonly", "no")
         yield (
             "redis",
@@ -59,7 +66,14 @@ class Replicas:
                 *(*memory_only, "--dir", str(self.home.path)),
             ],
         )
-        yield "balancer", ["haproxy", "-db", "-f", str(FLEET / "haproxy.cfg")]
+        files = ["haproxy.cfg", *(["haproxy-postgresql.cfg"] if self.databases else [])]
+        yield (
+            "balancer",
+            ["haproxy", "-db", *(word for each in files for word in ("-f", str(FLEET / each)))],
+        )
+
+    def processes(self) -> Iterator[tuple[str, list[str]]]:
+        """Yield the names and commands of Prefect's processes, in the order of their starts."""
         for number, port in enumerate(self._ports, 1):
             address = ("--host", server.HOST, "--port", str(port))
             yield f"api-{number}", [*_PREFECT, "start", "--no-services", "--no-ui", *address]
@@ -69,11 +83,16 @@ class Replicas:
         """Start one of the processes; its log is in the home."""
         return await children.start(
             name,
-            command,
+            self.host.command(command),
             environment=self._environment(name),
             log=self.home.logs / f"{name}.log",
             folder=self.home.path,
         )
+
+    async def flush(self) -> None:
+        """Empty Redis; do nothing if it does not run."""
+        port = ("-p", str(self._redis))
+        await (await self.start("flush", ["redis-cli", *port, "flushall"])).wait()
 
     def _environment(self, name: str) -> dict[str, str]:
         lines = (FLEET / "prefect.env").read_text().splitlines()
@@ -83,13 +102,17 @@ class Replicas:
             f"FLEET_API_{number}": f"{server.HOST}:{port}"
             for number, port in enumerate(self._ports, 1)
         }
+        if self.databases is not None:
+            addresses["FLEET_POSTGRESQL"] = f"{self.host.address}:{DATABASE_PORT}"
+            for number, address in enumerate(self.databases.addresses().values(), 1):
+                addresses[f"FLEET_POSTGRESQL_{number}"] = address
         if name == "services":
             settings["PREFECT_SERVER_DOCKET_NAME"] = "prefect-services"
         return {
             **without_credentials(os.environ),
             **settings,
             **addresses,
-            "FLEET_PREFECT": f"{server.HOST}:{self.port}",
+            "FLEET_PREFECT": f"{self.host.address}:{self.port}",
             "PREFECT_HOME": str(self.home.prefect),
             "PREFECT_API_DATABASE_CONNECTION_URL": self.database,
             "PREFECT_REDIS_MESSAGING_URL": f"{redis}/0",

@@ -13,7 +13,7 @@ from prefect.client.orchestration import PrefectClient
 from sqlalchemy import func
 from sqlmodel import col, select
 
-from chaos import callbacks, messages, restarts, steps
+from chaos import callbacks, leaders, messages, restarts, steps
 from chaos.callbacks import Receiver
 from chaos.chats import Chats
 from chaos.faults import KILLS_RUNS, InjectedFault
@@ -52,6 +52,9 @@ class Verdict:
     outcomes: Counter[str] = field(default_factory=Counter)
     effects: int = 0
     finished_after_seconds: float = 0.0
+    takeovers: list[float] = field(default_factory=list)
+    failovers: list[float] = field(default_factory=list)
+    """Seconds as `chaos.leaders` measures them."""
     broken: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     """Errors of the failed runs, for a reader: a chaos test has no job that is meant to fail."""
@@ -88,6 +91,7 @@ async def judge(
     due = await _due(ledger, workload) | _chained(workload, rows) | workload.all_messages
     lacking, twice = _compare(due, rows)
     found = Verdict(due=len(due), effects=sum(effects.values()))
+    found.failovers = leaders.restarts(rows, faults)
     found.outcomes.update(row.status for row in rows for _ in range(row.count))
     found.failures += [
         f"{row.status}: {row.error or row.reason}" for row in rows if row.status in FAILED

@@ -18,9 +18,9 @@
     │   │   └── PrefectRefused   4  Prefect answers and denies access (401, 403)
     │   └── LedgerUnreachable    4
     │       ├── LedgerReplaced   4  the database was deleted or replaced while it was in use
-    │       └── LedgerOlder      4  this program is newer than the running `daybook up`
+    │       ├── LedgerOlder      4  this program is newer than the running `daybook up`
+    │       └── LedgerNewer      2  a newer program migrated the ledger, and this one cannot use it
     ├── LedgerError              1
-    │   ├── LedgerNewer          2  a newer program wrote the ledger
     │   ├── LedgerKeyMissing     1  this home does not have the key of the ledger's encrypted copies
     │   ├── CopyDamaged          1  an encrypted copy in the ledger was changed
     │   ├── IllegalTransition    1  `ledger.states` does not allow this transition
@@ -303,6 +303,9 @@ class PrefectUnreachable(Unreachable):
             super().__init__(f"{problem}, or set PREFECT_API_URL to your server")
         elif says_disk_full(why):
             super().__init__(f"Prefect at {address} cannot store anything{reason}; {FREE_SPACE}")
+        elif "CERTIFICATE_VERIFY_FAILED" in why:
+            hint = "set PREFECT_API_SSL_CERT_FILE to the file of its authority's certificate"
+            super().__init__(f"Prefect at {address} is not trusted{reason}; {hint}")
         else:
             problem = f"Prefect at {address} does not answer{reason}; check that it is running"
             super().__init__(f"{problem}, or unset PREFECT_API_URL and run `daybook up`")
@@ -388,24 +391,25 @@ class LedgerOlder(LedgerUnreachable):
         )
 
 
-class LedgerError(DaybookError):
-    """The ledger refused an operation."""
-
-    code = "ledger"
-
-
-class LedgerNewer(LedgerError):
-    """A newer program wrote the ledger, and this program does not know its schema."""
+class LedgerNewer(LedgerUnreachable):
+    """A newer program migrated the ledger, and this program cannot use its schema."""
 
     code = "ledger_newer"
     exit_code = 2
 
     def __init__(self, found: str, known: str) -> None:
-        super().__init__(
+        super().__init__("", f"it has schema {found}, but this program only knows {known}")
+        self.args = (
             f"the ledger has schema {found}, but this program only knows {known}; install the "
             "Daybook version that wrote it, or a newer one (`pip install -U prefect-daybook`), or "
-            "go back to the copy from before the upgrade, in `backups` in the home"
+            "go back to the copy from before the upgrade, in `backups` in the home",
         )
+
+
+class LedgerError(DaybookError):
+    """The ledger refused an operation."""
+
+    code = "ledger"
 
 
 class LedgerKeyMissing(LedgerError):

@@ -10,6 +10,7 @@ rest of Daybook names no feature, but goes through `features`::
     program_folders                                 `execution.program_folders`
     workspace         `execution.workspaces`
     sources           `api.sources`           files       `api.run_files`
+    pictures          `execution.conversation`
     devices           `web.pages.site`      channels      `delivery.channels`
     run_links         `api.run_life`          message_links  `delivery.links`
     message_buttons   `delivery.buttons`
@@ -89,6 +90,8 @@ class Feature:
     - ``files`` is a module with two coroutine functions of a read session and a run's id: `of_run`
       returns the `ledger.views.RunFile`s of the run, and `content`, which gets also a path, returns
       the bytes of a file, None if they are not kept.
+    - ``pictures`` is a coroutine function of a read session and the ids of runs. It returns the
+      `agents.pictures.Picture`s that a person has sent with the prompts of these runs, by run id.
     - ``run_links`` is a coroutine function of a read session and a run's id. It returns the
       `ledger.views.RunLink`s of the run's page.
     - ``message_links`` is a coroutine function of a read session, an `OutboxRow` and the public
@@ -146,6 +149,7 @@ class Feature:
     workspace: str = ""
     sources: str = ""
     files: str = ""
+    pictures: str = ""
     run_links: str = ""
     message_links: str = ""
     message_buttons: str = ""

@@ -1,7 +1,8 @@
 """A local Telegram: a server of the Bot API, and the people who write to the bot.
 
 Written from https://core.telegram.org/bots/api: `getUpdates` with long polling and an offset that
-confirms, one poller at a time (409), messages with HTML, inline keyboards, replies and documents,
+confirms, one poller at a time (409), messages with HTML, inline keyboards, replies, documents and
+photos with `getFile`,
 `answerCallbackQuery`, `sendChatAction` and edits.
 """
 
@@ -52,6 +53,8 @@ class BotApi(ChatService[Sent]):
         self.disturb: Callable[[str], tuple[bool, Response] | None] | None = None
         """Returns a response in place of that of a method, and whether it is done nevertheless."""
         self.next_update = 500
+        self.files: dict[str, tuple[str, bytes]] = {}
+        """The path and the content of each file that people have sent, by its id."""
         self._updates: list[dict[str, Any]] = []
         self._next_message = 1_000
         self._poll = 0
@@ -85,6 +88,16 @@ class BotApi(ChatService[Sent]):
             message["reply_to_message"] = replied
         self._add({"message": message})
         return int(message["message_id"])
+
+    def sends(self, content: bytes, text: str = "", **given: Any) -> int:
+        """Send a picture, with a caption or none. Return the message's id."""
+        id_ = f"file-{len(self.files)}"
+        self.files[id_] = f"photos/{id_}.jpg", content
+        size = {"file_id": id_, "file_unique_id": id_, "width": 90, "height": 60}
+        photo = [{**size, "file_id": "small", "width": 9}, {**size, "file_size": len(content)}]
+        if text:
+            given["caption"] = text
+        return self.write(photo=photo, **given)
 
     def press(self, on: Sent, word: str, *, person: int = 1, name: str = "Anna") -> None:
         """Press the button with this word, whether the message has it or not."""
@@ -176,6 +189,21 @@ class BotApi(ChatService[Sent]):
 
     def _getMe(self, form: dict[str, Any]) -> Any:
         return self._bot()
+
+    def _getFile(self, form: dict[str, Any]) -> Any:
+        id_ = str(form["file_id"])
+        if id_ not in self.files:
+            return _error(400, "Bad Request: wrong file_id or the file is temporarily unavailable")
+        return {"file_id": id_, "file_unique_id": id_, "file_path": self.files[id_][0]}
+
+    async def download(self, request: Request) -> Response:
+        self.calls.append("file")
+        if request.path_params["token"] != self.token:
+            return _error(401, "Unauthorized")
+        if faults := self.faults.get("file"):
+            return faults.popleft()()
+        path = request.path_params["path"]
+        return Response(next(each for name, each in self.files.values() if name == path))
 
     def _sendMessage(self, form: dict[str, Any]) -> Any:
         return self._send(form, str(form["text"]), form.get("parse_mode") == "HTML")
@@ -287,9 +315,14 @@ def bad_gateway() -> Response:
 
 
 @asynccontextmanager
-async def serving(token: str = TOKEN) -> AsyncIterator[BotApi]:
-    """Yield a Bot API on localhost that serves until the context ends."""
+async def serving(token: str = TOKEN, host: str = "127.0.0.1") -> AsyncIterator[BotApi]:
+    """Yield a Bot API at the address ``host`` that serves until the context ends."""
     api = BotApi(token)
-    app = Starlette(routes=[Route("/bot{token}/{method}", api.handle, methods=["GET", "POST"])])
+    api.host = host
+    routes = [
+        Route("/bot{token}/{method}", api.handle, methods=["GET", "POST"]),
+        Route("/file/bot{token}/{path:path}", api.download),
+    ]
+    app = Starlette(routes=routes)
     async with api.listening(app):
         yield api

@@ -70,7 +70,7 @@ class ChatService(Generic[M]):
     """The method that `Platform.identity` calls."""
 
     def __init__(self) -> None:
-        self.port = 0
+        self.host, self.port = "127.0.0.1", 0
         self.sent: list[M] = []
         self.typing: list[str] = []
         self.acknowledged: list[tuple[str, str]] = []
@@ -80,7 +80,7 @@ class ChatService(Generic[M]):
 
     @property
     def address(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     @property
     @abstractmethod
@@ -90,6 +90,10 @@ class ChatService(Generic[M]):
     @abstractmethod
     def write(self, text: str = "", *, reply_to: M | None = None) -> Any:
         """Write to the account as Anna, in private. Return the message's id."""
+
+    @abstractmethod
+    def sends(self, content: bytes, text: str = "") -> Any:
+        """Send a picture to the account as Anna, in private. Return the message's id."""
 
     @abstractmethod
     def press(self, on: M, word: str) -> None:
@@ -123,17 +127,17 @@ class ChatService(Generic[M]):
 
     @asynccontextmanager
     async def listening(self, app: ASGIApp) -> AsyncIterator[None]:
-        """Serve ``app`` on localhost until the context ends."""
+        """Serve ``app`` at ``host`` until the context ends."""
         config = uvicorn.Config(
             app,
-            host="127.0.0.1",
+            host=self.host,
             port=0,
             log_level="critical",
             lifespan="off",
             ws="websockets-sansio",
         )
         server = uvicorn.Server(config)
-        listening = socket.create_server(("127.0.0.1", 0))
+        listening = socket.create_server((self.host, 0))
         self.port = listening.getsockname()[1]  # connections wait until it serves
         serves = asyncio.create_task(server._serve([listening]))
         try:

@@ -95,6 +95,8 @@ class MailHost:
         headers: dict[str, str] | None = None,
         html: str = "",
         attachment: str = "",
+        content: bytes = b"x",
+        shown: bool = False,
     ) -> str:
         """Write a mail to the account, as a client does. Return its Message-ID."""
         self._count += 1
@@ -119,7 +121,10 @@ class MailHost:
         else:
             mail.set_content(text)
         if attachment:
-            mail.add_attachment(b"x", maintype="image", subtype="png", filename=attachment)
+            given: dict[str, Any] = {"disposition": "inline", "cid": "<logo>"} if shown else {}
+            mail.add_attachment(
+                content, maintype="image", subtype="png", filename=attachment, **given
+            )
         self.imap.deliver("", content=mail.as_bytes(policy=policy.SMTP))
         return str(mail["Message-ID"])
 

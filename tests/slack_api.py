@@ -3,7 +3,7 @@
 Written from https://docs.slack.dev: `apps.connections.open` returns an address with a ticket for
 one connection, on which Slack sends `hello`, envelopes and `disconnect`. An envelope that is not
 acknowledged is delivered again, on the newest connection. Messages have `mrkdwn`, blocks, threads
-and reactions; a file is uploaded in three steps.
+and reactions; a file is uploaded in three steps, and read with the bot's token.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
@@ -55,6 +55,9 @@ class SlackApi(ChatService[Sent]):
         self.sockets: list[WebSocket] = []
         self.acknowledges = True
         """Whether an acknowledgement has an effect; without it, each connection delivers again."""
+        self.files: dict[str, dict[str, Any]] = {}
+        """The file object of each file that people have sent, by its id."""
+        self.contents: dict[str, bytes] = {}
         self._tickets, self._used = set[str](), set[str]()
         self._count = 0
         self._uploads: dict[str, tuple[str, bytes]] = {}
@@ -94,6 +97,14 @@ class SlackApi(ChatService[Sent]):
         for each in types:
             self.deliver_event({"type": each, **event, **content})
         return event["ts"]
+
+    def sends(self, content: bytes, text: str = "", **given: Any) -> str:
+        """Send a picture, with a text or none. Return the message's `ts`."""
+        id_ = f"F{self._next()}"
+        self.contents[id_] = content
+        file = {"id": id_, "name": "photo.jpg", "mimetype": "image/jpeg", "size": len(content)}
+        self.files[id_] = {**file, "url_private": f"{self.address}/files-pri/{id_}"}
+        return self.write(text, files=[file], subtype="file_share", **given)
 
     def deliver_event(self, event: dict[str, Any]) -> None:
         payload = {"type": "event_callback", "event_id": f"Ev{self._next()}", "event": event}
@@ -195,6 +206,18 @@ class SlackApi(ChatService[Sent]):
         if name is None:
             return error("user_not_found")
         return _ok(user={"name": name.lower(), "profile": {"display_name": name}})
+
+    def _files_info(self, given: dict[str, Any]) -> Response:
+        file = self.files.get(given["file"])
+        return _ok(file=file) if file else error("file_not_found")
+
+    async def download(self, request: Request) -> Response:
+        self.calls.append("file")
+        if request.headers.get("authorization") != f"Bearer {BOT_TOKEN}":
+            return RedirectResponse("/login")
+        if faults := self.faults.get("file"):
+            return faults.popleft()()
+        return Response(self.contents[request.path_params["id"]])
 
     def _chat_postMessage(self, given: dict[str, Any]) -> Response:
         if problem := _problem(given, 40_000):
@@ -335,6 +358,7 @@ async def serving() -> AsyncIterator[SlackApi]:
     routes = [
         Route("/api/{method}", api.handle, methods=["GET", "POST"]),
         Route("/upload/{id}", api.upload, methods=["POST"]),
+        Route("/files-pri/{id}", api.download),
         WebSocketRoute("/link", api.link),
     ]
     async with api.listening(Starlette(routes=routes)):

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field
 
 from daybook import names
 from daybook.agents.journal import Journal, ProgramSession
+from daybook.agents.pictures import Picture
 from daybook.agents.program_sandbox import ProgramSandbox
 from daybook.errors import AgentMisconfigured
 from daybook.feature import features
@@ -29,6 +30,7 @@ class ChatMessage:
 
     role: Literal["user", "assistant"]
     content: str
+    pictures: tuple[Picture, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,7 @@ class AgentRequest:
     - ``occurrence``: occurrence key of the run.
     - ``job``: the job's name; None for a run without a job.
     - ``due``: the due time, timezone-aware; None for a run that was not scheduled.
+    - ``pictures``: pictures that belong to ``prompt``; a program gets them as ``folders`` instead.
     - ``history``: messages before ``prompt``, oldest first; the caller has limited their length.
     - ``model``: model that the job requests, in the format of the agent's setting; empty for the
       agent's own model. An agent without a choice of models refuses any model (`refuse_model`).
@@ -143,6 +146,7 @@ class AgentRequest:
     occurrence: str
     job: str | None = None
     due: datetime | None = None
+    pictures: tuple[Picture, ...] = ()
     history: tuple[ChatMessage, ...] = ()
     model: str = ""
     question: int = 1
@@ -232,6 +236,13 @@ class StoredAgent(Agent, Protocol):
     @property
     def is_program(self) -> bool:
         """Return whether the agent gets tool servers (`AgentRequest.servers`), not single tools."""
+        ...
+
+    def takes_pictures(self, model: str) -> bool:
+        """Return whether the agent gets the pictures of a prompt, if the job requests ``model``.
+
+        An agent that is a program gets them as files.
+        """
         ...
 
     def check_model(self, model: str) -> None:

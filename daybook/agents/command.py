@@ -221,6 +221,9 @@ class CommandAgent:
     def compression(self) -> Compression:
         return Compression.of(self.settings)
 
+    def takes_pictures(self, model: str) -> bool:
+        return True
+
     def check_model(self, model: str) -> None:
         refuse_model(self.name, "a command", model)
 
@@ -374,8 +377,7 @@ class CommandAgent:
         config: str,
         lines: LinePipe | None = None,
     ) -> process.ProgramResult:
-        # A relative path of the program starts at the agent's own work directory, if the agent has
-        # one.
+        # A relative path of the program starts at the agent's own work directory, if any.
         base = self.settings.work_dir or folder
         try:
             program = locations.find_program(self.settings.command[0], base, variables)
@@ -440,8 +442,7 @@ class CommandAgent:
     def _stdin_text(self, request: AgentRequest) -> str:
         if not request.history or request.resume is not None or self.settings.history == "none":
             return request.prompt
-        # Indent each message, so that its text cannot look like another message or like the
-        # question.
+        # Indent each message, so that its text cannot look like another one or like the question.
         transcript = "\n\n".join(
             f"{_ROLES[each.role]}:\n{textwrap.indent(each.content, '    ')}"
             for each in request.history
@@ -494,8 +495,7 @@ class CommandAgent:
             yield ""
             return
         config_json = json.dumps(request.servers.config if request.servers else {"mcpServers": {}})
-        # The file is not in the working directory, because other users may be able to read that
-        # directory.
+        # The file is not in the working directory, which other users may be able to read.
         with locations.temporary_folder("daybook-mcp-") as folder:
             path = os.path.join(folder, "mcp.json")
             with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:

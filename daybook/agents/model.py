@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from daybook.agents import failures, providers, telemetry
 from daybook.agents.base import AgentReply, AgentRequest
 from daybook.agents.model_settings import ModelSettings
+from daybook.agents.pictures import Picture
 from daybook.errors import (
     AgentError,
     AgentFailed,
@@ -28,7 +29,7 @@ from daybook.runs.approvals import ApprovalNeeded
 
 if TYPE_CHECKING:
     from pydantic_ai import RunUsage
-    from pydantic_ai.messages import ModelMessage, ModelResponse
+    from pydantic_ai.messages import ModelMessage, ModelResponse, UserContent
     from pydantic_ai.models import Model
     from pydantic_ai.settings import ModelSettings as Sent
 
@@ -68,6 +69,10 @@ class ModelAgent:
     @property
     def compression(self) -> Compression:
         return Compression.of(self.settings)
+
+    def takes_pictures(self, model: str) -> bool:
+        wanted = self.settings.pictures
+        return not providers.has_base_url(self.settings, model) if wanted is None else wanted
 
     def check_model(self, model: str) -> None:
         providers.check(self.settings, model)
@@ -223,7 +228,7 @@ class ModelAgent:
             try:
                 async with agent:
                     result = await agent.run(
-                        request.prompt,
+                        _content(request.prompt, request.pictures),
                         message_history=_messages(request),
                         model_settings=lambda context: sent(context.run_step),
                         usage_limits=limits,
@@ -375,9 +380,16 @@ def _messages(request: AgentRequest) -> list[ModelMessage]:
 
     # Omit empty answers from the history, because providers refuse an empty message.
     return [
-        ModelRequest(parts=[UserPromptPart(each.content)])
+        ModelRequest(parts=[UserPromptPart(_content(each.content, each.pictures))])
         if each.role == "user"
         else ModelResponse(parts=[TextPart(each.content)])
         for each in request.history
         if each.content.strip()
     ]
+
+
+def _content(text: str, pictures: Sequence[Picture]) -> str | list[UserContent]:
+    from pydantic_ai.messages import BinaryContent
+
+    sent = [BinaryContent(each.content, media_type=each.content_type) for each in pictures]
+    return [*sent, text] if sent else text

@@ -110,6 +110,14 @@ class ModelSettings(BaseModel):
             "incorrect. Under a token limit or a budget, no server at a base URL streams."
         ),
     )
+    pictures: Annotated[bool | None, WithJsonSchema({"type": "boolean"})] = Field(
+        default=None,
+        title="Pictures",
+        description=(
+            "Whether the model gets the pictures that people send in chats. If not set, only the "
+            "provider's own API gets them, and no server at a base URL, which may ignore them."
+        ),
+    )
     request_limit: int = Field(
         default=0,
         ge=0,

@@ -9,12 +9,13 @@ Importing this module imports pydantic-ai.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from pydantic_ai.messages import (
+    BinaryContent,
     ModelMessage,
     ModelMessagesTypeAdapter,
     ModelRequest,
@@ -27,7 +28,7 @@ from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.settings import ModelSettings
 from pydantic_ai.usage import RequestUsage
 
-from daybook.agents import failures
+from daybook.agents import failures, pictures
 from daybook.agents.base import AgentRequest
 from daybook.agents.estimates import estimated_tokens
 from daybook.agents.journal import (
@@ -42,6 +43,7 @@ from daybook.agents.measured_model import MeasuredModel
 from daybook.agents.streamed_model import StreamedModel
 from daybook.errors import AgentError
 from daybook.json_text import JsonObject
+from daybook.policies.compression import CHARACTERS_PER_TOKEN
 from daybook.runs.usage import Amount
 
 _PER_ATTEMPT_SETTINGS = ("timeout", "max_retries", "extra_headers")
@@ -219,9 +221,9 @@ class JournaledModel(WrapperModel):
             if each.usage.input_tokens
         ]
         if answered and responses[-1].usage.input_tokens:
-            lengths = [len(_text_of(messages[-1]))]
+            lengths = [_length_of(messages[-1])]
         else:
-            lengths = [len(_text_of(each)) for each in messages]
+            lengths = [_length_of(each) for each in messages]
             lengths.append(len(getattr(messages[-1], "instructions", None) or ""))
             lengths += [
                 len(tool.description or "") + len(str(tool.parameters_json_schema))
@@ -289,8 +291,25 @@ def _text_of(message: ModelMessage) -> str:
         texts = [part.content for part in message.parts if isinstance(part, TextPart)]
         return "\n".join([*filter(None, texts), *map(call_text, _tool_calls(message))])
     assert isinstance(message, ModelRequest)
-    contents = [getattr(part, "content", "") for part in message.parts]
-    return "\n".join(each if isinstance(each, str) else str(each) for each in contents)
+    return "\n".join(
+        each if isinstance(each, str) else str(each)
+        for each in _contents(message)
+        if not isinstance(each, BinaryContent)
+    )
+
+
+def _contents(message: ModelRequest) -> Iterator[object]:
+    """Yield the contents of a request's parts; a prompt with pictures has several."""
+    for part in message.parts:
+        content = getattr(part, "content", "")
+        yield from content if isinstance(content, list) else [content]
+
+
+def _length_of(message: ModelMessage) -> int:
+    """Return the length of a message in characters; a picture counts by its expected tokens."""
+    contents = _contents(message) if isinstance(message, ModelRequest) else ()
+    count = sum(isinstance(each, BinaryContent) for each in contents)
+    return len(_text_of(message)) + count * pictures.TOKENS * CHARACTERS_PER_TOKEN
 
 
 def call_text(call: ToolCallPart) -> str:

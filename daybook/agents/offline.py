@@ -44,6 +44,9 @@ class OfflineAgent:
     def compression(self) -> Compression:
         return Compression()
 
+    def takes_pictures(self, model: str) -> bool:
+        return False
+
     def check_model(self, model: str) -> None:
         refuse_model(self.name, "offline", model)
 

@@ -175,7 +175,7 @@ def _write(found: int, folder: ProgramFolder) -> bool:
     if not before and _exists(found, folder.name):
         return False
     temporary = _temporary_name()
-    os.mkdir(temporary, dir_fd=found)
+    os.mkdir(temporary, 0o700, dir_fd=found)  # pictures of a person may be private
     opened = os.open(temporary, LAST_FLAGS, dir_fd=found)
     try:
         for path, content in {**folder.files, MARKER: marker.encode()}.items():

@@ -83,6 +83,7 @@ def instrumentation() -> InstrumentationSettings | None:
     return InstrumentationSettings(
         tracer_provider=provider,
         include_content=has_content,
+        include_binary_content=False,
         include_model_request_parameters=has_content,
     )
 

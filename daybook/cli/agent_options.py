@@ -29,7 +29,8 @@ MODEL_GROUP = Group("A model", sort_key=1)
         "A model": [
             *options_of(_MODEL, "model", "base_url", "api_key", "system_prompt"),
             *options_of(Options.model_fields, *_OFTEN_SET),
-            *options_of(_MODEL, "stream", "request_limit", "input_price", "output_price"),
+            *options_of(_MODEL, "stream", "pictures"),
+            *options_of(_MODEL, "request_limit", "input_price", "output_price"),
         ],
         "A program": [
             *options_of(_PROGRAM, "work_dir"),

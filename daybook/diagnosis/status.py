@@ -47,8 +47,8 @@ MAX_LISTED = 5
 class PrefectStatus(BaseModel, frozen=True):
     """The Prefect server; ``own`` is true if this home's `daybook up` started it.
 
-    ``version`` is None if the server is not ``reachable``. ``api_url`` is None if no address is
-    known.
+    ``version`` is None if the server is not ``reachable``, and for Prefect Cloud. ``api_url`` is
+    None if no address is known.
     """
 
     reachable: bool
@@ -247,7 +247,7 @@ async def _prefect(
                 api_url=str(client.api_url).rstrip("/"),
                 ui_url=state.ui_url or get_current_settings().ui_url,
                 own=state.own,
-                version=await client.api_version(),
+                version=None if connection.is_cloud(client) else await client.api_version(),
             )
             pool = await work_pool.read(client, ledger.id)
             ahead = await checks.clock_ahead(client)

@@ -150,13 +150,27 @@ async def prepare_request(
                 approve_after_web=of_owner.approve_after_web if of_owner else (),
                 expected=expected,
             )
+    takes_pictures = found.takes_pictures(model)
+    pictures = await conversation.sent_pictures(granted.run_id, prompt)
+    if pictures and not takes_pictures:
+        raise AgentMisconfigured(
+            f'agent "{found.name}" gets no pictures; if its model takes them, switch them on: '
+            f"daybook agents edit {found.name} --pictures"
+        )
+    if pictures and found.is_program:
+        folder = program_folders.of_pictures(granted.run_id, pictures)
+        folders, pictures = (*folders, folder), ()
+        prompt = f"{prompt}\n\n{program_folders.describe(folder)}"
     history: tuple[ChatMessage, ...] = ()
     if granted.session_id:
         history_limits = policy.compression.over(found.compression)
-        history = await conversation.session_history(granted, history_limits)
+        history = await conversation.session_history(
+            granted, history_limits, with_pictures=takes_pictures and not found.is_program
+        )
     actor = actor_of(granted, found.name)
     request = AgentRequest(
         prompt=prompt,
+        pictures=pictures,
         history=history,
         model=model,
         timeout=policy.timeout.total_seconds(),

@@ -7,12 +7,15 @@ check.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from daybook import settings
+from daybook.agents import pictures
 from daybook.agents.base import ChatMessage
 from daybook.agents.journal import ProgramSession
+from daybook.agents.pictures import MAX_EARLIER_PICTURES, Picture
 from daybook.errors import InvalidInput
+from daybook.feature import loaded
 from daybook.jobs import payloads, prompts
 from daybook.ledger.engine import reading
 from daybook.ledger.tables import MessageRow, RunRow
@@ -56,29 +59,57 @@ def filled_prompt(granted: Granted) -> str:
     return prompt
 
 
-def _messages(rows: Iterable[MessageRow]) -> tuple[ChatMessage, ...]:
-    return tuple(
-        ChatMessage("assistant" if each.role == "assistant" else "user", each.content)
-        for each in rows
-    )
+async def sent_pictures(run_id: str, prompt: str) -> tuple[Picture, ...]:
+    """Return the pictures that a person has sent with the run's prompt.
+
+    Raise `LedgerUnreachable`.
+    """
+    if pictures.NOTE not in prompt:
+        return ()
+    return (await _pictures([run_id])).get(run_id, ())
 
 
-async def session_history(granted: Granted, limits: Compression) -> tuple[ChatMessage, ...]:
+async def _pictures(run_ids: Sequence[str]) -> dict[str, tuple[Picture, ...]]:
+    found = dict[str, tuple[Picture, ...]]()
+    async with reading() as session:
+        for of_runs in loaded("pictures"):
+            found |= await of_runs(session, run_ids)
+    return found
+
+
+async def _messages(rows: Sequence[MessageRow], *, with_pictures: bool) -> tuple[ChatMessage, ...]:
+    """Return stored messages for a model, with the newest pictures if it takes any."""
+    ids = [each.run_id for each in rows if each.role == "user" and pictures.NOTE in each.content]
+    found = await _pictures(ids) if ids and with_pictures else {}
+    left, messages = MAX_EARLIER_PICTURES, list[ChatMessage]()
+    for each in reversed(rows):
+        if each.role == "assistant":
+            messages.append(ChatMessage("assistant", each.content))
+            continue
+        given = found.get(each.run_id, ())[:left]
+        left -= len(given)
+        messages.append(ChatMessage("user", each.content, given))
+    return tuple(reversed(messages))
+
+
+async def session_history(
+    granted: Granted, limits: Compression, *, with_pictures: bool = False
+) -> tuple[ChatMessage, ...]:
     """Return the messages of the run's session for a model, oldest first.
 
     All attempts of the run get the same messages. A summary in place of older messages appears as
     an answer to a question of the user, so it has no more authority than the summarized answers.
-    Raise `LedgerUnreachable`.
+    The newest `MAX_EARLIER_PICTURES` are sent again ``with_pictures``. Raise `LedgerUnreachable`.
     """
     if not limits:
         found = CompressedHistory(None, granted.history).within(limits.most_tokens)
-        return _messages(found.messages)
+        return await _messages(found.messages, with_pictures=with_pictures)
     async with reading() as session:
         # The previous run may still be summarizing, and all attempts must get the same messages.
         until = granted.queued_at
         through = granted.history[-1].number if granted.history else 0
         found = await summaries.history(session, granted.session_id, limits, until, through=through)
-    messages = _messages(found.messages)
+    messages = await _messages(found.messages, with_pictures=with_pictures)
     if found.summary is None:
         return messages
     asked = ChatMessage("user", "Summarize our conversation so far.")

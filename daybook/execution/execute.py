@@ -43,7 +43,6 @@ from daybook.errors import (
     FenceRefused,
     IllegalTransition,
     InvalidInput,
-    LedgerNewer,
     LedgerUnreachable,
     Unreachable,
 )
@@ -184,8 +183,10 @@ async def _execute(run: _Run) -> State[Any]:
             try:
                 if outcome is None:
                     ledger = await stack.enter_async_context(Ledger(address))
+                    # The worker compares `RetryAt.until` with the ledger's clock.
+                    clock = ledger.clock if clock is SYSTEM_CLOCK else clock
                 claimed = await _claim_and_begin(ledger, run)
-            except (*UNAVAILABLE_ERRORS, LedgerNewer) as error:
+            except UNAVAILABLE_ERRORS as error:
                 if run.is_direct:
                     raise
                 # No ledger, no effect (promise 7): reschedule the run.

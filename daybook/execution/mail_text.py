@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+from base64 import b64decode
 from dataclasses import dataclass, field
+from typing import Any
 
 from daybook.agents import process
 from daybook.errors import DaybookError
@@ -28,7 +30,8 @@ class MailText:
     """A mail. ``headers`` maps those of `parse_mail.HEADERS` that it has to their values.
 
     ``fields`` are the names and raw values of all its headers, the last added one first. ``kind``
-    is its content type, and ``has_mail`` says whether it contains another mail.
+    is its content type. ``has_mail`` and ``has_pictures`` say whether it contains another mail, and
+    attached pictures.
     """
 
     headers: dict[str, str]
@@ -37,6 +40,7 @@ class MailText:
     fields: list[tuple[str, str]] = field(default_factory=list)
     kind: str = ""
     has_mail: bool = False
+    has_pictures: bool = False
 
     def all(self, name: str) -> list[str]:
         """Return the raw values of all headers with this name, in any case."""
@@ -51,20 +55,7 @@ async def read(content: bytes) -> MailText:
 
     Its text is that of its plain parts or, without one, that of its first part of HTML.
     """
-    done = await process.run(
-        [sys.executable, "-I", "-S", parse_mail.__file__],
-        folder="/",
-        environment={},
-        stdin=content,
-        seconds=PARSE_SECONDS,
-        output=HeadPipe(MAX_PARSED_BYTES),
-        grace_seconds=0.0,
-    )
-    try:
-        found = json.loads(done.output)
-    except ValueError:  # it exceeds a limit, or is nested too deeply
-        why = "its parts need too much time or memory; do not read this mail"
-        raise UnreadableMail(why) from None
+    found = await _parse(content)
     text = found["text"]
     if found["html"]:
         text = (await html_text.convert(found["html"], ""))["text"].strip()
@@ -75,4 +66,31 @@ async def read(content: bytes) -> MailText:
         [(name, value) for name, value in found["fields"]],
         found["kind"],
         found["has_mail"],
+        found["has_pictures"],
     )
+
+
+async def read_pictures(content: bytes) -> list[tuple[str, bytes]]:
+    """Return the name and the content of each picture attached to a mail, at most ten.
+
+    Raise `UnreadableMail`.
+    """
+    found = await _parse(content, parse_mail.PICTURES)
+    return [(name, b64decode(encoded)) for name, encoded in found]
+
+
+async def _parse(content: bytes, *arguments: str) -> Any:
+    done = await process.run(
+        [sys.executable, "-I", "-S", parse_mail.__file__, *arguments],
+        folder="/",
+        environment={},
+        stdin=content,
+        seconds=PARSE_SECONDS,
+        output=HeadPipe(MAX_PARSED_BYTES),
+        grace_seconds=0.0,
+    )
+    try:
+        return json.loads(done.output)
+    except ValueError:  # it exceeds a limit, or is nested too deeply
+        why = "its parts need too much time or memory; do not read this mail"
+        raise UnreadableMail(why) from None

@@ -4,7 +4,8 @@ Anyone can send a mail of which `email` needs hours, for example one with many s
 parameter. So `mail_text` runs this file as a program of its own, without Daybook's packages. It
 reads the mail from standard input, and prints a JSON object with `headers`, `text`, `html` (of a
 mail without text), `attachments`, `fields` (names and raw values of all headers, in their order),
-`kind` (the content type) and `has_mail` (whether it contains another mail).
+`kind` (the content type), `has_mail` (whether it contains another mail) and `has_pictures`. With
+the argument `PICTURES`, it prints an array with the name and the base64 of each attached picture.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from __future__ import annotations
 import json
 import resource
 import sys
+from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from email import message_from_bytes
 from email.errors import HeaderParseError
 from email.header import decode_header, make_header
 from email.message import Message
 from email.parser import BytesHeaderParser
+from itertools import islice
 from typing import Any
 
 HEADERS = ("From", "To", "Cc", "Date", "Subject")
@@ -30,6 +33,10 @@ MAX_FIELD_CHARACTERS = 4_000
 MAX_PARTS = 200
 MAX_LISTED_ATTACHMENTS = 50
 
+PICTURES = "pictures"
+PICTURE_TYPES = ("image/png", "image/jpeg", "image/gif", "image/webp")
+MAX_LISTED_PICTURES = 10
+
 
 def main() -> None:
     """Parse standard input. The system ends the program if it exceeds a limit."""
@@ -39,7 +46,8 @@ def main() -> None:
         (resource.RLIMIT_CORE, 0),
     ):
         resource.setrlimit(limit, (most, most))
-    found = json.dumps(parsed(sys.stdin.buffer.read()), ensure_ascii=False)
+    parse = attached_pictures if PICTURES in sys.argv else parsed
+    found = json.dumps(parse(sys.stdin.buffer.read()), ensure_ascii=False)
     sys.stdout.buffer.write(found.encode(errors="replace"))
 
 
@@ -75,7 +83,21 @@ def parsed(content: bytes) -> dict[str, Any]:
         ][:MAX_FIELDS],
         "kind": message.get_content_type(),
         "has_mail": has_mail,
+        "has_pictures": any(map(_is_picture, _parts(message))),
     }
+
+
+def attached_pictures(content: bytes) -> list[list[str]]:
+    """Return the name and the base64 of the first pictures that a person has attached to a mail."""
+    found = filter(_is_picture, _parts(message_from_bytes(content)))
+    listed = list(islice(found, MAX_LISTED_PICTURES))
+    return [[_filename(each), b64encode(_content(each)).decode()] for each in listed]
+
+
+def _is_picture(part: Message) -> bool:
+    """Return whether a part is an attached picture, and none that the text shows, as a logo."""
+    is_shown = "Content-ID" in part and part.get_content_disposition() != "attachment"
+    return part.get_content_type() in PICTURE_TYPES and not is_shown
 
 
 def _parts(message: Message) -> Iterator[Message]:

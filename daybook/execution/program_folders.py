@@ -7,13 +7,19 @@ as `word.name` or `word.pattern-*`. All other entries name tool servers (`mcp_co
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Iterable, Sequence
 
 from daybook.agents.base import ProgramFolder, is_folder_entry
+from daybook.agents.pictures import Picture
+from daybook.agents.program_folders import PLACES
 from daybook.errors import InvalidInput
 from daybook.execution.builtin_tools import FIND_SECONDS
 from daybook.feature import features
 from daybook.tools.server_blocks import ToolServers
+
+PICTURES = "daybook-pictures"
+"""Beginning of the name of the folder with the pictures of a prompt."""
 
 
 async def check(entries: Iterable[str], servers: ToolServers) -> None:
@@ -40,6 +46,21 @@ async def find(entries: Iterable[str]) -> tuple[ProgramFolder, ...]:
         word, _, pattern = entry.partition(".")
         found |= {each.name: each for each in await _load(word, pattern or "*")}
     return tuple(each for _, each in sorted(found.items()))
+
+
+def of_pictures(run_id: str, pictures: Sequence[Picture]) -> ProgramFolder:
+    """Return the folder in which a program finds the pictures of its prompt."""
+    contents = [each.content for each in pictures]
+    names = [f"{number}.{each.suffix}" for number, each in enumerate(pictures, 1)]
+    digest = hashlib.sha256(b"".join(hashlib.sha256(each).digest() for each in contents))
+    files = dict(zip(names, contents, strict=True))
+    return ProgramFolder(f"{PICTURES}-{run_id[:12]}", digest.hexdigest(), files)
+
+
+def describe(folder: ProgramFolder) -> str:
+    """Return a text for the program with the paths of the folder's files."""
+    paths = ", ".join("/".join([*PLACES[0], folder.name, each]) for each in folder.files)
+    return f"The pictures are files in the working directory: {paths}"
 
 
 async def _load(word: str, pattern: str) -> Sequence[ProgramFolder]:

@@ -15,7 +15,13 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from daybook.clock import Clock
-from daybook.errors import DaybookError, FenceRefused, IllegalTransition, LedgerUnreachable
+from daybook.errors import (
+    DaybookError,
+    FenceRefused,
+    IllegalTransition,
+    LedgerNewer,
+    LedgerUnreachable,
+)
 from daybook.execution import outcome_spool
 from daybook.execution.outcome_spool import SpooledOutcome
 from daybook.ledger.engine import Ledger
@@ -70,7 +76,7 @@ async def finish(
         except LedgerUnreachable as error:
             # Spool it first, because this process may be killed while it waits.
             file = file or _spool(spooled)
-            if clock.now() + delay >= deadline:
+            if clock.now() + delay >= deadline or isinstance(error, LedgerNewer):
                 raise OutcomeUnwritten(granted, outcome, error, spooled=file is not None) from error
             log.warning(
                 "the outcome is not recorded yet: %s",

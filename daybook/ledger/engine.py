@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NoReturn
 
 from sqlalchemy import event
 from sqlalchemy.engine import ExceptionContext, make_url
@@ -22,7 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from daybook import settings
 from daybook.clock import Clock
-from daybook.errors import LedgerOlder, LedgerUnreachable
+from daybook.errors import LedgerNewer, LedgerOlder, LedgerUnreachable
 from daybook.ledger import database, feature_tables, in_use, migration_copies, schema, texts
 from daybook.ledger.in_use import InUse
 from daybook.ledger.tables import Fact
@@ -44,10 +44,12 @@ class Ledger:
     """An open ledger; use it as an async context manager, in one event loop.
 
     Entering the context migrates the schema if needed, under a lock, and reads the ledger's id. It
-    raises `LedgerUnreachable`, and `LedgerNewer` if a newer program wrote the schema. While
-    `daybook up` runs, it also raises `LedgerReplaced` if this is not the ledger that `up` uses, and
-    `LedgerOlder` if that ledger needs a migration. If the ledger is deleted or replaced later, each
-    transaction raises `LedgerReplaced`; with PostgreSQL, up to `VERIFY_INTERVAL_SECONDS` later.
+    raises `LedgerUnreachable`, and `LedgerNewer` if this program cannot use the schema that a newer
+    program wrote. While `daybook up` runs, it also raises `LedgerReplaced` if this is not the
+    ledger that `up` uses, and `LedgerOlder` if that ledger needs a migration. If the ledger is
+    deleted or replaced later, each transaction raises `LedgerReplaced`; with PostgreSQL, up to
+    `VERIFY_INTERVAL_SECONDS` later. If a newer program migrates the open ledger to a schema that
+    this program cannot use, each later write transaction raises `LedgerNewer`.
     ``clock`` decides whether a run is due; the default is the clock of the database (with SQLite,
     of this machine). ``busy`` is the maximum wait for the claim lock.
     """
@@ -103,13 +105,44 @@ class Ledger:
             return None
         return self._database.replaced() or LedgerUnreachable(self.place, why)
 
-    async def _verify(self, session: AsyncSession) -> None:
-        """Raise `LedgerReplaced` if this is not the ledger that was opened."""
-        if not self.id or time.monotonic() - self._verified_at < VERIFY_INTERVAL_SECONDS:
+    async def _verify(self, session: AsyncSession, *, writes: bool = False) -> None:
+        """Raise `LedgerReplaced` if this is not the ledger that was opened.
+
+        Raise `LedgerNewer` if this program can use it no longer. A session that ``writes`` has the
+        lock, so no migration follows before its commit.
+        """
+        is_due = time.monotonic() - self._verified_at >= VERIFY_INTERVAL_SECONDS
+        if not self.id or not (is_due or writes):
             return
-        if (error := await schema.replacement_error(session, self.place, self.id)) is not None:
-            raise error
-        self._verified_at = time.monotonic()
+        if is_due:
+            error = await schema.replacement_error(session, self.place, self.id)
+            if error is not None:
+                raise error
+        if (newer := await schema.newer_error(session)) is not None:
+            raise newer
+        if is_due:
+            self._verified_at = time.monotonic()
+
+    async def newer_schema(self) -> str:
+        """Return the schema that a newer program has migrated this ledger to; "" if none has."""
+        async with self.read() as session:
+            connection = await session.connection()
+            version = str(await connection.run_sync(schema.current))
+        return "" if version == schema.head() else version
+
+    async def until_newer(self) -> NoReturn:
+        """Raise `LedgerNewer` when a newer program has made this ledger unusable for this one."""
+        while True:
+            await asyncio.sleep(VERIFY_INTERVAL_SECONDS)
+            try:
+                async with self.read() as session:
+                    newer = await schema.newer_error(session)
+            except LedgerNewer:
+                raise
+            except LedgerUnreachable:
+                continue
+            if newer is not None:
+                raise newer
 
     @asynccontextmanager
     async def _translated(self) -> AsyncIterator[None]:
@@ -143,7 +176,7 @@ class Ledger:
             self._database.writing() as session,
         ):
             await self._database.begin_writing(session, left)
-            await self._verify(session)
+            await self._verify(session, writes=True)
             yield session
             await self._database.commit(session)
 
@@ -186,9 +219,10 @@ class Ledger:
     async def _migrate(self, in_use: InUse | None) -> str:
         """Migrate if needed and return the ledger's id.
 
-        Copy a ledger with an earlier schema first. Raise `LedgerNewer` for an unknown schema. If
-        this home's running `daybook up` has a ledger ``in_use``, raise `LedgerReplaced` if this is
-        another ledger, and `LedgerOlder` if this ledger needs a migration.
+        Copy the ledger first if the migration makes it unusable for programs of its version. Raise
+        `LedgerNewer` if a newer program made it unusable for this one. If this home's running
+        `daybook up` has a ledger ``in_use``, raise `LedgerReplaced` if this is another ledger, and
+        `LedgerOlder` if this ledger needs a migration.
         """
         async with self.read() as session:
             if in_use is not None:
@@ -196,7 +230,7 @@ class Ledger:
                 if error is not None:
                     raise error
             connection = await session.connection()
-            is_current = await connection.run_sync(schema.current) == schema.head()
+            is_current = await connection.run_sync(schema.is_usable)
             if is_current:
                 ledger_id = await connection.run_sync(schema.ledger_id)
                 if await connection.run_sync(feature_tables.are_current):
@@ -220,7 +254,7 @@ class Ledger:
             of_features = ""
             if in_use is None:
                 of_features = await connection.run_sync(feature_tables.old_versions)
-            if earlier is not None or of_features:
+            if of_features or not (earlier is None or schema.keeps_programs_of(earlier)):
                 await migration_copies.create(
                     session, self.address, self.place, earlier or schema.head(), of_features
                 )

@@ -57,7 +57,7 @@ def are_current(connection: Connection) -> bool:
     for each, line in lines:
         with _leaving_out(each, connection):
             version = own.get(line.version_table) if each.is_own else line.current(connection)
-            if version != line.head():
+            if version != line.head() and not _is_newer_own(each, line, version):
                 _check_known(line, version)
                 return False
             if each.is_own:  # as with the ledger's own tables: each command would pay for the check
@@ -70,10 +70,13 @@ def are_current(connection: Connection) -> bool:
 def old_versions(connection: Connection) -> str:
     """Return the names and versions of the tables that `upgrade` migrates; "" if there are none.
 
-    Leave out the features whose migrations fail: try each migration, and undo it.
+    Not those of Daybook's features, whose migrations only add. Leave out the features whose
+    migrations fail: try each migration, and undo it.
     """
     found = list[str]()
     for each, line in _lines():
+        if each.is_own:
+            continue
         with _leaving_out(each, connection):
             version = line.current(connection)
             if version not in (None, line.head()):
@@ -108,7 +111,7 @@ def upgrade(connection: Connection, *, is_in_use: bool) -> None:
     for each, line in _lines():
         with _leaving_out(each, connection):
             version = line.current(connection)
-            if version == line.head():
+            if version == line.head() or _is_newer_own(each, line, version):
                 continue
             _check_known(line, version)
             if version is not None and is_in_use:
@@ -168,6 +171,14 @@ def _of_packages(packages: Iterable[str]) -> set[str]:
         for mapper in default_registry.mappers
         if mapper.class_.__module__.startswith(folders)
     }
+
+
+def _is_newer_own(each: Feature, line: Line, version: str | None) -> bool:
+    """Return whether a newer Daybook has migrated the tables of its feature.
+
+    Its migrations only add, or the fact of the ledger refuses this program (`schema`).
+    """
+    return each.is_own and version is not None and line.is_newer(version)
 
 
 def _check_known(line: Line, version: str | None) -> None:

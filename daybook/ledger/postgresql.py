@@ -7,25 +7,33 @@ still current at the commit. A read transaction sees a snapshot and waits for no
 A connection may be lost before a commit's answer arrives. The server keeps the status of each
 transaction, so the ledger queries that status to find out whether the write was committed. If the
 server does not answer in time, the ledger raises `LedgerUnreachable`, and the result stays unknown.
+So does a commit before a crash or a failover to a standby, because another transaction may get its
+id afterwards.
 
 A process that stalls in the middle of a write loses its connection and thereby the lock; its writes
-are rolled back.
+are rolled back. The same happens if the network between the process and the server is cut.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
+import ssl
+import sys
 import time
 from datetime import timedelta
 from typing import Any
+from urllib.parse import urlencode
 
 import asyncpg  # type: ignore[import-untyped]
 from sqlalchemy import TextClause, event, text
-from sqlalchemy.engine import URL, ExceptionContext
+from sqlalchemy.engine import URL, ExceptionContext, make_url
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
-from daybook.errors import LedgerUnreachable
+from daybook import settings
+from daybook.errors import InvalidInput, LedgerUnreachable
 from daybook.ledger import database, texts
 from daybook.ledger.database_clock import DatabaseClock
 from daybook.ledger.in_use import InUse
@@ -36,25 +44,47 @@ CONNECT_TIMEOUT = timedelta(seconds=10)
 ANSWER_TIMEOUT = timedelta(seconds=10)
 """Maximum time to wait for an answer, in addition to the wait for the lock."""
 
-IDLE_TRANSACTION_TIMEOUT = timedelta(seconds=20)
-"""Maximum idle time of a write transaction; other writers wait longer than this for the lock."""
+IDLE_TRANSACTION_TIMEOUT = timedelta(seconds=10)
+"""Maximum idle time of a write transaction; other writers wait longer than this for the lock.
+
+The network may be cut in the middle of a write of any process. Then another keeper leads within
+this time and `Timing.leader_lease`.
+"""
+
+SILENCE_TIMEOUT = timedelta(seconds=10)
+"""How long a server's machine may acknowledge nothing before its connections count as lost."""
 
 COMMIT_POLL_INTERVAL = timedelta(milliseconds=200)
 
-_NUMBER = "transaction"
-"""The key under which a session keeps the id of its transaction."""
+_TLS_FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
+"""Options of a ledger's address that name files."""
 
-_MOMENT = text("SELECT clock_timestamp(), NULL")
+_NUMBER = "transaction"
+"""The key under which a session keeps the id of its transaction, and its era.
+
+Within an era, no id is used twice: recovery ends with a checkpoint or a new timeline.
+"""
+
+_ERA = """
+left(pg_walfile_name(pg_current_wal_lsn()), 8)
+    || (SELECT checkpoint_lsn FROM pg_control_checkpoint())
+"""
+_MOMENT = text("SELECT clock_timestamp(), NULL, NULL")
 # PostgreSQL guarantees an order of evaluation only for the conditions of a CASE.
-_LOCK = text("""
+_LOCK = text(f"""
 SELECT CASE WHEN set_config('lock_timeout', :wait, true) IS NOT NULL
              AND set_config('idle_in_transaction_session_timeout', :still, true) IS NOT NULL
        THEN CASE WHEN pg_advisory_xact_lock(
                 hashtextextended('daybook ' || coalesce(current_schema(), ''), 0)) IS NOT NULL
             THEN clock_timestamp() END END,
-       CAST(pg_current_xact_id() AS text)
+       CAST(pg_current_xact_id() AS text), {_ERA}
 """)
-_STATUS = text("SELECT pg_xact_status(CAST(CAST(:number AS text) AS xid8))")
+_STATUS = text("""
+SELECT CASE WHEN id < pg_current_xact_id() THEN pg_xact_status(id) END
+FROM CAST(CAST(:number AS text) AS xid8) AS id
+""")
+_REPLICATED = text("SELECT pg_logical_emit_message(true, 'daybook', '')")
+"""A write, so that its commit waits for a synchronous standby like that of another write."""
 
 _DRIVERS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 _AT_CONNECT = (*_DRIVERS, OSError, OverflowError, TypeError, ValueError)
@@ -88,6 +118,7 @@ _UNREACHABLE_STATES = {
     "42P05": _POOLED,  # the prepared statement exists already
     "3F000": "",  # no schema
     "42501": "",  # no permission
+    "55000": "it is a standby",
     "55P03": "locked: other writers did not release it in time",
 }
 
@@ -115,15 +146,35 @@ class Postgresql:
         )
 
     async def _connect(self, *given: Any, **options: Any) -> Any:
-        """Open a connection.
+        """Open a connection, with the options of TLS that the driver accepts only in an address.
 
         Raise `LedgerUnreachable` here, because SQLAlchemy translates only errors of statements.
         """
+        files = {name: options.pop(name) for name in _TLS_FILES if name in options}
+        for name, path in files.items():
+            if not os.access(path, os.R_OK):  # the driver's error does not name the file
+                raise LedgerUnreachable(self.place, f"the {name} {path} cannot be read")
+        if files:
+            options["dsn"] = f"postgresql://?{urlencode(files)}"
         try:
-            return await asyncpg.connect(*given, **options)
+            try:
+                connection = await asyncpg.connect(*given, **options)
+            except asyncpg.InvalidPasswordError:
+                if (password := self._new_password()) in (None, options.get("password")):
+                    raise
+                connection = await asyncpg.connect(*given, **{**options, "password": password})
+            _limit_silence(connection)
+            return connection
         except _AT_CONNECT as error:
-            why = str(error) or f"no answer within {CONNECT_TIMEOUT.seconds} s"
-            raise LedgerUnreachable(self.place, why) from error
+            raise LedgerUnreachable(self.place, _why_not_connected(error)) from error
+
+    def _new_password(self) -> str | None:
+        """Return the password that the settings have now, which an operator may have changed."""
+        try:
+            url = make_url(settings.load().ledger_address)
+        except InvalidInput:
+            return None
+        return url.password if database.without_password(url) == self.place else None
 
     def prepare_files(self, in_use: InUse | None) -> None:
         """Do nothing: the operator creates the database."""
@@ -164,23 +215,24 @@ class Postgresql:
     ) -> None:
         await session.connection()  # connect before the measurement: connecting takes time
         asked_at = time.monotonic()
-        moment, number = (await session.execute(first, parameters)).one()
+        moment, number, era = (await session.execute(first, parameters)).one()
         self.clock.observe(moment, asked_at, time.monotonic())
-        session.info[_NUMBER] = number
+        session.info[_NUMBER] = number, era
 
     async def commit(self, session: AsyncSession) -> None:
         """Commit; if only the answer was lost, query the transaction's status."""
-        number = session.info[_NUMBER]
+        number, era = session.info[_NUMBER]
         try:
             await session.commit()
         except LedgerUnreachable:
-            if not await self._was_committed(number):
+            if not await self._was_committed(number, era):
                 raise
 
-    async def _was_committed(self, number: str) -> bool:
+    async def _was_committed(self, number: str, era: str) -> bool:
         """Return whether the transaction was committed; query until the server answers.
 
-        Raise `LedgerUnreachable` after the time for which a writer waits for the lock.
+        Return True only if a synchronous standby has it too. Raise `LedgerUnreachable` after the
+        time for which a writer waits for the lock, and if the id may be another transaction's.
         """
         end = time.monotonic() + self._busy.total_seconds()
         while True:
@@ -189,11 +241,19 @@ class Postgresql:
                 async with self.writing() as session:
                     await self.begin_writing(session, left)  # lock free: the transaction has ended
                     status = await session.execute(_STATUS, {"number": number})
-                    return bool(status.scalar_one() == "committed")
+                    if status.scalar_one() != "committed":
+                        return False
+                    if session.info[_NUMBER][1] != era:
+                        break
+                    await session.execute(_REPLICATED)
+                    await session.commit()
+                    return True
             except LedgerUnreachable:
                 if time.monotonic() >= end:
                     raise
             await asyncio.sleep(COMMIT_POLL_INTERVAL.total_seconds())
+        why = "it restarted or failed over during a commit, whose result is unknown"
+        raise LedgerUnreachable(self.place, why)
 
     def closed(self) -> None:
         """Do nothing: no file is left behind."""
@@ -211,6 +271,33 @@ class Postgresql:
 
     def skew(self) -> timedelta:
         return self.clock.skew()
+
+
+def _limit_silence(connection: Any) -> None:
+    """Let the kernel close the connection after `SILENCE_TIMEOUT`, if this driver allows it.
+
+    Otherwise a cut network would show only when the time for a command is over.
+    """
+    transport = getattr(connection, "_transport", None)  # asyncpg has no public name for it
+    connected = transport.get_extra_info("socket") if transport is not None else None
+    if connected is None or connected.family == socket.AF_UNIX:
+        return
+    connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if sys.platform == "linux":
+        seconds = SILENCE_TIMEOUT.seconds
+        for option, value in (
+            (socket.TCP_KEEPIDLE, seconds // 2),
+            (socket.TCP_KEEPINTVL, seconds // 2),
+            (socket.TCP_USER_TIMEOUT, 1000 * seconds),
+        ):
+            connected.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def _why_not_connected(error: BaseException) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        fix = "name the file of its authority as sslrootcert in the address"
+        return f"its certificate is not trusted: {error.verify_message}; {fix}"
+    return str(error) or f"no answer within {CONNECT_TIMEOUT.seconds} s"
 
 
 def _refuse_closed(connection: Any, *_: Any) -> None:

@@ -1,8 +1,18 @@
 """Automatic migration of a ledger's schema, under the claim lock.
 
 If two processes start at once, both request the lock; the second process that gets it finds the
-schema up to date.
-Alembic is imported only if there is something to do.
+schema up to date. Alembic is imported only if there is something to do.
+
+Programs of several versions may use one ledger. A migration records in the facts the oldest schema
+whose programs can use the migrated ledger. An older program refuses to open the ledger, and each
+write transaction of an older program that has it open already is refused too.
+
+To add a migration: write it to `versions`, and its version to `HEAD`. The second word of `HEAD` is
+that oldest schema. Leave it as it is if the migration only adds tables, indexes that are not
+unique, and columns with a default of the database, and if older programs may ignore them. Otherwise
+repeat the new version, also if a release adds a field to jobs, for which it may be empty: programs
+refuse jobs with unknown fields. The migrations of Daybook's features only add; one that does more
+needs such a migration of the ledger.
 """
 
 from __future__ import annotations
@@ -29,7 +39,15 @@ if TYPE_CHECKING:
 VERSION_TABLE = "daybook_version"
 MIGRATIONS = Path(__file__).parent / "migrations"
 
+OLDEST_FACT = "oldest_schema"
+"""Key of the fact that names the oldest schema whose programs can use this ledger."""
+
 _ID = text("SELECT value FROM facts WHERE key = 'id'")
+_SET_OLDEST = text(
+    f"INSERT INTO facts (key, value) VALUES ('{OLDEST_FACT}', :oldest)"
+    " ON CONFLICT (key) DO UPDATE SET value = excluded.value"
+)
+_OLDEST = f"SELECT value FROM facts WHERE key = '{OLDEST_FACT}'"
 
 POLL_INTERVAL_SECONDS = 0.01
 _MIGRATING = threading.Lock()
@@ -41,7 +59,7 @@ class Line:
 
     The folder has the migrations in `versions`. Its file HEAD has the newest version, so that two
     migrations written at the same time cause a merge conflict, and so that Alembic is imported only
-    if there is something to do.
+    if there is something to do. A newer version of Daybook's tables has the greater number.
     """
 
     folder: Path
@@ -52,7 +70,15 @@ class Line:
 
         It is read once, and so stays if another version of the program is installed meanwhile.
         """
-        return _read_head(self.folder)
+        return _read_head(self.folder)[0]
+
+    def oldest(self) -> str:
+        """Return the oldest version whose programs can use the tables of the newest version."""
+        return _read_head(self.folder)[-1]
+
+    def is_newer(self, version: str) -> bool:
+        """Return whether ``version``, of tables of Daybook's own, is newer than this program's."""
+        return _number(version) > _number(self.head())
 
     def current(self, connection: Connection) -> str | None:
         """Return the version of the tables; None if there are none yet."""
@@ -100,8 +126,12 @@ def versions(connection: Connection, tables: Iterable[str]) -> dict[str, str]:
 
 
 @cache
-def _read_head(folder: Path) -> str:
-    return (folder / "HEAD").read_text().split()[0]
+def _read_head(folder: Path) -> list[str]:
+    return (folder / "HEAD").read_text().split()
+
+
+def _number(version: str) -> tuple[int, str]:
+    return len(version), version
 
 
 def ledger_line() -> Line:
@@ -126,19 +156,46 @@ def ledger_id(connection: Connection) -> str:
     return str(connection.execute(_ID).scalar_one())
 
 
+def is_usable(connection: Connection) -> bool:
+    """Return whether this program can use the ledger as it is, without a migration."""
+    version = current(connection)
+    if version is None or version == head():
+        return version is not None
+    return ledger_line().is_newer(version) and not _is_too_new(
+        connection.exec_driver_sql(_OLDEST).scalar() or version
+    )
+
+
+def _is_too_new(oldest: str | None) -> bool:
+    return oldest is not None and ledger_line().is_newer(oldest)
+
+
+def keeps_programs_of(version: str) -> bool:
+    """Return whether programs of this earlier version can use the ledger after `upgrade`."""
+    return _number(ledger_line().oldest()) <= _number(version)
+
+
+async def newer_error(session: AsyncSession) -> LedgerNewer | None:
+    """Return the error to raise if a newer program has made the open ledger unusable, else None."""
+    connection = await session.connection()
+    # Each write transaction pays for this query, so it costs half as much CPU as by the session.
+    oldest = (await connection.exec_driver_sql(_OLDEST)).scalar()
+    return LedgerNewer(str(oldest), head()) if _is_too_new(oldest) else None
+
+
 def check_known(version: str) -> None:
     """Raise `LedgerNewer` for a version of the schema that this program has no migration for."""
-    if not ledger_line().knows(version):
+    if ledger_line().is_newer(version) or not ledger_line().knows(version):
         raise LedgerNewer(version, head())
 
 
 def earlier_version(connection: Connection) -> str | None:
-    """Return the version that `upgrade` would migrate from; None for a new or a current ledger.
+    """Return the version that `upgrade` would migrate from; None if it would not, or is new.
 
-    Raise `LedgerNewer` if a newer program has migrated the ledger.
+    Raise `LedgerNewer` if a newer program has made the ledger unusable for this one.
     """
     version = current(connection)
-    if version is None or version == head():
+    if version is None or is_usable(connection):
         return None
     check_known(version)
     return version
@@ -147,13 +204,14 @@ def earlier_version(connection: Connection) -> str | None:
 def upgrade(connection: Connection) -> str:
     """Migrate to the newest version, and return the ledger's id.
 
-    Raise `LedgerNewer` if a newer program has migrated the ledger.
+    Raise `LedgerNewer` if a newer program has made the ledger unusable for this one.
     """
-    version = current(connection)
-    if version != head():
+    if not is_usable(connection):
+        version = current(connection)
         if version is not None:
             check_known(version)
         ledger_line().migrate(connection, head())
+        connection.execute(_SET_OLDEST, {"oldest": ledger_line().oldest()})
     parameters = {"id": new_id()[:12]}
     connection.execute(
         text("INSERT INTO facts (key, value) VALUES ('id', :id) ON CONFLICT (key) DO NOTHING"),

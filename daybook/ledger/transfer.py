@@ -13,8 +13,8 @@ from sqlalchemy import delete, func, insert, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from daybook.errors import InvalidInput, LedgerUnreachable
-from daybook.ledger import feature_tables, migration_copies
+from daybook.errors import InvalidInput, LedgerNewer, LedgerUnreachable
+from daybook.ledger import feature_tables, migration_copies, schema
 from daybook.ledger.engine import Ledger
 from daybook.ledger.feature_tables import all_tables
 from daybook.ledger.tables import Fact
@@ -46,8 +46,12 @@ async def copy_rows(source: AsyncSession, target: AsyncSession) -> int:
 
     ``target`` is a session of `Ledger.write`, so either all rows are replaced, or none. Raise
     `InvalidInput` if ``source`` has tables of a feature that is not in use: its rows would be lost.
+    Raise `LedgerNewer` if a newer program migrated it: its new columns would be lost.
     """
     connection = await source.connection()
+    version = str(await connection.run_sync(schema.current))
+    if version != schema.head():
+        raise LedgerNewer(version, schema.head())
     if unused := await connection.run_sync(feature_tables.unused):
         problem = f"it has tables of features that are not in use ({', '.join(unused)})"
         raise InvalidInput("ledger", problem, "`daybook doctor` names them; repair or install them")

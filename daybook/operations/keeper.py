@@ -21,8 +21,9 @@ async def run_keeper(say: Callable[[str], None], read_overview: ReadOverview) ->
 
     ``say`` gets a line when the keeper starts or stops, and when it starts or stops leading.
     ``read_overview`` returns the data of Prefect's artifact of the ledger, as in `Keeper`. Raise
-    `PrefectUnreachable` and `LedgerUnreachable`. Raise `InvalidInput` if Prefect has jobs of
-    another ledger and none of this ledger (promise 15: a deployment belongs to one ledger).
+    `PrefectUnreachable` and `LedgerUnreachable`, also when a newer program has made the ledger
+    unusable for this one. Raise `InvalidInput` if Prefect has jobs of another ledger and none of
+    this ledger (promise 15: a deployment belongs to one ledger).
     """
     private_names.cache_time_zones()
     async with AsyncExitStack() as stack:
@@ -33,6 +34,8 @@ async def run_keeper(say: Callable[[str], None], read_overview: ReadOverview) ->
         keeper = Keeper(ledger, leadership.new_holder(), read_overview=read_overview)
         work = asyncio.create_task(keeper.run())
         reporting = asyncio.create_task(_report(keeper, say))
+        outdated = asyncio.create_task(ledger.until_newer())
+        outdated.add_done_callback(lambda _: work.cancel())
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, work.cancel)
@@ -43,7 +46,10 @@ async def run_keeper(say: Callable[[str], None], read_overview: ReadOverview) ->
                 await work
         finally:
             reporting.cancel()
+            outdated.cancel()
         say("Keeper stopped")
+        if outdated.done():
+            outdated.result()
 
 
 async def _report(keeper: Keeper, say: Callable[[str], None]) -> None:

@@ -36,6 +36,7 @@ from daybook import settings
 from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import (
     DaybookError,
+    LedgerNewer,
     LedgerUnreachable,
     PrefectUnreachable,
 )
@@ -513,6 +514,7 @@ async def _start_command_server(home: homes.Home, forked_from: image.Image | Non
 async def _watch(ledger: Ledger, talk: UpReporter, since: datetime) -> NoReturn:
     """Show each run that has ended since ``since`` (UTC), until cancelled.
 
+    Raise `LedgerNewer` if a newer program has made the ledger unusable for this one.
     While the ledger is unreachable, show nothing. Afterwards, show the runs that ended in the
     meantime. Show a range of due times again only when its number of due times has doubled.
     Otherwise a range might appear a thousand times, because after a night of sleep it may grow by
@@ -526,6 +528,8 @@ async def _watch(ledger: Ledger, talk: UpReporter, since: datetime) -> NoReturn:
         try:
             async with ledger.read() as session:
                 ended = await history.ended_since(session, until, last_id)
+        except LedgerNewer:
+            raise
         except LedgerUnreachable as error:
             if is_reachable:
                 talk.say(f"Cannot show outcomes now: {error}")

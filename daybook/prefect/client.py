@@ -170,6 +170,13 @@ def raising_daybook_errors(address: str) -> Iterator[None]:
         raise
 
 
+def is_cloud(client: PrefectClient) -> bool:
+    """Return whether Prefect is Prefect Cloud, which has no version and no pages of a server."""
+    from prefect.client.base import ServerType
+
+    return client.server_type == ServerType.CLOUD
+
+
 async def check_connection(client: PrefectClient) -> None:
     """Raise `PrefectUnreachable` unless Prefect answers; call it before writing a change.
 

@@ -35,7 +35,6 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Pending
 
 from daybook import home
-from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import (
     DiskFull,
     FenceRefused,
@@ -102,7 +101,7 @@ MAX_REMEMBERED_RUNS = 500
 """
 ResolveProcessSpec = Callable[[FlowRun], Awaitable[ProcessSpec]]
 """Function that returns a flow run's process settings, from the work pool and the deployment."""
-UNAVAILABLE_ERRORS = (Unreachable, LedgerNewer, DiskFull, httpx.HTTPError)
+UNAVAILABLE_ERRORS = (Unreachable, DiskFull, httpx.HTTPError)
 _UPDATE_FAILED = {"action": "prefect_update_failed"}
 
 
@@ -154,7 +153,7 @@ class Dispatcher:
         space for their records, and a new run could not record anything.
 
         Return False for an external run, which belongs to no job (see `start`). Ignore a run of
-        another ledger.
+        another ledger. If a newer program migrated the ledger, leave the run to a newer worker.
         """
         if occurrence.belongs_to_other_ledger(run, self._ledger.id):
             return True  # that ledger's own worker fetches it
@@ -162,13 +161,16 @@ class Dispatcher:
             if (full := home.full_disk(self._folders)) is not None:
                 raise DiskFull(str(full))
             return await self._claim_and_start(run)
+        except LedgerNewer as error:
+            log.warning("%s is left to a newer worker: %s", run.name, error)
+            return True
         except (InvalidInput, *UNAVAILABLE_ERRORS) as error:
             # No ledger, no effect (promise 7): the run has no claim, so reschedule it. An invalid
             # setting, or a job whose due times cannot be computed, may be repaired meanwhile.
             log.warning("%s waits: %s", run.name, error, extra={"action": "waits_for_ledger"})
             is_unreadable = isinstance(error, UnreadableJob)
             delay = UNREADABLE_JOB_DELAY if is_unreadable else claim.NO_LEDGER_DELAY
-            answer = Waiting(SYSTEM_CLOCK.now() + delay, str(error))
+            answer = Waiting(self._ledger.now() + delay, str(error))
             await self._in_time(run, self._set_back(run, answer))
             return True
 
@@ -313,8 +315,9 @@ class Dispatcher:
         `ObjectNotFound` if the run was deleted, and `httpx.HTTPError` if the request fails.
         """
         # Set the time, because Prefect otherwise copies it from the previous state. If that state
-        # was just moved to a later time, the process would wait until then.
-        details = StateDetails.model_validate({"scheduled_time": SYSTEM_CLOCK.now()})
+        # was just moved to a later time, the process would wait until then, as it would if this
+        # machine's clock is ahead: use the ledger's.
+        details = StateDetails.model_validate({"scheduled_time": self._ledger.now()})
         pending: State[Any] = Pending(state_details=details)
         result: OrchestrationResult[Any] = await self._client.set_flow_run_state(run.id, pending)
         return result.state if result.status is SetStateStatus.ACCEPT else None

@@ -30,7 +30,7 @@ from collections.abc import Awaitable, Callable
 import httpx
 from prefect.client.orchestration import PrefectClient
 
-from daybook.errors import FenceRefused, IllegalTransition, LedgerUnreachable
+from daybook.errors import FenceRefused, IllegalTransition, LedgerNewer, LedgerUnreachable
 from daybook.execution import delivery, outcome_spool
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import HELD, TERMINAL, Outcome, Status
@@ -98,7 +98,7 @@ async def _retry_until_reachable(
         try:
             return await work()
         except LedgerUnreachable as error:
-            if ledger.now() >= end:
+            if ledger.now() >= end or isinstance(error, LedgerNewer):
                 log.error(
                     "cannot record the outcome: %s", error, extra={"action": "outcome_not_recorded"}
                 )

@@ -37,7 +37,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.responses import WorkerFlowRunResponse
 from prefect.exceptions import ObjectNotFound
 
-from daybook.clock import SYSTEM_CLOCK
+from daybook.clock import SYSTEM_CLOCK, Clock
 from daybook.jobs.lateness import MAX_CATCH_UP_AGE, ON_TIME_GRACE
 from daybook.policies.policy import policy_from_parameters
 from daybook.prefect import work_queues
@@ -70,7 +70,10 @@ waits for long.
 
 
 class RunQueue:
-    """Queue that calls ``dispatch`` with each flow run at its scheduled time."""
+    """Queue that calls ``dispatch`` with each flow run at its scheduled time.
+
+    It has the ``clock`` of the ledger, because this machine's may be wrong.
+    """
 
     def __init__(
         self,
@@ -78,7 +81,10 @@ class RunQueue:
         pool: str,
         queues: list[str],
         dispatch: Callable[[FlowRun], Coroutine[Any, Any, None]],
+        *,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
+        self._clock = clock
         self._client, self._pool, self._served = client, pool, queues
         self._dispatch = dispatch
         self._queues, self._queues_read_at = queues, float("-inf")
@@ -129,7 +135,7 @@ class RunQueue:
     def pause_after(self, wait: float) -> float:
         """Return the seconds until the next poll; ``wait`` is the time before the last poll."""
         shortest, longest = TIMING.poll.total_seconds(), MAX_IDLE_INTERVAL.total_seconds()
-        soon = SYSTEM_CLOCK.now() + MAX_IDLE_INTERVAL
+        soon = self._clock.now() + MAX_IDLE_INTERVAL
         if self._dispatching or any(when <= soon for when, _ in self._upcoming.values()):
             return shortest
         return max(min(wait * 2, longest), shortest)
@@ -140,7 +146,7 @@ class RunQueue:
         Raise `httpx.HTTPError`, and `ObjectNotFound` for a pool or queue that does not exist.
         """
         await self._find_queues()
-        polled_at, before = time.monotonic(), SYSTEM_CLOCK.now() + FETCH_AHEAD_INTERVAL
+        polled_at, before = time.monotonic(), self._clock.now() + FETCH_AHEAD_INTERVAL
         try:
             runs = await self._read(self._queues, before)
         except ObjectNotFound:
@@ -155,7 +161,7 @@ class RunQueue:
         if any(map(_is_late, runs)):
             # Prefect lists the earliest runs first, at most a page, or as many runs as the pool has
             # slots. So late runs may hide the runs that are due now.
-            runs += await self._read(self._queues, before, SYSTEM_CLOCK.now() - ON_TIME_GRACE)
+            runs += await self._read(self._queues, before, self._clock.now() - ON_TIME_GRACE)
         self.last_poll = SYSTEM_CLOCK.now()
         # A response that Prefect sent before a run was dispatched still lists the run as scheduled.
         self._dispatched = {each: at for each, at in self._dispatched.items() if at > polled_at}
@@ -207,7 +213,7 @@ class RunQueue:
         """
         while True:
             self._changed.clear()
-            now = SYSTEM_CLOCK.now()
+            now = self._clock.now()
             due = [run for when, run in self._upcoming.values() if when <= now]
             for run in sorted(due, key=claim_order):
                 del self._upcoming[run.id]

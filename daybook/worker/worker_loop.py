@@ -41,7 +41,7 @@ from prefect.events import Event
 from prefect.events.filters import EventAnyResourceFilter, EventFilter, EventNameFilter
 from prefect.logging.loggers import flow_run_logger
 
-from daybook.errors import DaybookError, LedgerUnreachable, Unreachable
+from daybook.errors import DaybookError, LedgerNewer, LedgerUnreachable, Unreachable
 from daybook.keeper import event_stream, leadership, lease_reaper
 from daybook.keeper.keeper import Keeper
 from daybook.keeper.overview import Overview
@@ -161,7 +161,9 @@ class WorkerLoop:
         )
         self._upkeep = (self._renew, self._send_heartbeats, self._poll_cancellations)
         """Upkeep of active runs: leases, heartbeats and cancellations."""
-        self.run_queue = RunQueue(client, config.pool, config.queues, self._dispatch)
+        self.run_queue = RunQueue(
+            client, config.pool, config.queues, self._dispatch, clock=ledger.clock
+        )
         self.keeper = Keeper(
             ledger,
             self._holder,
@@ -170,22 +172,32 @@ class WorkerLoop:
         )
 
     async def run_until_cancelled(self) -> NoReturn:
-        """Run until this task is cancelled; the caller has to call `shutdown` afterwards."""
+        """Run until this task is cancelled; the caller has to call `shutdown` afterwards.
+
+        Raise `LedgerNewer` if a newer program migrated the ledger so that this worker cannot use
+        it, when its active runs have ended.
+        """
         self._running = True
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self.run_queue.hand_out())
-            group.create_task(self.run_queue.poll())
-            group.create_task(self._handle_leftovers())
-            group.create_task(self.keeper.run())
-            group.create_task(self._record_tools())
-            group.create_task(self._membership.keep())
-            if self._config.max_memory:
-                group.create_task(self._limit_memory())
-            for work in self._upkeep:
-                group.create_task(work())
-            if self._config.pool_id is not None:
-                group.create_task(listen(self._config.pool_id, self._on_event))
-            self.run_queue.poll_soon()
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self.run_queue.hand_out())
+                group.create_task(self.run_queue.poll())
+                group.create_task(self._handle_leftovers())
+                group.create_task(self.keeper.run())
+                group.create_task(self._record_tools())
+                group.create_task(self._membership.keep())
+                group.create_task(self._end_if_outdated())
+                if self._config.max_memory:
+                    group.create_task(self._limit_memory())
+                for work in self._upkeep:
+                    group.create_task(work())
+                if self._config.pool_id is not None:
+                    group.create_task(listen(self._config.pool_id, self._on_event))
+                self.run_queue.poll_soon()
+        except ExceptionGroup as errors:
+            if (newer := errors.subgroup(LedgerNewer)) is None:
+                raise
+            raise newer.exceptions[0] from None
         raise AssertionError("these tasks end only when they are cancelled")
 
     async def run_once(self) -> None:
@@ -226,6 +238,17 @@ class WorkerLoop:
             else:
                 self.used_too_much_memory = True
                 os.kill(os.getpid(), signal.SIGTERM)
+
+    async def _end_if_outdated(self) -> NoReturn:
+        """Raise `LedgerNewer` if it happens and no run is active; start no run meanwhile."""
+        try:
+            await self._ledger.until_newer()
+        except LedgerNewer as error:
+            log.error("this worker ends: %s", error, extra={"action": "ledger_newer"})
+            self._draining = True
+            await self.run_queue.wait_until_dispatched()
+            await self._all_ended()
+            raise
 
     def _has_room(self) -> bool:
         if self._draining:

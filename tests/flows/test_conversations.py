@@ -21,6 +21,7 @@ from tests import bot_api, slack_api
 from tests.calling import ModelAgent, calls
 from tests.chat_service import ChatService, SentMessage
 from tests.conversing import KEEPS, NOTES, Conversing, listening_to
+from tests.pictures import JPEG, PNG, sent_to_model
 from tests.providers import Answer
 from tests.toolbox import install
 from tests.waiting import becomes_true
@@ -50,6 +51,12 @@ class Chat(Conversing):
         """Write, let the requested run happen, and return the answer."""
         before = len(self.bot.sent)
         self.bot.write(text, reply_to=reply_to)
+        return await self.next(before)
+
+    async def sends(self, content: bytes, text: str = "") -> SentMessage:
+        """Send a picture, let the requested run happen, and return the answer."""
+        before = len(self.bot.sent)
+        self.bot.sends(content, text)
         return await self.next(before)
 
     async def presses(self, on: SentMessage, word: str) -> SentMessage:
@@ -172,6 +179,54 @@ async def test_an_answer_is_shown_while_it_is_written(
     assert [each.plain.strip() for each in chat.bot.sent[before:] if not each.is_deleted] == [
         text.strip()
     ]
+
+
+@pytest.mark.floor("E", "A picture in the chat reaches the model")
+async def test_a_model_gets_a_picture_and_still_has_it_later(
+    chat: Chat, model_agent: ModelAgent, service: str
+) -> None:
+    await model_agent.given()
+    fake_provider = model_agent.fake_provider
+    fake_provider.script = ["A cat.", "Grey.", "A dog."]
+    await operations.DOCUMENTS[service].edit(service, {"agent": model_agent.name})
+    await chat.bot.until(lambda: chat.bot.calls.count(chat.bot.identifies) >= 3)  # it listens anew
+
+    refused = await chat.sends(PNG, "what is this?")
+    assert "gets no pictures" in refused.plain
+    assert f"daybook agents edit {model_agent.name} --pictures" in refused.plain
+    assert fake_provider.requests == []
+
+    await api.agents.edit(model_agent.name, {"pictures": True})
+    answer = await chat.sends(PNG, "what is this?")
+    assert answer.plain == "A cat."
+    assert (await chat.says("which colour?", reply_to=answer)).plain == "Grey."
+    assert (await chat.sends(JPEG)).plain == "A dog."
+    first, second, third = [each.body for each in fake_provider.requests]
+    assert sent_to_model(first) == sent_to_model(second) == [PNG]
+    assert sent_to_model(third) == [PNG, JPEG]
+    assert "what is this?" in fake_provider.requests[0].prompt
+    [session] = await api.sessions.list_sessions()
+    shown = await api.sessions.show(session.id)
+    assert shown.history[0].content.startswith("what is this?\n\n[picture: ")
+    run = await api.runs.show((await chat.world.runs.rows())[-1].id)
+    assert ["Binary" in (step.input or "") for step in run.steps] == [False]
+
+
+async def test_a_program_gets_a_picture_as_a_file_for_its_time(chat: Chat, service: str) -> None:
+    world = chat.world
+    agent = await world.agents.add(
+        "import glob\n"
+        "prompt = sys.stdin.read()\n"
+        "[path] = [each for each in prompt.split() if each.startswith('.claude/')]\n"
+        "mode = os.stat(os.path.dirname(path)).st_mode & 0o777\n"
+        "print(open(path, 'rb').read().hex()[:16], oct(mode), path.rpartition('/')[2])\n"
+    )
+    await api.agents.edit(agent.name, {"work_dir": str(world.home.path)})
+    await operations.DOCUMENTS[service].edit(service, {"agent": agent.name})
+    await chat.bot.until(lambda: chat.bot.calls.count(chat.bot.identifies) >= 3)
+    answer = await chat.sends(PNG, "what is this?")
+    assert answer.plain == f"{PNG[:8].hex()} 0o700 1.png"
+    assert not list(world.home.path.glob(".claude/skills/*"))
 
 
 @pytest.mark.floor("E", "A reply in the chat approves or rejects a call")

@@ -29,6 +29,7 @@ from daybook.home import Home
 from daybook.ledger import feature_tables, migration_copies, schema, transfer
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Status
+from daybook.ledger.tables import Fact
 from daybook.operations import home_lock
 from daybook.testing import ManualClock
 from tests import databases
@@ -139,6 +140,7 @@ async def test_a_second_start_changes_nothing(database: Database) -> None:
 async def test_a_ledger_of_a_newer_version_is_refused_and_not_changed(database: Database) -> None:
     await id_of(database.address)
     database.query(f"UPDATE {schema.VERSION_TABLE} SET version_num = '29991231_0001'")
+    database.query(f"UPDATE facts SET value = '29991231_0001' WHERE key = '{schema.OLDEST_FACT}'")
     before = database.tables()
 
     with pytest.raises(LedgerNewer, match="29991231_0001") as refused:
@@ -172,7 +174,7 @@ async def test_two_processes_that_start_at_once_create_one_ledger(database: Data
 
     assert [child.exitcode for child in children] == [0, 0]
     assert ids == {await id_of(database.address)}
-    assert database.query("SELECT count(*) FROM facts") == [(1,)]
+    assert database.query("SELECT count(*) FROM facts WHERE key = 'id'") == [(1,)]
 
 
 def _killed(address: str, after: str) -> None:
@@ -267,6 +269,53 @@ async def test_a_start_with_a_later_schema_migrates_the_ledger_and_keeps_its_dat
     assert stat.S_IMODE(copy.parent.stat().st_mode) == 0o700
     assert list(copy.parent.iterdir()) == [copy]
     assert await _rows(transfer.sqlite_address(copy)) == rows_before
+
+
+async def test_an_older_program_goes_on_with_a_schema_that_declares_it_compatible(
+    database: Database,
+    stored_rows: dict[str, str],
+    next_schema: Path,
+    daybook_home: Home,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (next_schema / "HEAD").write_text(f"{NEXT} {schema.head()}\n")
+    clock = ManualClock()
+    async with Ledger(database.address, clock) as old:
+        monkeypatch.setattr(schema, "MIGRATIONS", next_schema)
+        await id_of(database.address)
+        monkeypatch.undo()
+        await World(old, clock).runs.request(await World(old, clock).jobs.get("brief"))
+    async with Ledger(database.address, clock) as opened:
+        world = World(opened, clock)
+        await world.runs.request(await world.jobs.get("brief"))
+        assert len(await world.runs.rows()) == len(stored_rows) + 2
+        assert await opened.newer_schema() == NEXT
+        copy = Ledger(transfer.sqlite_address(daybook_home.path / "copy.db"))
+        async with opened.read() as source, copy, copy.write() as target:
+            with pytest.raises(LedgerNewer, match=NEXT):  # it would lose the new columns
+                await transfer.copy_rows(source, target)
+    assert version_of(database) == [(NEXT,)]
+    # It needs no copy from before the migration.
+    assert not (daybook_home.path / "backups").exists()
+
+
+async def test_a_program_that_has_the_ledger_open_is_refused_after_an_incompatible_migration(
+    database: Database, next_schema: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("daybook.ledger.engine.VERIFY_INTERVAL_SECONDS", 0.0)
+    async with Ledger(database.address) as old:
+        with monkeypatch.context() as patched:
+            patched.setattr(schema, "MIGRATIONS", next_schema)
+            await id_of(database.address)
+        monkeypatch.setattr("daybook.ledger.engine.VERIFY_INTERVAL_SECONDS", 3600.0)
+        with pytest.raises(LedgerNewer, match=NEXT):  # at once, and so no run is claimed
+            async with old.write() as session:
+                await session.merge(Fact(key="late", value="yes"))
+        assert NEXT in await old.why_unwritable()
+        monkeypatch.setattr("daybook.ledger.engine.VERIFY_INTERVAL_SECONDS", 0.0)
+        with pytest.raises(LedgerNewer, match=NEXT):
+            await old.until_newer()
+    assert database.query("SELECT value FROM facts WHERE key = 'late'") == []
 
 
 def _copy(home: Home, ledger_id: str) -> Path:

@@ -26,11 +26,12 @@ from daybook.errors import (
     UnknownName,
     says_disk_full,
 )
-from daybook.finding import Finding, passed, problem
+from daybook.finding import Finding, passed, problem, warning
 from daybook.home import current_home
 from daybook.http import secrets as references
 from daybook.jobs import store, summaries
 from daybook.jobs.store import StoredJob
+from daybook.ledger import schema
 from daybook.ledger.engine import open_ledger, reading
 from daybook.ledger.references import command_word
 from daybook.operations import versions
@@ -62,6 +63,10 @@ async def ledger() -> list[Finding]:
         async with open_ledger() as opened:
             if why := await opened.why_unwritable(within=WRITE_TIMEOUT):
                 return [findings.unwritable(why)]
+            if newer := await opened.newer_schema():
+                known = f"and this version only knows {schema.head()}, and can still use it"
+                fix = "install the newer version here too, and restart Daybook"
+                return [warning("ledger", f"the ledger has schema {newer}, {known}", fix)]
             enabled = sum(each.job.enabled for each in jobs)
             count = "1 job" if len(jobs) == 1 else f"{len(jobs)} jobs"
             return [passed("ledger", f"{opened.place}, {count}, {enabled} enabled")]

@@ -64,7 +64,7 @@ async def server(client: PrefectClient) -> list[Finding]:
     failure = await client.api_healthcheck()
     if failure is not None:
         return [_describe_failure(address, failure)]
-    if _is_cloud(client):
+    if prefect.client.is_cloud(client):
         return [passed("prefect", address)]
     try:
         version = str(await client.api_version())
@@ -132,7 +132,7 @@ async def ui(client: PrefectClient) -> list[Finding]:
     from prefect.settings import get_current_settings
 
     address = (current_home().running() or {}).get("ui_url") or get_current_settings().ui_url
-    if not address or _is_cloud(client):
+    if not address or prefect.client.is_cloud(client):
         return []
     is_remote = urlsplit(address).hostname not in ("127.0.0.1", "localhost", "::1")
     # Without TLS, do not load the certificates of all authorities, which takes 20 ms.
@@ -321,12 +321,6 @@ def _skew(before: datetime, response: Response, after: datetime) -> timedelta:
     if earliest > after:
         return earliest - after
     return min(timedelta(), latest - before)
-
-
-def _is_cloud(client: PrefectClient) -> bool:
-    from prefect.client.base import ServerType
-
-    return client.server_type == ServerType.CLOUD
 
 
 def _api_address(client: PrefectClient) -> str:

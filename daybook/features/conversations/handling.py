@@ -32,6 +32,7 @@ from daybook.errors import DaybookError, InvalidInput, NotFound, Unreachable
 from daybook.features.conversations import (
     chat_commands,
     people,
+    pictures,
     quiet_hours,
     store,
     words,
@@ -63,6 +64,8 @@ VIA = "chat"
 _BRACES = re.compile(r"\{(?=\{)")
 MAX_ATTEMPTING = timedelta(hours=1)
 """Age from which an update is no longer handled again because a server does not answer."""
+MAX_READING = timedelta(minutes=2)
+"""The same because its pictures cannot be read from the service; other messages wait for it."""
 MAX_RECORDING = timedelta(seconds=10)
 """Maximum time for which an update waits for the record of the message that it answers."""
 RECORDING_CHECK_SECONDS = 0.1
@@ -86,7 +89,8 @@ class Handled:
 async def handle_new(ledger: Ledger, account: Account, platform: Platform) -> int:
     """Handle the new updates of an account. Return how many have requested a run.
 
-    Raise `Unreachable` if Prefect or the ledger does not answer; the update stays new.
+    Raise `Unreachable` if Prefect or the ledger does not answer, and `PlatformError` if the service
+    does not give a picture now; the update stays new.
     """
     async with ledger.read() as session:
         rows = await store.in_state(session, account.name, UpdateState.NEW)
@@ -103,7 +107,7 @@ async def _handle(ledger: Ledger, account: Account, platform: Platform, row: Upd
     try:
         update = store.update_of(row)
         press_id = update.press_id
-        handler = await _prepared(ledger, account, row, update)
+        handler = await _prepared(ledger, account, platform, row, update)
         decision = words.decide(update, handler.role, handler.answered)
         if decision.action is Action.ASK:
             with suppress(PlatformError):
@@ -111,8 +115,8 @@ async def _handle(ledger: Ledger, account: Account, platform: Platform, row: Upd
         with owners.acting_as(Actor(user_id=handler.name, via=VIA)):
             result = await handler.do(decision)
     except DaybookError as error:
-        is_transient = isinstance(error, Unreachable)
-        if is_transient and row.received_at > ledger.now() - MAX_ATTEMPTING:
+        limit = _max_attempting(error)
+        if limit and row.received_at > ledger.now() - limit:
             raise
         result = await _failed(ledger, row, decision, str(error), f"{decision.action}: {error}")
     except Exception as error:  # one update must not stop the others
@@ -128,7 +132,16 @@ async def _handle(ledger: Ledger, account: Account, platform: Platform, row: Upd
     return result.run_id is not None
 
 
-async def _prepared(ledger: Ledger, account: Account, row: UpdateRow, update: Update) -> _Handler:
+def _max_attempting(error: DaybookError) -> timedelta | None:
+    """Return the age up to which an update is handled again after an error; None if it is not."""
+    if isinstance(error, PlatformError) and error.is_temporary:
+        return MAX_READING
+    return MAX_ATTEMPTING if isinstance(error, Unreachable) else None
+
+
+async def _prepared(
+    ledger: Ledger, account: Account, platform: Platform, row: UpdateRow, update: Update
+) -> _Handler:
     async with ledger.read() as session:
         person = await people.find(session, row.channel, row.person_id)
     person = person if update.is_verified else None
@@ -139,7 +152,7 @@ async def _prepared(ledger: Ledger, account: Account, row: UpdateRow, update: Up
         async with ledger.read() as session:
             answered, message = await _answered(session, row, update)
     name = person.name if person else ""
-    return _Handler(ledger, account, row, update, role, name, answered, message)
+    return _Handler(ledger, account, platform, row, update, role, name, answered, message)
 
 
 async def _failed(
@@ -222,6 +235,7 @@ class _Handler:
 
     ledger: Ledger
     account: Account
+    platform: Platform
     row: UpdateRow
     update: Update
     role: Role
@@ -321,6 +335,10 @@ class _Handler:
     async def _ask(self, decision: Intent) -> Handled:
         # A person's message is a text, and no template that could read other jobs' answers.
         prompt = _BRACES.sub("{ ", decision.text)
+        if self.update.pictures:
+            ids = self.update.pictures
+            found = await pictures.read(self.ledger, self.platform, self.request_id, ids)
+            prompt = "\n\n".join(filter(None, (prompt, "\n".join(each.note for each in found))))
         place = {"channel": self.row.channel, "chat_id": self.row.chat_id}
         # Each call of a tool then waits for an operator.
         approve = () if self.role is Role.OPERATOR else (EVERY_TOOL,)

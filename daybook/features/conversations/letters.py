@@ -64,6 +64,7 @@ class Letters:
             text, quoted = found.text, found.rest
         elif not is_forwarded:
             text = reply_text.without_signature(text) or base
+        pictures = (place,) if mail.has_pictures else ()
         ours = (each for each in known if self._is_code(sender.address, each))
         return Update(
             id=hashlib.sha256(key.encode(errors="replace")).hexdigest()[:32],
@@ -76,7 +77,8 @@ class Letters:
             text=text,
             reply_to=next(ours, known[0] if known else ""),
             quoted=clip(quoted, MAX_QUOTED),
-            unreadable="an attachment" if mail.attachments and not text else "",
+            unreadable="an attachment" if mail.attachments and not (text or pictures) else "",
+            pictures=pictures,
             is_forwarded=is_forwarded,
             is_letter=True,
             subject=clip(base, MAX_SUBJECT),

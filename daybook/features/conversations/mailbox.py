@@ -11,6 +11,7 @@ Message-ID                      of a received mail: `Update.id`, so a copy of it
 In-Reply-To, References         `Update.reply_to`, and the thread of an answer
 From                            the person, if it is verified (`senders`)
 the text without its quotes     `Update.text` (`reply_text`); HTML as Markdown
+attached pictures               `Update.pictures`: the place of the mail, which is read again
 \\Seen                           `confirm`
 ==============================  ===============================================================
 
@@ -28,7 +29,7 @@ import logging
 import smtplib
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from email.message import EmailMessage
@@ -37,12 +38,13 @@ from typing import TypeVar
 from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import DaybookError, InvalidInput, OutgoingRefused
 from daybook.execution import mail_text
-from daybook.features.conversations import senders
+from daybook.features.conversations import pictures, senders
 from daybook.features.conversations.letters import Letters
 from daybook.features.conversations.platform import (
     AccessRevoked,
     PlatformError,
     Post,
+    ReceivedPicture,
     Update,
 )
 from daybook.features.conversations.settings import MailboxSettings
@@ -66,6 +68,8 @@ MAX_MAILS = 20
 """Maximum number of mails that one call of `receive` reads."""
 MAX_MAIL_BYTES = 2**20
 """Number of bytes of a mail that are read; its text is before its attachments."""
+MAX_PICTURE_MAIL_BYTES = 15 * 2**20
+"""Maximum length of a mail whose pictures are read; it is less than `imap.MAX_RECEIVED_BYTES`."""
 MAX_CHARACTERS = 500_000
 IMPLICIT_TLS_PORT = 465
 RENUMBERED_AGE = timedelta(days=2)
@@ -149,25 +153,26 @@ class MailboxPlatform:
     async def _open(self) -> None:
         if self._connection is not None:
             return
-        target = await self._target(self._settings.imap_host, self._settings.imap_port)
-        self._stop = Stop()
-
-        def work() -> MailConnection:
-            connection = MailConnection(target, self._stop)
-            try:
-                self._log_in(connection)
-                self._has_idle = b"IDLE" in (connection.capability()[1][0] or b"").upper().split()
-                connection.examine(self._settings.folder, readonly=False)
-                return connection
-            except BaseException:
-                with suppress(OSError):
-                    connection.shutdown()
-                raise
-
-        self._connection = connection = await self._call(work, CALL_SECONDS)
+        target = await self._imap_target()
+        self._stop = stop = Stop()
+        connection = await self._call(lambda: self._connected(target, stop), CALL_SECONDS)
+        self._connection = connection
         self._validity = _number(connection, "UIDVALIDITY")
         self._newest = max(0, _number(connection, "UIDNEXT") - 1)
         self.position = self._position(self._newest)
+
+    def _connected(self, target: Target, stop: Stop, *, readonly: bool = False) -> MailConnection:
+        """Return a connection with the opened folder."""
+        connection = MailConnection(target, stop)
+        try:
+            self._log_in(connection)
+            self._has_idle = b"IDLE" in (connection.capability()[1][0] or b"").upper().split()
+            connection.examine(self._settings.folder, readonly=readonly)
+            return connection
+        except BaseException:
+            with suppress(OSError):
+                connection.shutdown()
+            raise
 
     def _log_in(self, connection: MailConnection) -> None:
         try:
@@ -219,6 +224,26 @@ class MailboxPlatform:
         except DaybookError as error:
             log.warning("mail %s: %s", place, error, extra={"action": "mail_unreadable"})
             return None
+
+    async def read_pictures(self, ids: Sequence[str]) -> Sequence[ReceivedPicture]:
+        """Read the mail again, as a whole: a place of it is the id of all its pictures."""
+        [place] = ids
+        validity, _, uid = place.partition(":")
+        target, stop = await self._imap_target(), Stop()
+
+        def work() -> bytes:  # on a connection of its own, because the other one may be in IDLE
+            connection = self._connected(target, stop, readonly=True)
+            with closing(connection.sock):
+                if str(_number(connection, "UIDVALIDITY")) != validity:
+                    return b""  # the server has given all mails new numbers
+                parts = f"(BODY.PEEK[]<0.{MAX_PICTURE_MAIL_BYTES}>)"
+                found = connection.fetch_parts([int(uid)], parts)
+                return found[0][1] if found else b""
+
+        content = await self._call(work, CALL_SECONDS, stop)
+        if len(content) >= MAX_PICTURE_MAIL_BYTES:
+            raise pictures.too_large()
+        return [ReceivedPicture(*each) for each in await mail_text.read_pictures(content)]
 
     # --- send
 
@@ -294,6 +319,9 @@ class MailboxPlatform:
         """Return the position of a mail: a number of 63 bits."""
         return self._validity % (_UIDS // 2) * _UIDS + uid
 
+    async def _imap_target(self) -> Target:
+        return await self._target(self._settings.imap_host, self._settings.imap_port)
+
     async def _target(self, host: str, port: int) -> Target:
         """Return the checked addresses of a server. Raise `PlatformError`."""
         guard = Guard.from_settings(Rule.OPERATOR, None)  # the operator has chosen the server
@@ -308,10 +336,10 @@ class MailboxPlatform:
         connection.received = 0
         return await self._call(lambda: work(connection), seconds)
 
-    async def _call(self, work: Callable[[], T], seconds: float) -> T:
+    async def _call(self, work: Callable[[], T], seconds: float, stop: Stop | None = None) -> T:
         """Call ``work`` in a thread. After an error, the next call opens a new connection."""
         try:
-            return await imap.in_thread(work, self._stop, seconds)
+            return await imap.in_thread(work, stop or self._stop, seconds)
         except TimeoutError:
             self._drop()
             raise PlatformError("the IMAP server did not answer in time") from None

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
 from typing import Protocol
@@ -38,8 +38,9 @@ class Update:
     that the message belongs to, "" for none; the id of any other message in this thread is
     ``thread_id``, a slash, and a part of its own. ``is_addressed`` is true in a private chat, and
     in a group if the message mentions or answers the account. ``unreadable`` names a content that
-    is no text, such as `a voice message`; "" if there is none. ``subject`` is that of a letter
-    (``is_letter``): in it, a signature may follow after a command or a decision.
+    is no text and no picture, such as `a voice message`; "" if there is none. ``pictures`` are ids
+    for `Platform.read_pictures`. ``subject`` is that of a letter (``is_letter``): in it, a
+    signature may follow after a command or a decision.
     ``is_verified`` is false if the service does not know that the message is from ``person_id``,
     such as for a letter whose sender may be forged.
     """
@@ -58,6 +59,7 @@ class Update:
     thread_id: str = ""
     quoted: str = ""
     unreadable: str = ""
+    pictures: tuple[str, ...] = ()
     is_group: bool = False
     is_addressed: bool = True
     is_forwarded: bool = False
@@ -69,6 +71,14 @@ class Update:
     def answers(self) -> str:
         """Return the message that the update answers, or whose button it presses; "" if none."""
         return self.message_id if self.kind is UpdateKind.PRESS else self.reply_to
+
+
+@dataclass(frozen=True)
+class ReceivedPicture:
+    """A file that a person has sent as a picture. Neither its name nor its content was checked."""
+
+    name: str
+    content: bytes = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -151,6 +161,13 @@ class Platform(Protocol):
 
         A service that needs no acknowledgement does nothing here. It delivers updates again that
         were not acknowledged.
+        """
+        ...
+
+    async def read_pictures(self, ids: Sequence[str]) -> Sequence[ReceivedPicture]:
+        """Return the pictures with these ids, of one `Update`.
+
+        Raise also `InvalidInput` if one is too large.
         """
         ...
 

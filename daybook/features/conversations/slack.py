@@ -8,6 +8,7 @@ Slack                           here
                                 from Slack
 an envelope                     acknowledged by `confirm`, so Slack delivers it again until then
 `disconnect`                    opens the next connection before this one ends
+pictures in `files`             `pictures`: their ids; `files.info` says where they are
 a thread                        `thread_id`; a message in it has the id `THREAD/TS`
 no sign of typing for a bot     the reaction 👀 on the person's message, until it is answered
 429 with `Retry-After`          waits, or is reported with the time to wait
@@ -36,13 +37,15 @@ from datetime import timedelta
 from http.client import HTTPException
 from typing import TYPE_CHECKING, Any
 
+from daybook.agents.pictures import CONTENT_TYPES, MAX_PICTURE_BYTES
 from daybook.delivery.channels import markup
 from daybook.errors import InvalidInput
-from daybook.features.conversations import splitting
+from daybook.features.conversations import pictures, splitting
 from daybook.features.conversations.platform import (
     AccessRevoked,
     PlatformError,
     Post,
+    ReceivedPicture,
     Update,
     UpdateKind,
 )
@@ -56,6 +59,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 API_URL = "https://slack.com/api"
+FILES_URL = "https://files.slack.com"
 POLL_SECONDS = 25.0
 """Maximum time for which `receive` waits."""
 REQUEST_TIMEOUT_SECONDS = 10
@@ -71,8 +75,8 @@ WORKING = "eyes"
 """The reaction to a message that is being answered."""
 
 SCOPES = (
-    *("app_mentions:read", "channels:history", "chat:write", "files:write", "groups:history"),
-    *("im:history", "reactions:write", "users:read"),
+    *("app_mentions:read", "channels:history", "chat:write", "files:read", "files:write"),
+    *("groups:history", "im:history", "reactions:write", "users:read"),
 )
 EVENTS = ("app_mention", "message.channels", "message.groups", "message.im")
 MANIFEST = json.dumps(
@@ -284,6 +288,7 @@ class SlackApp:
         is_addressed = not is_group or mention in text or is_mine
         if not is_addressed and "/" not in id_:
             return None  # a person who talks to others, at the beginning of a thread
+        found = _pictures_of(event)
         return Update(
             id=f"{chat_id}:{ts}",
             position=_microseconds(ts),
@@ -294,7 +299,8 @@ class SlackApp:
             message_id=id_,
             text=_plain(text.replace(mention, "")),
             thread_id=thread_id if "/" in id_ else "",
-            unreadable=_unreadable(event),
+            unreadable="" if found else _unreadable(event),
+            pictures=found,
             is_group=is_group,
             is_addressed=is_addressed,
         )
@@ -330,6 +336,23 @@ class SlackApp:
                 name = next((each for each in (*names, user.get("name")) if each), "")
                 self._names[person_id] = clip(" ".join(name.split()), 80)
         return self._names.get(person_id) or person_id
+
+    async def read_pictures(self, ids: Sequence[str]) -> Sequence[ReceivedPicture]:
+        return [await self._picture(each) for each in ids]
+
+    async def _picture(self, id_: str) -> ReceivedPicture:
+        """Read the picture, or a smaller one that Slack has made of it, where only Slack can be.
+
+        The token is sent there.
+        """
+        file = (await self._call(self._client.files_info, file=id_))["file"]
+        is_large = int(file.get("size") or 0) > MAX_PICTURE_BYTES
+        url = str((is_large and file.get("thumb_1024")) or file.get("url_private") or "")
+        is_public = self._client.base_url.startswith("https://slack.com/")
+        origin = FILES_URL if is_public else self._client.base_url
+        headers = {"Authorization": f"Bearer {self._client.token}"}
+        name = str(file.get("name") or "")
+        return ReceivedPicture(name, await pictures.download(url, origin, headers))
 
     # --- messages
 
@@ -521,9 +544,16 @@ def _unreadable(event: dict[str, Any]) -> str:
     if not files:
         return "a forwarded message" if event.get("attachments") and not event.get("text") else ""
     kind = files[0].get("subtype") or str(files[0].get("mimetype")).partition("/")[0]
-    known = {"slack_audio": "a voice message", "audio": "audio", "image": "a picture"}
+    known = {"slack_audio": "a voice message", "audio": "audio"}
     known |= {"slack_video": "a video", "video": "a video"}
     return known.get(kind, "a file")
+
+
+def _pictures_of(event: dict[str, Any]) -> tuple[str, ...]:
+    """Return the ids of the files of an event; () if one of them is no picture."""
+    files = event.get("files") or []
+    ids = [str(each.get("id") or "") for each in files if each.get("mimetype") in CONTENT_TYPES]
+    return tuple(ids) if all(ids) and len(ids) == len(files) else ()
 
 
 def _content(post: Post) -> dict[str, Any]:

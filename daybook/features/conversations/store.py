@@ -104,7 +104,8 @@ def update_of(row: UpdateRow) -> Update:
     """Return the update that ``row`` stores."""
     known = {each.name for each in fields(Update)}
     values = {**row.model_dump(include=known), **row.content, "kind": UpdateKind(row.kind)}
-    return Update(**{name: value for name, value in values.items() if name in known})
+    given = {name: value for name, value in values.items() if name in known}
+    return Update(**{**given, "pictures": tuple(given.get("pictures", ()))})
 
 
 async def last_position(

@@ -1,10 +1,10 @@
-"""The tables of conversations: people, codes, received updates, sent messages, and accounts."""
+"""The tables of conversations: people, codes, updates, sent messages, pictures, and accounts."""
 
 from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import JSON, BigInteger, Index, text
+from sqlalchemy import JSON, BigInteger, Index, LargeBinary, text
 from sqlmodel import Field
 
 from daybook.json_text import JsonObject
@@ -112,6 +112,21 @@ class SentRow(Table, table=True):
     words: str = ""
     buttons: bool = False
     sent_at: datetime = Field(sa_type=Instant)
+
+
+class PictureRow(Table, table=True):
+    """A picture that a person has sent with a request for a run: ``key`` is `store.answer_key`."""
+
+    __tablename__ = "conversations_pictures"
+    __table_args__ = (Index("conversations_pictures_received", "received_at"),)
+
+    key: str = Field(primary_key=True)
+    number: int = Field(primary_key=True)
+    name: str
+    content_type: str
+    received_at: datetime = Field(sa_type=Instant)
+    # Must stay last: SQLite is slow to read columns that follow a long one.
+    content: bytes = Field(sa_type=LargeBinary, repr=False)
 
 
 class AccountRow(Table, table=True):

@@ -8,6 +8,7 @@ Bot API                       here
 `callback_data`               only the word of a button: the message, the chat and the person come
                               from Telegram, so a forged word presses no other message's button
 409                           another program polls with this token
+`photo`, a picture as a file  `pictures`: the `file_id`; `getFile` says where it is
 429 with `retry_after`        waits, or is reported with the time to wait
 `can't parse entities`        the text is sent again without markup: it was not delivered
 ============================  =================================================================
@@ -28,13 +29,16 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from daybook.agents.pictures import CONTENT_TYPES, MAX_PICTURE_BYTES
 from daybook.delivery.channels import markup
 from daybook.delivery.channels.text import as_html
 from daybook.errors import InvalidInput
+from daybook.features.conversations import pictures
 from daybook.features.conversations.platform import (
     AccessRevoked,
     PlatformError,
     Post,
+    ReceivedPicture,
     Update,
     UpdateKind,
     UsedElsewhere,
@@ -65,7 +69,6 @@ _UNREADABLE = {
     "audio": "audio",
     "video": "a video",
     "video_note": "a video",
-    "photo": "a picture",
     "document": "a file",
     "sticker": "a sticker",
     "animation": "an animation",
@@ -185,6 +188,19 @@ class TelegramBot:
 
     async def confirm(self, updates: Sequence[Update]) -> None:
         """Do nothing: the offset of the next `getUpdates` confirms them."""
+
+    async def read_pictures(self, ids: Sequence[str]) -> Sequence[ReceivedPicture]:
+        return [await self._picture(each) for each in ids]
+
+    async def _picture(self, file_id: str) -> ReceivedPicture:
+        file = await self._call(self._bot.get_file, file_id=file_id)
+        # Another place, such as a path of this machine, is no address of the server's.
+        place = file.file_path or ""
+        if not place.startswith(f"{self._bot.base_file_url}/"):
+            raise PlatformError("Telegram does not say where the picture is", is_temporary=False)
+        return ReceivedPicture(
+            place.rpartition("/")[2], await pictures.download(place, self._bot.base_file_url)
+        )
 
     async def show_typing(self, chat_id: str, message_id: str) -> None:
         await self._call(self._bot.send_chat_action, chat_id=chat_id, action="typing", waits=False)
@@ -315,6 +331,8 @@ class TelegramBot:
         text = message.text or message.caption or ""
         is_group = message.chat.type != "private"
         mention = f"@{self._name}"
+        found = _picture_of(message)
+        others = (word for name, word in _UNREADABLE.items() if message[name])
         return Update(
             id=f"{self._account_id}-{update.update_id}",
             position=update.update_id,
@@ -326,7 +344,8 @@ class TelegramBot:
             text=_without(text, mention),
             reply_to=str(replied.message_id) if replied else "",
             quoted=clip((replied.text or replied.caption or "") if replied else "", MAX_QUOTED),
-            unreadable=next((word for name, word in _UNREADABLE.items() if message[name]), ""),
+            unreadable="" if found else next(others, ""),
+            pictures=(found,) if found else (),
             is_group=is_group,
             is_addressed=not is_group or self._is_addressed(text, replied),
             is_forwarded=message.forward_origin is not None,
@@ -337,6 +356,16 @@ class TelegramBot:
         if is_mine and replied.from_user.username == self._name:  # type: ignore[union-attr]
             return True
         return bool(self._name) and f"@{self._name}".lower() in text.lower()
+
+
+def _picture_of(message: telegram.Message) -> str:
+    """Return the file id of the message's picture, in the largest size that fits; "" if none."""
+    document = message.document
+    if document is not None and document.mime_type in CONTENT_TYPES:
+        return document.file_id
+    sizes = sorted(message.photo, key=lambda each: each.width * each.height)
+    fits = [each for each in sizes if (each.file_size or 0) <= MAX_PICTURE_BYTES]
+    return (fits or sizes)[-1].file_id if sizes else ""
 
 
 class _Unparsable(PlatformError):

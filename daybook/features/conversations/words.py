@@ -108,7 +108,7 @@ def decide(update: Update, role: Role, answered: Answered | None) -> Intent:
         return _if_operator(role, Intent(Action.PRESS, word=update.button))
     text = update.text.strip()
     is_addressed = update.is_addressed or answered is not None
-    if not is_addressed or not (text or update.unreadable):
+    if not is_addressed or not (text or update.unreadable or update.pictures):
         return Intent(Action.IGNORE)
     if problem := _problem(update, text):
         return Intent(Action.REFUSE, problem)
@@ -123,7 +123,9 @@ def decide(update: Update, role: Role, answered: Answered | None) -> Intent:
         return _of_command(role, *command)
     rest = text[len(beginning) :]
     words = beginning if _is_closing(rest, update.person_name) else text
-    if answered is not None and (pressed := _pressed(words, answered)):
+    # A picture may say more than the word; in a letter it is probably that of a signature.
+    is_word = update.is_letter or not update.pictures
+    if answered is not None and is_word and (pressed := _pressed(words, answered)):
         return _if_operator(role, pressed)
     if answered is not None and any(each.takes_reason for each in answered.buttons):
         return Intent(Action.REFUSE, _how_to_decide(answered))

@@ -19,9 +19,10 @@ from prefect.client.schemas.responses import WorkerFlowRunResponse
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Scheduled
 
-from daybook.clock import SYSTEM_CLOCK
+from daybook.clock import SYSTEM_CLOCK, Clock
 from daybook.prefect.deployments import PAGE_SIZE
 from daybook.prefect.states import waiting_state
+from daybook.testing import ManualClock
 from daybook.worker import run_queue
 from daybook.worker.run_queue import LATE_AFTER, RunQueue, claim_order
 
@@ -70,13 +71,13 @@ class Pool:
         return [SimpleNamespace(name=name) for name in self._queues]
 
 
-async def handed_out(pool: Pool, *queues: str) -> list[str]:
+async def handed_out(pool: Pool, *queues: str, clock: Clock = SYSTEM_CLOCK) -> list[str]:
     names: list[str] = []
 
     async def dispatch(run: FlowRun) -> None:
         names.append(run.name)
 
-    queue = RunQueue(cast(Any, pool), "pool", list(queues), dispatch)
+    queue = RunQueue(cast(Any, pool), "pool", list(queues), dispatch, clock=clock)
     await queue.fetch()
     handing_out = asyncio.create_task(queue.hand_out())
     await checkpoint()
@@ -98,6 +99,13 @@ async def test_many_runs_in_one_queue_do_not_hide_those_of_the_next(queues: tupl
     assert names.count("light") == PAGE_SIZE
     assert names.count("medium") == 1
     assert pool.polled == [list(queues), ["light"], ["medium"]]
+
+
+async def test_a_run_is_due_by_the_clock_of_the_ledger() -> None:
+    now = SYSTEM_CLOCK.now()
+    pool = Pool(light=[scheduled("light", now + timedelta(seconds=30))])
+    assert await handed_out(pool) == []
+    assert await handed_out(pool, clock=ManualClock(now + timedelta(seconds=31))) == ["light"]
 
 
 async def test_a_worker_of_one_queue_polls_it_once() -> None:

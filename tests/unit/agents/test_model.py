@@ -11,7 +11,11 @@ import pytest
 from genai_prices.data_snapshot import get_snapshot
 
 from daybook.agents.base import ChatMessage, Tool
+from daybook.agents.model import ModelAgent
+from daybook.agents.model_settings import ModelSettings
+from daybook.agents.pictures import Picture
 from daybook.errors import AgentError, AgentFailed, AgentMisconfigured, AgentTemporary, AgentTimeout
+from tests.pictures import JPEG, PNG, sent_to_model
 from tests.providers import KEY, WAIT, Answer, Hang, Page, Provider, Status
 from tests.timings import expire_timeout
 from tests.unit.agents.asking import MODELS, PROTOCOLS, agent, ask, request
@@ -83,6 +87,35 @@ async def test_only_options_that_were_set_are_sent(fake_provider: Provider, prot
     assert "temperature" not in plain.body
     limit = tuned.body.get("max_tokens", tuned.body.get("max_completion_tokens"))
     assert (tuned.body["temperature"], limit, tuned.body["top_p"]) == (0, 7, 0.5)
+
+
+@protocols
+async def test_pictures_are_sent_with_their_prompts(fake_provider: Provider, protocol: str) -> None:
+    cat, dog = Picture("cat", "image/png", PNG), Picture("dog", "image/jpeg", JPEG)
+    history = (ChatMessage("user", "One", (cat,)), ChatMessage("assistant", "A cat."))
+    given = request("Two", history=history, pictures=(dog, cat))
+    await agent(fake_provider, protocol).answer(given)
+    (received,) = fake_provider.requests
+    assert received.messages == [("user", "One"), ("assistant", "A cat."), ("user", "Two")]
+    assert sent_to_model(received.body) == [PNG, JPEG, PNG]
+
+
+def test_without_a_setting_only_the_providers_own_api_gets_pictures(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+
+    def takes(**given: Any) -> bool:
+        settings = ModelSettings(model="openai:gpt-4o-mini", **given)
+        return ModelAgent("brief", settings).takes_pictures("")
+
+    here = "http://127.0.0.1:11434/v1"
+    assert takes()
+    assert not takes(base_url=here)
+    assert takes(base_url=here, pictures=True)
+    assert not takes(pictures=False)
+    monkeypatch.setenv("OPENAI_BASE_URL", here)
+    assert not takes()
 
 
 # --- usage and cost

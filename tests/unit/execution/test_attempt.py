@@ -16,6 +16,7 @@ from daybook.errors import AgentFailed, AgentTemporary, AgentTimeout, IllegalTra
 from daybook.execution import attempt, lease, outcome_spool, recording
 from daybook.execution.lease import LeaseLost, LeaseNotRenewed
 from daybook.execution.recording import OutcomeUnwritten
+from daybook.ledger import schema
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Outcome, Status
 from daybook.policies.policy import JITTER_FRACTION, MAX_RETRIES
@@ -185,6 +186,22 @@ async def test_recording_is_tried_until_the_lease_is_lost_and_the_outcome_is_spo
     assert 2 * TIMING.run_lease - recording.MAX_RETRY_DELAY <= tried < 2 * TIMING.run_lease
     assert (await active.row()).status == "running"
     # The next process that reaches the ledger records it.
+    await outcome_spool.drain(active.ledger)
+    assert (await active.row()).status == "succeeded"
+
+
+async def test_an_outcome_is_spooled_at_once_if_a_newer_program_has_migrated_the_ledger(
+    active: ActiveRun,
+) -> None:
+    effect, clock = Effect(), ManualClock()
+    active.query(f"INSERT INTO facts VALUES ('{schema.OLDEST_FACT}', '29991231_0001')")
+    with pytest.raises(OutcomeUnwritten, match="29991231_0001") as unwritten:
+        await _carry(active, effect, clock)
+
+    assert (effect.effect_count, clock.waits) == (1, [])
+    assert unwritten.value.spooled
+    # A process of the newer program records it.
+    active.query(f"UPDATE facts SET value = '{schema.head()}' WHERE key = '{schema.OLDEST_FACT}'")
     await outcome_spool.drain(active.ledger)
     assert (await active.row()).status == "succeeded"
 

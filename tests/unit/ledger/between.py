@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Literal
@@ -18,11 +18,13 @@ COMMIT = b"COMMIT;"
 class Between:
     """A running proxy at ``address``. ``breaks`` says where it breaks the next commit, once.
 
-    ``before``: the server never receives it. ``after``: the server's answer never arrives.
+    ``before``: the server never receives it. ``after``: the server's answer never arrives; ``then``
+    is called before the connection is closed.
     """
 
     address: str
     breaks: Literal["before", "after", ""] = ""
+    then: Callable[[], object] = bool
     broken: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -52,6 +54,7 @@ async def between(address: str) -> AsyncIterator[Between]:
                 await server_writer.drain()
                 if breaks == "after":
                     assert b"COMMIT" in await server_reader.read(65536)
+                    await asyncio.to_thread(there.then)
                     break
         finally:
             answers.cancel()

@@ -176,6 +176,35 @@ async def test_a_commit_whose_answer_is_lost_is_known_to_be_made(there: Postgres
         assert await _facts(ledger) == {"kept"}
 
 
+async def test_a_commit_before_a_crash_is_not_taken_for_another_one_with_its_id(
+    there: Postgresql,
+) -> None:
+    # After a crash or a failover, another transaction may have the id of the lost one.
+    async with between(there.address) as way, Ledger(way.address) as ledger:
+        way.breaks = "after"
+        way.then = lambda: there.query("CHECKPOINT")  # as recovery does
+        with pytest.raises(LedgerUnreachable, match="result is unknown"):
+            await _writes(ledger, "unknown")
+        assert await _facts(ledger) == {"unknown"}
+
+
+async def test_an_id_that_the_server_has_not_assigned_yet_was_not_committed(
+    ledger: Ledger,
+) -> None:
+    database = ledger._database
+    assert isinstance(database, postgresql.Postgresql)
+    assert not await database._was_committed(str(10**12), "")
+
+
+async def test_a_connection_to_a_silent_machine_is_closed(ledger: Ledger) -> None:
+    async with ledger.read() as session:
+        raw = await (await session.connection()).get_raw_connection()
+        assert raw.driver_connection is not None
+        connected = raw.driver_connection._transport.get_extra_info("socket")
+        assert connected.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        assert connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 10_000
+
+
 async def test_a_commit_that_never_reaches_the_server_raises_an_error(there: Postgresql) -> None:
     async with between(there.address) as way, Ledger(way.address) as ledger:
         way.breaks = "before"

@@ -198,3 +198,19 @@ def test_a_command_in_a_letter_ends_with_its_paragraph_unless_it_has_a_long_text
     long = decide(message("/ask one\n\ntwo", is_letter=True), OPERATOR, None)
     assert (long.action, long.text) == (Action.ASK, "one\n\ntwo")
     assert code_in("abcd-efgh\n\nAnna") == "ABCDEFGH"
+
+
+def test_a_picture_is_a_prompt_and_never_a_decision_in_a_chat() -> None:
+    def picture(text: str = "", **given: object) -> Update:
+        return message(text, pictures=("p",), **given)
+
+    alone = decide(picture(), OPERATOR, None)
+    assert (alone.action, alone.text) == (Action.ASK, "")
+    assert decide(picture("/ask who is this?"), OPERATOR, None).text == "who is this?"
+    assert decide(picture("approve"), OPERATOR, QUESTION).action is Action.REFUSE
+    assert decide(picture("approve", is_letter=True), OPERATOR, QUESTION).action is Action.PRESS
+    assert decide(picture("snooze"), OPERATOR, ANSWER).action is Action.ASK
+    assert decide(picture(), READER, None).text == READER_HINT
+    assert decide(picture(), READER, ANSWER).continues
+    assert decide(picture(), STRANGER, None).action is Action.STRANGER
+    assert decide(picture(is_addressed=False), OPERATOR, None).action is Action.IGNORE

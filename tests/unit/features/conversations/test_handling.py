@@ -26,7 +26,14 @@ from daybook.features.conversations import (
 )
 from daybook.features.conversations.handling import handle_new
 from daybook.features.conversations.people import Role
-from daybook.features.conversations.platform import Platform, Post, Update, UpdateKind
+from daybook.features.conversations.platform import (
+    Platform,
+    PlatformError,
+    Post,
+    ReceivedPicture,
+    Update,
+    UpdateKind,
+)
 from daybook.features.conversations.store import UpdateState
 from daybook.features.conversations.tables import CodeRow, PersonRow, SentRow, UpdateRow
 from daybook.jobs.model import normal_parameters
@@ -59,6 +66,9 @@ class FakePlatform:
     position: int | None = None
     typing: list[str] = field(default_factory=list)
     acknowledged: list[tuple[str, str]] = field(default_factory=list)
+    pictures: dict[str, ReceivedPicture] = field(default_factory=dict)
+    picture_faults: list[PlatformError] = field(default_factory=list)
+    """The errors of the next requests for pictures."""
 
     async def identity(self) -> str:
         return "@fake"
@@ -68,6 +78,11 @@ class FakePlatform:
 
     async def confirm(self, updates: Sequence[Update]) -> None:
         raise NotImplementedError
+
+    async def read_pictures(self, ids: Sequence[str]) -> Sequence[ReceivedPicture]:
+        if self.picture_faults:
+            raise self.picture_faults.pop(0)
+        return [self.pictures[each] for each in ids if each in self.pictures]
 
     async def show_typing(self, chat_id: str, message_id: str) -> None:
         self.typing.append(chat_id)

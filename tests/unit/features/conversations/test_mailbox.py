@@ -30,6 +30,7 @@ from daybook.ledger.tables import OutboxRow
 from tests import certificates, mail_host
 from tests.imap_server import PASSWORD, USER
 from tests.mail_host import ANNA, MailHost
+from tests.pictures import PNG
 from tests.waiting import becomes_true
 from tests.world import World
 
@@ -386,3 +387,47 @@ async def test_a_listener_that_is_cancelled_ends_at_once(
     async with asyncio.timeout(20):
         with pytest.raises(asyncio.CancelledError):
             await running
+
+
+# --- pictures
+
+
+async def test_attached_pictures_are_read_beside_the_wait_for_mail(
+    host: MailHost, box: MailboxPlatform
+) -> None:
+    host.write("what is this?", attachment="../photo.png", content=PNG)
+    host.write("with a logo", attachment="logo.png", content=PNG, shown=True)
+    picture, logo = await box.receive(box.position)
+    assert (picture.text, logo.pictures) == ("what is this?", ())
+    waiting = asyncio.create_task(box.receive(box.position))
+    assert await asyncio.to_thread(host.imap.watched.wait, 20)
+    [found] = await box.read_pictures(picture.pictures)
+    assert (found.name, found.content) == ("../photo.png", PNG)
+    host.write("hello")  # the other connection still hears
+    [after] = await waiting
+    assert after.text == "hello"
+    assert not host.imap.folders["INBOX"][0].seen
+
+
+async def test_a_mail_of_a_picture_alone_is_heard(host: MailHost, box: MailboxPlatform) -> None:
+    host.write("", attachment="photo.png", content=PNG)
+    update = await received(box)
+    assert (update.text, update.unreadable) == ("", "")
+    assert len(update.pictures) == 1
+
+
+async def test_a_mail_that_is_gone_or_renumbered_has_no_picture(
+    host: MailHost, box: MailboxPlatform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.write("x", attachment="photo.png", content=PNG)
+    [place] = (await received(box)).pictures
+    validity, _, uid = place.partition(":")
+    assert list(await box.read_pictures([f"{validity}:{int(uid) + 5}"])) == []
+    assert list(await box.read_pictures([f"{int(validity) + 1}:{uid}"])) == []
+    monkeypatch.setattr(mailbox, "MAX_PICTURE_MAIL_BYTES", 100)
+    with pytest.raises(InvalidInput, match="has more than"):
+        await box.read_pictures([place])
+    host.imap.password = "another"
+    with pytest.raises(AccessRevoked) as refused:
+        await box.read_pictures([place])
+    assert PASSWORD not in str(refused.value)

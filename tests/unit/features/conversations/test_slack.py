@@ -7,10 +7,12 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
 import pytest
+from starlette.responses import RedirectResponse
 
+from daybook.agents.pictures import MAX_PICTURE_BYTES
 from daybook.delivery.attachments import Attachment
 from daybook.errors import InvalidInput
-from daybook.features.conversations import accounts
+from daybook.features.conversations import accounts, pictures
 from daybook.features.conversations.platform import (
     AccessRevoked,
     PlatformError,
@@ -19,8 +21,9 @@ from daybook.features.conversations.platform import (
     UpdateKind,
 )
 from daybook.features.conversations.settings import SlackSettings
-from daybook.features.conversations.slack import SlackAccount, SlackApp
+from daybook.features.conversations.slack import FILES_URL, SlackAccount, SlackApp
 from tests import slack_api
+from tests.pictures import JPEG, PNG
 from tests.slack_api import ME, SlackApi
 
 pytestmark = pytest.mark.anyio
@@ -292,3 +295,90 @@ def test_what_is_no_token_is_refused_without_being_shown(field: str, token: str)
         accounts.SLACK.validate(given)
     assert refused.value.field == field
     assert token not in str(refused.value).removesuffix("xoxb-")
+
+
+# --- pictures
+
+
+async def test_a_picture_is_read_with_the_token_by_its_id(api: SlackApi, app: SlackApp) -> None:
+    api.sends(PNG, "what is this?")
+    pdf = {"id": "F7", "mimetype": "application/pdf"}
+    api.write(files=[{"id": "F6", "mimetype": "image/png"}, pdf], subtype="file_share")
+    picture, mixed = await received(app, 2)
+    assert (picture.text, picture.unreadable) == ("what is this?", "")
+    assert (mixed.pictures, mixed.unreadable) == ((), "a file")
+    [found] = await app.read_pictures(picture.pictures)
+    assert (found.name, found.content) == ("photo.jpg", PNG)
+
+
+async def test_a_large_picture_is_read_in_the_smaller_size_of_slack(
+    api: SlackApi, app: SlackApp
+) -> None:
+    api.sends(bytes(MAX_PICTURE_BYTES + 1))
+    [picture] = await received(app, 1)
+    [id_] = picture.pictures
+    with pytest.raises(InvalidInput, match="more than"):
+        await app.read_pictures([id_])
+    api.contents["small"] = JPEG
+    api.files[id_]["thumb_1024"] = f"{api.address}/files-pri/small"
+    [found] = await app.read_pictures([id_])
+    assert found.content == JPEG
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://169.254.169.254/latest/meta-data",
+        "https://files.slack.com/files-pri/F1",  # the API of this test is another host
+        "http://127.0.0.1/files-pri/F1",
+        "http://{place}@evil.example/F1",
+        "http://evil@{place}/files-pri/F1",
+        "https://{place}/files-pri/F1",
+        "file:///etc/passwd",
+        "//[",
+        "",
+    ],
+)
+async def test_the_token_goes_to_no_other_place(api: SlackApi, app: SlackApp, url: str) -> None:
+    api.sends(PNG)
+    [picture] = await received(app, 1)
+    [id_] = picture.pictures
+    place = f"127.0.0.1:{api.port}"
+    api.files[id_]["url_private"] = url.format(place=place)
+    with pytest.raises(PlatformError, match="another host") as refused:
+        await app.read_pictures([id_])
+    assert not refused.value.is_temporary
+    assert "file" not in api.calls
+
+
+def test_only_slacks_own_host_has_its_pictures() -> None:
+    origin = FILES_URL
+    for wrong in (
+        "http://files.slack.com/a",
+        "https://files.slack.com.evil.example/a",
+        "https://files.slack.com:8443/a",
+        "https://slack.com/a",
+        "https://files.slack.com@evil.example/a",
+        "https://files.slack.com\\@evil.example/a",
+    ):
+        assert not pictures.is_at(wrong, origin), wrong
+    assert pictures.is_at("https://files.slack.com/files-pri/T1-F1/photo.jpg", origin)
+    assert pictures.is_at("https://FILES.slack.com:443/a", origin)
+
+
+async def test_a_page_for_a_login_and_a_missing_file_are_no_pictures(
+    api: SlackApi, app: SlackApp
+) -> None:
+    api.sends(PNG)
+    [picture] = await received(app, 1)
+    api.fail("file", lambda: RedirectResponse(f"{api.address}/login"))
+    with pytest.raises(PlatformError, match="HTTP 307") as refused:
+        await app.read_pictures(picture.pictures)
+    assert not refused.value.is_temporary
+    api.fail("file", slack_api.too_many(7))
+    with pytest.raises(PlatformError) as limited:
+        await app.read_pictures(picture.pictures)
+    assert (limited.value.is_temporary, limited.value.retry_after) == (True, 7.0)
+    api.files.clear()
+    with pytest.raises(PlatformError, match="file_not_found"):
+        await app.read_pictures(picture.pictures)

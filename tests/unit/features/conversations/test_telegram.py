@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from starlette.responses import RedirectResponse
 
+from daybook.agents.pictures import MAX_PICTURE_BYTES
 from daybook.delivery.attachments import Attachment
 from daybook.errors import InvalidInput
-from daybook.features.conversations import accounts
+from daybook.features.conversations import accounts, pictures
 from daybook.features.conversations.platform import (
     AccessRevoked,
     PlatformError,
@@ -22,6 +25,8 @@ from daybook.features.conversations.settings import TelegramSettings
 from daybook.features.conversations.telegram import TelegramAccount, TelegramBot
 from tests import bot_api
 from tests.bot_api import TOKEN, BotApi
+from tests.chat_service import Cut, Hanging
+from tests.pictures import JPEG
 
 pytestmark = pytest.mark.anyio
 
@@ -186,3 +191,62 @@ def test_what_is_no_token_is_refused_without_being_shown(token: str) -> None:
         accounts.TELEGRAM.validate({"token": token})
     assert refused.value.field == "token"
     assert not token or token not in str(refused.value)
+
+
+# --- pictures
+
+
+async def test_a_picture_is_read_by_its_id_in_its_largest_size(
+    api: BotApi, bot: TelegramBot
+) -> None:
+    api.sends(JPEG, "what is this?")
+    document = {"file_id": "file-0", "file_unique_id": "d", "mime_type": "image/png"}
+    api.write(document=document)
+    api.write(document=document | {"mime_type": "application/pdf"})
+    api.write(document=document | {"mime_type": "image/svg+xml"})
+    photo, file, *others = await bot.receive(None)
+    assert (photo.text, photo.pictures, photo.unreadable) == ("what is this?", ("file-0",), "")
+    assert file.pictures == ("file-0",)
+    assert [(each.pictures, each.unreadable) for each in others] == [((), "a file")] * 2
+    [found] = await bot.read_pictures(photo.pictures)
+    assert (found.name, found.content) == ("file-0.jpg", JPEG)
+
+
+async def test_a_picture_that_telegram_does_not_give_says_why_without_the_token(
+    api: BotApi,
+    bot: TelegramBot,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    api.sends(JPEG)
+    secret = tmp_path / "secret"
+    secret.write_text("s3cr3t of this machine")
+    monkeypatch.setattr(pictures, "DOWNLOAD_SECONDS", 0.2)
+
+    async def refused(problem: str, *, is_temporary: bool) -> None:
+        with pytest.raises(PlatformError, match=problem) as error:
+            await bot.read_pictures(["file-0"])
+        assert error.value.is_temporary is is_temporary
+        assert "s3cr3t" not in str(error.value)
+
+    api.fail("file", bot_api.bad_gateway, Hanging, Cut)
+    await refused("HTTP 502", is_temporary=True)
+    await refused("in time|Timeout", is_temporary=True)
+    await refused("RemoteProtocolError", is_temporary=True)
+    redirect = RedirectResponse(f"http://127.0.0.1:{api.port}/elsewhere")
+    api.fail("file", lambda: redirect)
+    await refused("HTTP 307", is_temporary=False)
+    api.files["file-0"] = str(secret), JPEG
+    await refused("does not say where", is_temporary=False)
+    api.files.clear()
+    await refused("Wrong file_id", is_temporary=False)
+    assert "/elsewhere" not in api.calls
+    assert TOKEN not in caplog.text
+
+
+async def test_a_large_picture_is_not_read_to_its_end(api: BotApi, bot: TelegramBot) -> None:
+    api.sends(JPEG + bytes(2 * MAX_PICTURE_BYTES))
+    with pytest.raises(InvalidInput, match="more than"):
+        await bot.read_pictures(["file-0"])

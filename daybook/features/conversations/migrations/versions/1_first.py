@@ -98,6 +98,17 @@ def upgrade() -> None:
         postgresql_where=_WITH_BUTTONS,
     )
     op.create_table(
+        "conversations_pictures",
+        sa.Column("key", sa.String(), nullable=False),
+        sa.Column("number", sa.Integer(), nullable=False),
+        sa.Column("name", sa.String(), nullable=False),
+        sa.Column("content_type", sa.String(), nullable=False),
+        sa.Column("received_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("content", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("key", "number"),
+    )
+    op.create_index("conversations_pictures_received", "conversations_pictures", ["received_at"])
+    op.create_table(
         "conversations_accounts",
         sa.Column("channel", sa.String(), nullable=False),
         sa.Column("identity", sa.String(), nullable=False),
