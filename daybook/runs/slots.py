@@ -35,7 +35,7 @@ slot. A direct call, which nothing schedules, uses a slot but never waits for a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import NamedTuple
@@ -133,7 +133,7 @@ async def wait_for_agent(
         of_agent,
         f"runs of the agent {agent}",
         waits.AGENT,
-        queues=(waits.AGENT.name,),
+        queued=lambda each: each is waits.AGENT,
         interval=AGENT_RETRY_INTERVAL,
         max_interval=MAX_AGENT_RETRY_INTERVAL,
     )
@@ -157,7 +157,7 @@ async def wait_for_label(
         label == _LABEL,
         f"runs with the label {label}",
         waits.LABEL,
-        queues=(waits.LABEL.name, waits.SLOT.name),
+        queued=lambda each: each in (waits.LABEL, waits.SLOT),
         interval=MIN_RETRY_INTERVAL,
         max_interval=MAX_RETRY_INTERVAL,
     )
@@ -168,7 +168,7 @@ async def wait_for_label(
 class _Group:
     """Runs that have a limit of their own: those that match ``rows``.
 
-    ``queues`` are the reasons to wait of the runs that are ahead if they were due earlier, and
+    ``queued`` tells the reasons to wait of the runs that are ahead if they were due earlier, and
     ``reason`` is that of a run beyond the limit. The first run in the queue claims again after
     ``interval``, and the last one after at most ``max_interval``.
     """
@@ -176,7 +176,7 @@ class _Group:
     rows: ColumnElement[bool]
     noun: str
     reason: WaitReason
-    queues: tuple[str, ...]
+    queued: Callable[[WaitReason], bool]
     interval: timedelta
     max_interval: timedelta
 
@@ -188,7 +188,7 @@ class _Group:
         held = sum((await _count(session, _IS_HELD & others)).values())
         waiting = and_(
             col(RunRow.status) == Status.WAITING,
-            col(RunRow.waits_for).in_(self.queues),
+            col(RunRow.waits_for).in_(waits.names(self.queued)),
             self.rows,
             earlier(row),
         )
@@ -312,21 +312,24 @@ async def release_slot(session: AsyncSession, ended: RunRow, now: datetime) -> N
     another run of the job, the job's next run stays.
     """
     if label := ended.policy.worker_label:
-        await _move_next(session, label == _LABEL, (waits.LABEL.name,), now)
+        await _move_next(session, label == _LABEL, lambda each: each is waits.LABEL, now)
     if ended.job_id is None:
         return
     of_job = and_(col(RunRow.job_id) == ended.job_id, col(RunRow.id) != ended.id)
     held = select(RunRow.id).where(of_job, col(RunRow.status).in_(HELD)).limit(1)
     if (await session.execute(held)).first() is None:
-        await _move_next(session, of_job, waits.names(lambda each: each.ends_with_run), now)
+        await _move_next(session, of_job, lambda each: each.ends_with_run, now)
 
 
 async def _move_next(
-    session: AsyncSession, which: ColumnElement[bool], queues: tuple[str, ...], now: datetime
+    session: AsyncSession,
+    which: ColumnElement[bool],
+    queued: Callable[[WaitReason], bool],
+    now: datetime,
 ) -> None:
-    """Move the first of these runs that waits for one of the reasons ``queues`` to the slots."""
+    """Move the first of these runs that waits for a reason ``queued`` to the queue for slots."""
     waiting = select(RunRow).where(
-        which, col(RunRow.status) == Status.WAITING, col(RunRow.waits_for).in_(queues)
+        which, col(RunRow.status) == Status.WAITING, col(RunRow.waits_for).in_(waits.names(queued))
     )
     next_run: RunRow | None = (
         await session.execute(waiting.order_by(*ORDER).limit(1))

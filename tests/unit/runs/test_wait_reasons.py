@@ -36,7 +36,7 @@ pytestmark = pytest.mark.anyio
 PACKAGE = Path(daybook.__file__).parent
 HOUR = timedelta(hours=1)
 MINUTE = timedelta(minutes=1)
-OTHER_RUNS = {"slot", "worker", "no_worker", "overlap", "holder", "agent", "folder"}
+OTHER_RUNS = {"slot", "worker", "no_worker", "overlap", "holder", "agent", "label", "folder"}
 EXPECTED = {
     "claims_early": {"slot", "worker", "no_worker", "overlap", "holder"},
     "for_runs": OTHER_RUNS,
