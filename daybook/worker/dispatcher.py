@@ -179,7 +179,7 @@ class Dispatcher:
         # of a job, the later must not start before the earlier is claimed, unless the earlier is
         # missed.
         was_waiting = self._waiting.pop(str(run.id), None) is not None
-        is_late, due = claim_order(run)
+        is_late, due = claim_order(run, self._ledger.now())
         order = (is_late and not was_waiting, due)
         async with self._claim_lock.turn(order):
             request = await occurrence.build_claim_request(
