@@ -285,12 +285,18 @@ class Dispatcher:
         if state is None:
             await self._give_back(run, granted, why, is_deleted=is_deleted)
             return
-        handover = {"run_id": granted.run_id, "fence": granted.fence, "holder": self._holder}
+        handover = {
+            "flow_run_id": str(run.id),
+            "run_id": granted.run_id,
+            "fence": granted.fence,
+            "holder": self._holder,
+            "skew_seconds": self._ledger.skew().total_seconds(),
+        }
         task = LaunchRequest(
             flow_run=_json(run, state),
             mode="ours",
             kind=kind,
-            handover={"flow_run_id": str(run.id), **handover},
+            handover=handover,
         )
         try:
             running = await self._launcher.start(task)

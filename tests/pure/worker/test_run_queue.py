@@ -176,8 +176,9 @@ def test_a_run_is_late_only_after_its_stagger_and_its_catch_up() -> None:
 
 async def test_a_run_is_late_by_the_clock_of_the_ledger() -> None:
     now = SYSTEM_CLOCK.now() - timedelta(hours=1)  # this machine's clock is an hour ahead
-    due = [now - LATE_AFTER - timedelta(seconds=1), now - LATE_AFTER + timedelta(seconds=1)]
-    pool = Pool(light=[scheduled(name, at) for name, at in zip(("late", "on time"), due)])
+    late = scheduled("late", now - LATE_AFTER - timedelta(seconds=1))
+    on_time = scheduled("on time", now - LATE_AFTER + timedelta(seconds=1))
+    pool = Pool(light=[late, on_time])
     assert await handed_out(pool, clock=ManualClock(now)) == ["on time", "late"]
 
 
