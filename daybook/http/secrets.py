@@ -232,13 +232,27 @@ def refuse_literal_variables(variables: Mapping[str, Any]) -> None:
     so refuse them too.
     """
     hint = "save it as a Secret block in Prefect, and write {{ prefect.blocks.secret.NAME }}"
-    for path, value in _texts(variables):
+    for path, value in _texts(_by_name(variables)):
         if _BEGINS.search(value):
             raise InvalidInput("job_variables", f'"{path}" refers to a secret of Daybook', hint)
         rest = _PREFECT_REFERENCE.sub("", value)
         name = path.rpartition(".")[2].lower().replace("_", "-")
         if _contains_literal(path, rest) or (rest.strip() and _SECRET_HEADER.search(name)):
             raise InvalidInput("job_variables", f'"{path}" looks like a secret', hint)
+
+
+def _by_name(value: Any) -> Any:
+    """Return a JSON value in which ``{"name": A, "value": B}``, as in Kubernetes, has ``A: B``."""
+    match value:
+        case list():
+            return list(map(_by_name, value))
+        case dict():
+            changed = {name: _by_name(each) for name, each in value.items()}
+            if isinstance(value.get("name"), str) and "value" in value:
+                return [changed, {value["name"]: changed["value"]}]
+            return changed
+        case _:
+            return value
 
 
 def _is_literal_header(name: str, value: str) -> bool:

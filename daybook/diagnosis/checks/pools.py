@@ -9,12 +9,16 @@ import shlex
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from sqlalchemy import make_url
+
 from daybook import __version__, repository, settings
 from daybook import prefect as reconciliation
 from daybook.diagnosis.checks import ledger
 from daybook.errors import InvalidInput
 from daybook.finding import Finding, passed, problem, warning
+from daybook.http.addresses import is_loopback
 from daybook.jobs.store import StoredJob
+from daybook.ledger.database import hosts
 from daybook.prefect.parameter_schema import WORK_POOL
 from daybook.short_text import first_names
 
@@ -25,7 +29,6 @@ if TYPE_CHECKING:
 CHECK = "job pools"
 PROCESS_TYPE = "process"
 """Type of the pools whose workers start the runs on their own machine."""
-_LOOPBACK = ("127.0.0.1", "localhost", "::1", "")
 
 
 async def of_jobs(client: PrefectClient) -> list[Finding]:
@@ -146,14 +149,13 @@ def _requirements(client: PrefectClient, pool: WorkPool) -> list[Finding]:
         title = "the ledger is a file on this machine, so runs on other machines cannot claim"
         fix = "daybook ledger move @FILE, with the address of a PostgreSQL database"
         found.append(warning("ledger address", title, fix))
-    elif is_elsewhere and urlsplit(address).hostname in _LOOPBACK:
+    elif is_elsewhere and any(map(is_loopback, hosts(make_url(address)))):
         title = "the ledger's address is one of this machine only"
         fix = 'give the runs another one: --job-variable \'{"env": {"DAYBOOK_LEDGER_URL": "…"}}\''
         found.append(warning("ledger address", title, fix))
     else:
         found.append(passed("ledger address", needs))
-    prefect_host = urlsplit(str(client.api_url)).hostname
-    if is_elsewhere and prefect_host in _LOOPBACK:
+    if is_elsewhere and is_loopback(urlsplit(str(client.api_url)).hostname or ""):
         title = "Prefect's address is one of this machine only"
         fix = "serve Prefect on an address that the runs reach, and start the pool's worker with it"
         found.append(warning("prefect address", title, fix))

@@ -80,6 +80,7 @@ def test_only_the_operator_sets_variables() -> None:
         ({"env": {"API_KEY": "abc"}}, "env.API_KEY"),
         ({"env": {"GITHUB_TOKEN": "abc"}}, "env.GITHUB_TOKEN"),
         ({"env": {"DAYBOOK_LEDGER_URL": "postgresql://me:word@db/book"}}, "env.DAYBOOK_LEDGER_URL"),
+        ({"env": [{"name": "API_KEY", "value": "abc"}]}, "env.API_KEY"),
         ({"command": "run --token abc"}, "command"),
         ({"labels": ["x", "ghp_" + "a" * 30]}, "labels"),
         ({"env": {"X_TOKEN": "a{{ prefect.blocks.secret.key }}"}}, "env.X_TOKEN"),
