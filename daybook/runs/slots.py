@@ -168,8 +168,8 @@ async def wait_for_label(
 class _Group:
     """Runs that have a limit of their own: those that match ``rows``.
 
-    ``queued`` tells the reasons to wait of the runs that are ahead if they were due earlier, and
-    ``reason`` is that of a run beyond the limit. The first run in the queue claims again after
+    A run that waits for a reason that is ``queued`` is ahead if it was due earlier, and ``reason``
+    is that of a run beyond the limit. The first run in the queue claims again after
     ``interval``, and the last one after at most ``max_interval``.
     """
 
