@@ -5,6 +5,7 @@ Call the functions that take a client only if `prefect.server` found no problem.
 
 from __future__ import annotations
 
+import itertools
 import shlex
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -19,7 +20,10 @@ from daybook.finding import Finding, passed, problem, warning
 from daybook.http.addresses import is_loopback
 from daybook.jobs.store import StoredJob
 from daybook.ledger.database import hosts
+from daybook.ledger.engine import open_ledger
+from daybook.prefect.deployments import PAGE_SIZE
 from daybook.prefect.parameter_schema import WORK_POOL
+from daybook.prefect.projection import ledger_tag
 from daybook.short_text import first_names
 
 if TYPE_CHECKING:
@@ -93,7 +97,7 @@ async def _problems(
     start = f"prefect worker start --pool {quoted}"
     if not any(each.status is WorkerStatus.ONLINE for each in workers):
         return [problem(CHECK, f"no worker of the work pool {name} is online", start, why=why)]
-    used = await _queues_with_deployments(client, name)
+    used = await _queues_in_use(client, name)
     found = list[Finding]()
     for queue in await client.read_work_queues(work_pool_name=name):
         title = f"the work queue {queue.name} of the work pool {name}"
@@ -111,13 +115,26 @@ async def _problems(
     return found
 
 
-async def _queues_with_deployments(client: PrefectClient, pool: str) -> set[str | None]:
-    """Return the queues of the first deployments in the pool; None for one that is in no queue."""
-    query = {"work_pools": {"name": {"any_": [pool]}}, "limit": 200}
-    found: list[dict[str, Any]] = (
-        await client.request("POST", "/deployments/filter", json=query)
-    ).json()
-    return {each["work_queue_name"] for each in found}
+async def _queues_in_use(client: PrefectClient, pool: str) -> set[str | None]:
+    """Return the queues of this ledger's deployments in the pool; None for one in no queue."""
+    async with open_ledger() as opened:
+        tag = ledger_tag(opened.id)
+    query = {
+        "work_pools": {"name": {"any_": [pool]}},
+        "deployments": {"tags": {"all_": [tag]}},
+        "sort": "NAME_ASC",
+        "limit": PAGE_SIZE,
+    }
+    used = set[str | None]()
+    for offset in itertools.count(0, PAGE_SIZE):
+        response = await client.request(
+            "POST", "/deployments/filter", json=query | {"offset": offset}
+        )
+        page: list[dict[str, Any]] = response.json()
+        used |= {each["work_queue_name"] for each in page}
+        if len(page) < PAGE_SIZE:
+            break
+    return used
 
 
 def _misfits(pool: WorkPool, jobs: list[StoredJob]) -> list[Finding]:
