@@ -19,6 +19,7 @@ from typing import Any
 from prefect.client.orchestration import get_client
 
 from daybook.agents.base import Agent, AgentRequest, ChatMessage, ProgramFolder
+from daybook.agents.pictures import MAX_REQUEST_BYTES
 from daybook.agents.program_sandbox import ProgramSandbox
 from daybook.errors import AgentMisconfigured, AgentTimeout
 from daybook.execution import (
@@ -164,8 +165,11 @@ async def prepare_request(
     history: tuple[ChatMessage, ...] = ()
     if granted.session_id:
         history_limits = policy.compression.over(found.compression)
+        left = MAX_REQUEST_BYTES - sum(len(each.content) for each in pictures)
         history = await conversation.session_history(
-            granted, history_limits, with_pictures=takes_pictures and not found.is_program
+            granted,
+            history_limits,
+            picture_bytes=left if takes_pictures and not found.is_program else 0,
         )
     actor = actor_of(granted, found.name)
     request = AgentRequest(
