@@ -36,6 +36,8 @@ from daybook.runs.claim_requests import session_request_key
 from daybook.runs.retention import BATCH_SIZE, RetentionLimits
 
 DOWNLOAD_SECONDS = 30.0
+MAX_RETRY_AFTER_SECONDS = 60.0
+"""Maximum pause for which a file server can ask: it is one of the whole account."""
 
 
 def _checked(received: Iterable[ReceivedPicture]) -> list[Picture]:
@@ -108,10 +110,11 @@ def is_at(url: str, origin: str) -> bool:
 
 def _refused(response: httpx.Response) -> PlatformError:
     status, seconds = response.status_code, response.headers.get("Retry-After", "")
+    is_number = seconds.isascii() and seconds.isdigit()
     return PlatformError(
         f"the service answered with HTTP {status} instead of the picture",
         is_temporary=status == 429 or status >= 500,
-        retry_after=float(seconds) if seconds.isascii() and seconds.isdigit() else 0.0,
+        retry_after=min(float(seconds), MAX_RETRY_AFTER_SECONDS) if is_number else 0.0,
     )
 
 
@@ -129,6 +132,9 @@ async def read(ledger: Ledger, platform: Platform, key: str, ids: Sequence[str])
         return kept[key]
     found = _checked(await platform.read_pictures(ids))
     async with ledger.write() as session:
+        # A leader that was replaced while it read them may have kept them too.
+        if kept := await _of_keys(session, [key]):
+            return kept[key]
         for number, each in enumerate(found, 1):
             session.add(
                 PictureRow(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -113,6 +114,23 @@ async def test_a_kill_neither_loses_a_picture_nor_keeps_it_twice(
     assert [each.content for each in await of_run(chat, run.id)] == [PNG]
     assert len(await kept(chat)) == 1
     assert (await chat.row(id_)).run_id == run.id
+
+
+async def test_pictures_that_another_leader_has_kept_meanwhile_are_no_error(
+    chat: Chat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger, platform = chat.world.ledger, chat.platform
+    with monkeypatch.context() as patch:
+
+        async def slow(ids: Sequence[str]) -> Sequence[ReceivedPicture]:
+            patch.undo()
+            await pictures.read(ledger, platform, "key", ids)
+            return await platform.read_pictures(ids)
+
+        patch.setattr(platform, "read_pictures", slow)
+        [found] = await pictures.read(ledger, platform, "key", ["png"])
+    assert found.content == PNG
+    assert len(await kept(chat)) == 1
 
 
 async def test_without_prefect_the_pictures_are_read_once(chat: Chat) -> None:
