@@ -40,11 +40,15 @@ CONTENT_TYPES = frozenset(_FORMATS)
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture. ``content_type`` is one of `CONTENT_TYPES`, and that of its content."""
+    """A picture. ``content_type`` is one of `CONTENT_TYPES`, and that of its content.
+
+    If it ``is_optional``, an agent that gets no pictures answers the prompt without it.
+    """
 
     name: str
     content_type: str
     content: bytes = field(repr=False)
+    is_optional: bool = False
 
     @property
     def note(self) -> str:
