@@ -123,6 +123,7 @@ async def test_the_form_of_a_model_agent_block_hides_the_key_and_has_plain_field
         "options",
         "tools",
         "stream",
+        "pictures",
         "request_limit",
         "input_price",
         "output_price",

@@ -350,7 +350,7 @@ def test_the_exit_code_of_run_wait_depends_on_the_outcome(
 def test_an_interrupt_gives_exit_code_130_and_no_output(
     daybook: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def interrupted(filters: object) -> None:
+    async def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(jobs, "list_jobs", interrupted)
@@ -361,7 +361,7 @@ def test_an_interrupt_gives_exit_code_130_and_no_output(
 def test_an_unexpected_error_is_printed_as_one_line(
     daybook: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def broken(filters: object) -> None:
+    async def broken(*_: object) -> None:
         raise RuntimeError("first line\nsecond line")
 
     monkeypatch.setattr(jobs, "list_jobs", broken)

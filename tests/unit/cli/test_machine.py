@@ -426,7 +426,7 @@ def test_doctor_prints_a_line_per_check_and_exits_with_1_on_a_problem(
         finding.warning("ui", "there is fog"),
     ]
 
-    async def doctor() -> list[Finding]:
+    async def doctor(pool: str = "") -> list[Finding]:
         return found
 
     monkeypatch.setattr(service_doctor, "doctor", doctor)
