@@ -10,7 +10,7 @@ from typing import TypeVar
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from daybook.clock import SYSTEM_CLOCK
-from daybook.errors import LedgerUnreachable
+from daybook.errors import LedgerNewer, LedgerUnreachable
 from daybook.ledger.engine import Ledger, open_ledger
 from daybook.processes.ending import wait_shielded
 from daybook.runs import steps
@@ -27,7 +27,7 @@ async def write(granted: Granted, work: Callable[[AsyncSession, Ledger], Awaitab
 
     Repeat ``work`` while the ledger is unreachable, until the attempt's timeout cancels it. A
     commit may have lost only its response, so ``work`` must change nothing the second time. Raise
-    `FenceRefused` if the claim was lost.
+    `FenceRefused` if the claim was lost, and `LedgerNewer`.
     """
 
     async def once(ledger: Ledger) -> T:
@@ -40,5 +40,7 @@ async def write(granted: Granted, work: Callable[[AsyncSession, Ledger], Awaitab
             async with open_ledger() as ledger:
                 # A cancelled transaction would lose its connection.
                 return await wait_shielded(asyncio.create_task(once(ledger)))
+        except LedgerNewer:
+            raise
         except LedgerUnreachable:
             await SYSTEM_CLOCK.wait_until(SYSTEM_CLOCK.now() + RETRY_DELAY)

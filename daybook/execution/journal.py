@@ -2,7 +2,9 @@
 
 `recording` opens the journal for an attempt, and `current` returns it to the code that asks agents.
 A step whose start cannot be recorded must not happen, so an unreachable ledger delays the step, at
-most until the attempt's timeout. The texts for people are bounded, and contain no token of a
+most until the attempt's timeout. If a newer program has migrated the ledger, no further step may
+start (`LedgerNewer`). But replies and reports are then only not recorded: the attempt may end with
+its answer. The texts for people are bounded, and contain no token of a
 claim.
 
 A further attempt of the run continues from the steps of the earlier attempts. For each position, it
@@ -65,6 +67,7 @@ from daybook.errors import (
     AgentFailed,
     AgentMisconfigured,
     InvalidInput,
+    LedgerNewer,
     LedgerUnreachable,
 )
 from daybook.execution.step_texts import shown_text, stored_text
@@ -150,6 +153,15 @@ def current() -> RunJournal | None:
     return _current.get()
 
 
+@contextmanager
+def _unrecorded() -> Iterator[None]:
+    """Log `LedgerNewer` instead of raising it, because the step has happened already."""
+    try:
+        yield
+    except LedgerNewer as error:
+        log.warning("a step is not recorded: %s", error, extra={"action": "step_not_recorded"})
+
+
 class RunJournal:
     """Implementation of `Journal` that records the steps in the ledger."""
 
@@ -215,8 +227,9 @@ class RunJournal:
         return refused
 
     async def report(self, step: PlannedStep, reply: StepReply | None = None) -> None:
-        await self._load()
-        await self._record(step, "", reply)
+        with _unrecorded():
+            await self._load()
+            await self._record(step, "", reply)
 
     async def keep(
         self,
@@ -243,25 +256,28 @@ class RunJournal:
 
     async def finish(self, step: PlannedStep, reply: StepReply) -> None:
         self._note(step, reply.error)
-        number = self._numbers[step.position]
+        number = self._numbers.get(step.position)
+        if number is None:  # its start is not recorded, as by `_unrecorded`
+            return
         status = Status.FAILED if reply.error else Status.SUCCEEDED
         kept = None if reply.value is None else {"facts": step.facts, "value": reply.value}
         amount, exceeds = _amount(step, reply)
-        await self._retry(
-            lambda: steps.finish(
-                self._ledger,
-                self._granted.fence,
-                self._granted.run_id,
-                number,
-                status,
-                usage=reply.usage,
-                error=stored_text(reply.error) or None,
-                output=stored_text(reply.output),
-                reply=kept,
-                amount=amount,
-                budget=self._budget if exceeds else None,
+        with _unrecorded():
+            await self._retry(
+                lambda: steps.finish(
+                    self._ledger,
+                    self._granted.fence,
+                    self._granted.run_id,
+                    number,
+                    status,
+                    usage=reply.usage,
+                    error=stored_text(reply.error) or None,
+                    output=stored_text(reply.output),
+                    reply=kept,
+                    amount=amount,
+                    budget=self._budget if exceeds else None,
+                )
             )
-        )
 
     async def show(self, step: PlannedStep, text: str) -> None:
         number = self._numbers.get(step.position)
@@ -278,16 +294,17 @@ class RunJournal:
         state = asdict(session)
         program_session = state.pop("id")
         continued = granted.history[-1].run_id if resumed else None
-        await self._retry(
-            lambda: steps.record_program_session(
-                self._ledger,
-                granted.fence,
-                granted.run_id,
-                program_session,
-                state,
-                continued=continued,
+        with _unrecorded():
+            await self._retry(
+                lambda: steps.record_program_session(
+                    self._ledger,
+                    granted.fence,
+                    granted.run_id,
+                    program_session,
+                    state,
+                    continued=continued,
+                )
             )
-        )
 
     async def decided_answer(self) -> Outcome | None:
         """Return the attempt's outcome if a person has decided about its answer; otherwise None.
@@ -544,11 +561,13 @@ class RunJournal:
         """Repeat ``work`` until the ledger is reachable; the attempt's timeout ends the repetition.
 
         The timeout takes effect between two tries, because a cancelled transaction loses its
-        connection.
+        connection. Raise `LedgerNewer`, which no further try changes.
         """
         while True:
             try:
                 return await wait_shielded(asyncio.create_task(work()))
+            except LedgerNewer:
+                raise
             except LedgerUnreachable as error:
                 log.warning(
                     "a step is not recorded yet: %s", error, extra={"action": "step_not_recorded"}

@@ -25,6 +25,7 @@ from sqlmodel import SQLModel
 from sqlmodel.main import default_registry
 
 from daybook import feature
+from daybook.errors import LedgerOlder
 from daybook.feature import Feature, features, leaving_out
 from daybook.ledger import credential_tables, schema
 from daybook.ledger.schema import Line
@@ -92,7 +93,8 @@ def leave_out_old(connection: Connection, why: Exception) -> None:
     """Leave out the features whose tables `upgrade` could not make current, because of ``why``."""
     for each, line in _lines():
         with leaving_out(each, TABLES, whole=True):
-            if line.current(connection) != line.head():
+            version = line.current(connection)
+            if version != line.head() and not _is_newer_own(each, line, version):
                 raise why
 
 
@@ -103,10 +105,11 @@ def unused(connection: Connection) -> list[str]:
     return sorted(found - {line.version_table for _, line in _lines()})
 
 
-def upgrade(connection: Connection, *, is_in_use: bool) -> None:
+def upgrade(connection: Connection, in_use: str) -> None:
     """Create the tables of features, and migrate them to their newest version.
 
-    While a `daybook up` uses the ledger, leave out a feature whose tables have an earlier version.
+    ``in_use`` is the ledger's place if a `daybook up` uses the ledger, else "". In this case, leave
+    out a feature whose tables have an earlier version, but raise `LedgerOlder` for an own one.
     """
     for each, line in _lines():
         with _leaving_out(each, connection):
@@ -114,7 +117,9 @@ def upgrade(connection: Connection, *, is_in_use: bool) -> None:
             if version == line.head() or _is_newer_own(each, line, version):
                 continue
             _check_known(line, version)
-            if version is not None and is_in_use:
+            if version is not None and in_use:
+                if each.is_own:
+                    raise LedgerOlder(in_use)
                 raise ValueError(f"`daybook up` uses version {version}: restart it to migrate them")
             if strange := [name for name in _names(each) if not name.startswith(f"{each.name}_")]:
                 raise ValueError(f"{strange[0]}: the name of a table begins with {each.name}_")

@@ -16,10 +16,10 @@ import pytest
 from sqlmodel import SQLModel
 
 from daybook import feature
-from daybook.errors import InvalidInput
+from daybook.errors import InvalidInput, LedgerOlder, LedgerUnreachable
 from daybook.feature import Feature
 from daybook.home import Home
-from daybook.ledger import transfer
+from daybook.ledger import feature_tables, transfer
 from daybook.ledger.engine import Ledger
 from daybook.ledger.feature_tables import all_tables
 from daybook.operations import home_lock
@@ -221,6 +221,24 @@ async def test_tables_that_up_uses_are_made_but_not_migrated(
 
             assert "restart it" in feature.failures[notes.failure]
             assert (notes.is_used(), rows_of(database, notes)) == (False, [])
+
+
+async def test_a_command_does_not_migrate_own_tables_that_an_older_up_uses(
+    database: Database, notes: Notes, daybook_home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Feature, "is_own", property(lambda _: True))
+    with home_lock.hold(daybook_home) as record:
+        async with Ledger(database.address) as ledger:
+            record.set_ledger(ledger.identity())
+            notes.migration("2", _SECOND, failure="")
+            with pytest.raises(LedgerOlder, match="daybook down"):
+                await id_of(database.address)
+    await id_of(database.address)
+    async with Ledger(database.address) as ledger, ledger.read() as session:
+        # Newer tables of Daybook's are no reason to leave the feature out.
+        notes.migration("1", _FIRST)
+        connection = await session.connection()
+        await connection.run_sync(feature_tables.leave_out_old, LedgerUnreachable("here", "x"))
 
 
 async def test_the_name_of_a_table_begins_with_the_name_of_its_feature(
