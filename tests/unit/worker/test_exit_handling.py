@@ -182,13 +182,13 @@ async def test_a_killed_attempt_is_followed_by_another_while_retries_are_left(
     ],
 )
 async def test_the_worker_spools_its_outcome_if_a_newer_program_has_migrated_the_ledger(
-    tmp_path: Path,
     daybook_home: Home,
     cause: StopCause | None,
     facts: dict[str, Any],
     retries: int,
     expected: Status,
 ) -> None:
+    tmp_path = daybook_home.path
     async with Ledger(f"sqlite+aiosqlite:///{tmp_path / 'ledger.db'}") as ledger:
         granted = await claimed(ledger, FIRST)
         await claims.begin(ledger, granted.run_id, granted.fence)
