@@ -55,8 +55,8 @@ class ModelAgent:
 
     The agent does not retry. The run retries, and counts its attempts. `daybook.agents.failures`
     translates the errors, except those of the journal (`LedgerError`, `LedgerNewer`,
-    `ApprovalNeeded`), which `answer` raises unchanged. `answer` closes the connection before it returns. An error after the
-    first request has the usage so far in its attribute ``usage``.
+    `ApprovalNeeded`), which `answer` raises unchanged. `answer` closes the connection before it
+    returns. An error after the first request has the usage so far in its attribute ``usage``.
     """
 
     name: str

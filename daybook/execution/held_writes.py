@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import logging
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import TypeVar
 
@@ -16,10 +18,21 @@ from daybook.processes.ending import wait_shielded
 from daybook.runs import steps
 from daybook.runs.claim_requests import Granted
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
 RETRY_DELAY = timedelta(seconds=1)
 """Delay before a write to an unreachable ledger is repeated."""
+
+
+@contextmanager
+def unrecorded() -> Iterator[None]:
+    """Log `LedgerNewer` instead of raising it, because the step has happened already."""
+    try:
+        yield
+    except LedgerNewer as error:
+        log.warning("a step is not recorded: %s", error, extra={"action": "step_not_recorded"})
 
 
 async def write(granted: Granted, work: Callable[[AsyncSession, Ledger], Awaitable[T]]) -> T:

@@ -70,6 +70,7 @@ from daybook.errors import (
     LedgerNewer,
     LedgerUnreachable,
 )
+from daybook.execution.held_writes import RETRY_DELAY, unrecorded
 from daybook.execution.step_texts import shown_text, stored_text
 from daybook.jobs import limits
 from daybook.jobs.model import read_parameters
@@ -95,9 +96,6 @@ T = TypeVar("T")
 
 MAX_NAME_CHARACTERS = 200
 """Maximum length of a step's name, which a model or program may have invented."""
-
-RETRY_DELAY = timedelta(seconds=1)
-"""Delay before the journal repeats a write to an unreachable ledger."""
 
 MAX_BUDGET_DELAY = timedelta(seconds=10)
 """Maximum delay before the next check of a budget whose rest other requests have reserved."""
@@ -151,15 +149,6 @@ def recording(ledger: Ledger, granted: Granted, attempt: int, clock: Clock) -> I
 def current() -> RunJournal | None:
     """Return the journal of the attempt that is running; None outside of an attempt."""
     return _current.get()
-
-
-@contextmanager
-def _unrecorded() -> Iterator[None]:
-    """Log `LedgerNewer` instead of raising it, because the step has happened already."""
-    try:
-        yield
-    except LedgerNewer as error:
-        log.warning("a step is not recorded: %s", error, extra={"action": "step_not_recorded"})
 
 
 class RunJournal:
@@ -227,7 +216,7 @@ class RunJournal:
         return refused
 
     async def report(self, step: PlannedStep, reply: StepReply | None = None) -> None:
-        with _unrecorded():
+        with unrecorded():
             await self._load()
             await self._record(step, "", reply)
 
@@ -257,12 +246,12 @@ class RunJournal:
     async def finish(self, step: PlannedStep, reply: StepReply) -> None:
         self._note(step, reply.error)
         number = self._numbers.get(step.position)
-        if number is None:  # its start is not recorded, as by `_unrecorded`
+        if number is None:  # its start is not recorded, as by `unrecorded`
             return
         status = Status.FAILED if reply.error else Status.SUCCEEDED
         kept = None if reply.value is None else {"facts": step.facts, "value": reply.value}
         amount, exceeds = _amount(step, reply)
-        with _unrecorded():
+        with unrecorded():
             await self._retry(
                 lambda: steps.finish(
                     self._ledger,
@@ -294,7 +283,7 @@ class RunJournal:
         state = asdict(session)
         program_session = state.pop("id")
         continued = granted.history[-1].run_id if resumed else None
-        with _unrecorded():
+        with unrecorded():
             await self._retry(
                 lambda: steps.record_program_session(
                     self._ledger,

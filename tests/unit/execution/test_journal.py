@@ -133,7 +133,7 @@ async def test_after_an_incompatible_migration_an_answer_is_kept_but_no_further_
         fake_provider.script = [migrated(sends("a"))]
         with pytest.raises(LedgerNewer):
             await answer(active, fake_provider, mail.tool, attempt=2)
-        session = ProgramSession("id", "model", "key", "folder")
+        session = ProgramSession("id")
         with journal.recording(active.ledger, active.granted, 3, SYSTEM_CLOCK) as current:
             step = PlannedStep(StepPosition(0, 1, 1), "tool", "mail", {}, "a", repeatable=False)
             await current.report(step)  # the program goes on
