@@ -2,9 +2,8 @@
 
 `recording` opens the journal for an attempt, and `current` returns it to the code that asks agents.
 A step whose start cannot be recorded must not happen, so an unreachable ledger delays the step, at
-most until the attempt's timeout. If a newer program has migrated the ledger, no further step may
-start (`LedgerNewer`). But replies and reports are then only not recorded: the attempt may end with
-its answer. The texts for people are bounded, and contain no token of a
+most until the attempt's timeout. If a newer program has migrated the ledger, no step starts
+(`LedgerNewer`), but the attempt may end with its answer, without a record. The texts for people are bounded, and contain no token of a
 claim.
 
 A further attempt of the run continues from the steps of the earlier attempts. For each position, it
@@ -245,9 +244,8 @@ class RunJournal:
 
     async def finish(self, step: PlannedStep, reply: StepReply) -> None:
         self._note(step, reply.error)
-        number = self._numbers.get(step.position)
-        if number is None:  # its start is not recorded, as by `unrecorded`
-            return
+        if (number := self._numbers.get(step.position)) is None:
+            return  # its start is not recorded (`unrecorded`)
         status = Status.FAILED if reply.error else Status.SUCCEEDED
         kept = None if reply.value is None else {"facts": step.facts, "value": reply.value}
         amount, exceeds = _amount(step, reply)
@@ -269,8 +267,7 @@ class RunJournal:
             )
 
     async def show(self, step: PlannedStep, text: str) -> None:
-        number = self._numbers.get(step.position)
-        if number is None:
+        if (number := self._numbers.get(step.position)) is None:
             return
         shown = steps.show(
             self._ledger, self._granted.fence, self._granted.run_id, number, shown_text(text)
@@ -549,8 +546,8 @@ class RunJournal:
     async def _retry(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Repeat ``work`` until the ledger is reachable; the attempt's timeout ends the repetition.
 
-        The timeout takes effect between two tries, because a cancelled transaction loses its
-        connection. Raise `LedgerNewer`, which no further try changes.
+        It takes effect between two tries, as a cancelled transaction loses its connection. Raise
+        `LedgerNewer`, which no further try changes.
         """
         while True:
             try:
