@@ -3,8 +3,8 @@
 `recording` opens the journal for an attempt, and `current` returns it to the code that asks agents.
 A step whose start cannot be recorded must not happen, so an unreachable ledger delays the step, at
 most until the attempt's timeout. If a newer program has migrated the ledger, no step starts
-(`LedgerNewer`), but the attempt may end with its answer, without a record. The texts for people are bounded, and contain no token of a
-claim.
+(`LedgerNewer`), but the attempt may end with its answer. The texts for people are bounded, and
+contain no token of a claim.
 
 A further attempt of the run continues from the steps of the earlier attempts. For each position, it
 compares the new step with the recorded step::
