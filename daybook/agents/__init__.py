@@ -1,8 +1,8 @@
 """Agents that answer a job's prompts: the interface `base.Agent` and its implementations.
 
 An implementation takes an `AgentRequest` and returns an `AgentReply`, or raises an `AgentError`. It
-raises the errors of the request's journal (`LedgerError`, `ApprovalNeeded`) unchanged. The
-contract, which `tests/contract/agents` checks for every implementation:
+raises the errors of the request's journal (`LedgerError`, `LedgerNewer`, `ApprovalNeeded`)
+unchanged. The contract, which `tests/contract/agents` checks for every implementation:
 
 - `answer` returns or raises within `timeout` plus the time that ending its work takes;
 - after `answer` has returned or raised, no process or task that it started still runs;

@@ -20,6 +20,7 @@ from daybook.errors import (
     AgentTemporary,
     AgentTimeout,
     LedgerError,
+    LedgerNewer,
 )
 from daybook.ledger.states import Usage
 from daybook.policies.compression import Compression
@@ -53,9 +54,9 @@ class ModelAgent:
     """Agent that asks a model. After each response that calls tools, it sends one more request.
 
     The agent does not retry. The run retries, and counts its attempts. `daybook.agents.failures`
-    translates the errors, except those of the journal (`LedgerError`, `ApprovalNeeded`), which
-    `answer` raises unchanged. `answer` closes the connection before it returns. An error after the
-    first request has the usage so far in its attribute ``usage``.
+    translates the errors, except those of the journal (`LedgerError`, `LedgerNewer`,
+    `ApprovalNeeded`), which `answer` raises unchanged. `answer` closes the connection before it
+    returns. An error after the first request has the usage so far in its attribute ``usage``.
     """
 
     name: str
@@ -89,9 +90,9 @@ class ModelAgent:
         except TimeoutError:
             tool = toolset.at_work if toolset else ""
             failed: AgentError = AgentTimeout(request.timeout, tool=tool)
-        except (LedgerError, ApprovalNeeded):
-            # Another process took over the run, or the run waits for a person. Its journal records
-            # no further step.
+        except (LedgerError, LedgerNewer, ApprovalNeeded):
+            # Another process took over the run, a newer program the ledger, or the run waits for a
+            # person. Its journal records no further step.
             raise
         except Exception as error:
             failed = _as_token_limit_error(error, request, usage) or self._translate_error(

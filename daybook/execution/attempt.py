@@ -14,6 +14,8 @@
      ├ a person refused the call  failed, if the job itself makes the call
      ├ any other error            failed
      ├ a tool call failed         succeeded with warnings; failed with `fail_on_tool_error`
+     ├ the ledger is newer        unknown, because the steps cannot be recorded; with
+     │                            `on_lost: rerun`, as if it was not renewed in time
      ├ cancelled in Prefect       cancelled
      ├ the process is stopped     unknown: the effect may have happened
      ├ a renewal was refused      the agent is ended, a known outcome is kept: `LeaseLost`
@@ -48,6 +50,7 @@ from daybook.errors import (
     DaybookError,
     FenceRefused,
     InvalidInput,
+    LedgerNewer,
 )
 from daybook.execution import journal, lease, recording, retry_delay
 from daybook.execution.handover import Handover
@@ -143,12 +146,15 @@ async def run_attempt(
                 journal.recording(ledger, granted, attempt, clock) as steps,
                 _span(granted, attempt) as ended,
             ):
-                if (decided := await steps.decided_answer()) is not None:
-                    tried = AttemptResult(decided)
-                else:
-                    tried = await _try(granted, act, steps)
-                    tried = _with_warnings(granted, tried, steps.warnings())
-                    tried = _with_question(granted, tried)
+                try:
+                    if (decided := await steps.decided_answer()) is not None:
+                        tried = AttemptResult(decided)
+                    else:
+                        tried = await _try(granted, act, steps)
+                        tried = _with_warnings(granted, tried, steps.warnings())
+                        tried = _with_question(granted, tried)
+                except LedgerNewer as error:
+                    tried = _unrecordable(granted, error)
                 ended(Status.WAITING if tried.question is not None else tried.outcome.status)
     except lease.LeaseNotRenewed:
         if tried is None:
@@ -245,7 +251,7 @@ async def _try(granted: Granted, act: Act, steps: RunJournal) -> AttemptResult:
     except ApprovalNeeded as error:
         failed = Outcome(Status.FAILED, error=str(error))
         return AttemptResult(failed, question=error.question)
-    except FenceRefused:  # a step was refused: another process decides the run's end
+    except (FenceRefused, LedgerNewer):  # another process decides or records the run's end
         raise
     except DaybookError as error:
         output = getattr(error, "output", "") or None
@@ -254,6 +260,16 @@ async def _try(granted: Granted, act: Act, steps: RunJournal) -> AttemptResult:
     except Exception as error:
         log.exception("run %s failed", granted.run_id, extra={"action": "run_failed"})
         return AttemptResult(Outcome(Status.FAILED, error=f"{type(error).__name__}: {error}"))
+
+
+def _unrecordable(granted: Granted, error: LedgerNewer) -> AttemptResult:
+    """Return the result of an attempt whose steps cannot be recorded any more.
+
+    Its earlier calls may have had effects. Raise `LeaseNotRenewed` if the run may be repeated.
+    """
+    if granted.policy.on_lost == "rerun":
+        raise lease.LeaseNotRenewed(str(error)) from error
+    return AttemptResult(Outcome(Status.UNKNOWN, str(error), error=str(error)))
 
 
 async def _refusal_of_own_call(act: Act, steps: RunJournal) -> str:

@@ -2,8 +2,9 @@
 
 `recording` opens the journal for an attempt, and `current` returns it to the code that asks agents.
 A step whose start cannot be recorded must not happen, so an unreachable ledger delays the step, at
-most until the attempt's timeout. The texts for people are bounded, and contain no token of a
-claim.
+most until the attempt's timeout. If a newer program has migrated the ledger, no step starts
+(`LedgerNewer`), but the attempt may end with its answer. The texts for people are bounded, and
+contain no token of a claim.
 
 A further attempt of the run continues from the steps of the earlier attempts. For each position, it
 compares the new step with the recorded step::
@@ -65,8 +66,10 @@ from daybook.errors import (
     AgentFailed,
     AgentMisconfigured,
     InvalidInput,
+    LedgerNewer,
     LedgerUnreachable,
 )
+from daybook.execution.held_writes import RETRY_DELAY, unrecorded
 from daybook.execution.step_texts import shown_text, stored_text
 from daybook.jobs import limits
 from daybook.jobs.model import read_parameters
@@ -92,9 +95,6 @@ T = TypeVar("T")
 
 MAX_NAME_CHARACTERS = 200
 """Maximum length of a step's name, which a model or program may have invented."""
-
-RETRY_DELAY = timedelta(seconds=1)
-"""Delay before the journal repeats a write to an unreachable ledger."""
 
 MAX_BUDGET_DELAY = timedelta(seconds=10)
 """Maximum delay before the next check of a budget whose rest other requests have reserved."""
@@ -215,8 +215,9 @@ class RunJournal:
         return refused
 
     async def report(self, step: PlannedStep, reply: StepReply | None = None) -> None:
-        await self._load()
-        await self._record(step, "", reply)
+        with unrecorded():
+            await self._load()
+            await self._record(step, "", reply)
 
     async def keep(
         self,
@@ -243,29 +244,30 @@ class RunJournal:
 
     async def finish(self, step: PlannedStep, reply: StepReply) -> None:
         self._note(step, reply.error)
-        number = self._numbers[step.position]
+        if (number := self._numbers.get(step.position)) is None:
+            return  # its start is not recorded (`unrecorded`)
         status = Status.FAILED if reply.error else Status.SUCCEEDED
         kept = None if reply.value is None else {"facts": step.facts, "value": reply.value}
         amount, exceeds = _amount(step, reply)
-        await self._retry(
-            lambda: steps.finish(
-                self._ledger,
-                self._granted.fence,
-                self._granted.run_id,
-                number,
-                status,
-                usage=reply.usage,
-                error=stored_text(reply.error) or None,
-                output=stored_text(reply.output),
-                reply=kept,
-                amount=amount,
-                budget=self._budget if exceeds else None,
+        with unrecorded():
+            await self._retry(
+                lambda: steps.finish(
+                    self._ledger,
+                    self._granted.fence,
+                    self._granted.run_id,
+                    number,
+                    status,
+                    usage=reply.usage,
+                    error=stored_text(reply.error) or None,
+                    output=stored_text(reply.output),
+                    reply=kept,
+                    amount=amount,
+                    budget=self._budget if exceeds else None,
+                )
             )
-        )
 
     async def show(self, step: PlannedStep, text: str) -> None:
-        number = self._numbers.get(step.position)
-        if number is None:
+        if (number := self._numbers.get(step.position)) is None:
             return
         shown = steps.show(
             self._ledger, self._granted.fence, self._granted.run_id, number, shown_text(text)
@@ -278,16 +280,17 @@ class RunJournal:
         state = asdict(session)
         program_session = state.pop("id")
         continued = granted.history[-1].run_id if resumed else None
-        await self._retry(
-            lambda: steps.record_program_session(
-                self._ledger,
-                granted.fence,
-                granted.run_id,
-                program_session,
-                state,
-                continued=continued,
+        with unrecorded():
+            await self._retry(
+                lambda: steps.record_program_session(
+                    self._ledger,
+                    granted.fence,
+                    granted.run_id,
+                    program_session,
+                    state,
+                    continued=continued,
+                )
             )
-        )
 
     async def decided_answer(self) -> Outcome | None:
         """Return the attempt's outcome if a person has decided about its answer; otherwise None.
@@ -543,12 +546,14 @@ class RunJournal:
     async def _retry(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Repeat ``work`` until the ledger is reachable; the attempt's timeout ends the repetition.
 
-        The timeout takes effect between two tries, because a cancelled transaction loses its
-        connection.
+        It takes effect between two tries, as a cancelled transaction loses its connection. Raise
+        `LedgerNewer`, which no further try changes.
         """
         while True:
             try:
                 return await wait_shielded(asyncio.create_task(work()))
+            except LedgerNewer:
+                raise
             except LedgerUnreachable as error:
                 log.warning(
                     "a step is not recorded yet: %s", error, extra={"action": "step_not_recorded"}

@@ -12,10 +12,10 @@
 
 A file is complete or absent, because it is written under another name, synced, and then renamed.
 Any process of the home that reaches the ledger drains the spool (promise 6). The outcome of another
-ledger stays in its file. Writing an outcome twice changes nothing (`claims.finish`,
-`claims.retry`). So a file that remains after its outcome was written, because of a crash or two
-concurrent drains, does no harm. But an outcome that is refused twice is kept as evidence twice.
-Like the ledger, the files are readable only by their owner.
+ledger, or of a newer program, stays in its file. Writing an outcome twice changes nothing
+(`claims.finish`, `claims.retry`). So a file that remains after its outcome was written, because of
+a crash or two concurrent drains, does no harm. But an outcome that is refused twice is kept as
+evidence twice. Like the ledger, the files are readable only by their owner.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ from daybook.short_text import one_line
 log = logging.getLogger(__name__)
 
 VERSION = 1
+"""Version of the files. Increment it with each new field of `Outcome` (see `ledger.schema`)."""
 ASIDE_SUFFIX = ".aside"
 MAX_ASIDE_FILES = 100
 """Maximum number of files that stay set aside; if there are more, the oldest are deleted."""
@@ -83,7 +84,7 @@ class SpooledOutcome:
 
 @dataclass
 class SpoolResult:
-    """Numbers of outcomes that were written, refused, set aside, or left for another ledger."""
+    """Numbers of outcomes that were written, refused, set aside, or left for other processes."""
 
     written: int = 0
     refused: int = 0
@@ -92,6 +93,10 @@ class SpoolResult:
 
     def __bool__(self) -> bool:
         return bool(self.written or self.refused or self.aside)
+
+
+class _Newer(Exception):
+    """A newer program of this home has written the file, and will read it."""
 
 
 def folder() -> Path:
@@ -149,6 +154,9 @@ async def drain(ledger: Ledger, run_id: str = "") -> SpoolResult:
             spooled = _read(file)
         except FileNotFoundError:
             continue  # another process is draining too
+        except _Newer:
+            result.left += 1
+            continue
         except (OSError, ValueError, KeyError, TypeError) as error:
             _set_aside(file, f"cannot be read: {error!r}")
             result.aside += 1
@@ -234,10 +242,13 @@ def _as_json(spooled: SpooledOutcome) -> JsonObject:
 
 
 def _read(file: Path) -> SpooledOutcome:
-    """Read an outcome; raise OSError, ValueError, KeyError or TypeError for an invalid file."""
+    """Read an outcome; raise OSError, ValueError, KeyError or TypeError for an invalid file.
+
+    Raise `_Newer` for a file of a newer program.
+    """
     content = json.loads(file.read_text(encoding="utf-8"))
-    if content["version"] != VERSION:
-        raise ValueError(f"its version is {content['version']}, not {VERSION}")
+    if (version := content["version"]) != VERSION:
+        raise (_Newer if version > VERSION else ValueError)(f"its version is {version}")
     outcome = content["outcome"]
     until = None if content["until"] is None else datetime.fromisoformat(content["until"])
     if until is not None and until.tzinfo is None:

@@ -96,15 +96,15 @@ async def finish(
 async def ask(ledger: Ledger, granted: Granted, question: Question, clock: Clock) -> datetime:
     """Make the run wait for a person's answer; return the latest time at which the wait ends.
 
-    Raise the errors of `claims.wait_for_approval`. If the ledger is unreachable for two leases,
-    raise `OutcomeUnwritten`: the lease is lost, and no person was asked.
+    Raise the errors of `claims.wait_for_approval`. If the ledger is unreachable for two leases, or
+    newer than this program, raise `OutcomeUnwritten`: the lease is lost, and no person was asked.
     """
     delay, deadline = FIRST_RETRY_DELAY, clock.now() + 2 * TIMING.run_lease
     while True:
         try:
             return await claims.wait_for_approval(ledger, granted.run_id, granted.fence, question)
         except LedgerUnreachable as error:
-            if clock.now() + delay >= deadline:
+            if clock.now() + delay >= deadline or isinstance(error, LedgerNewer):
                 unasked = Outcome(Status.UNKNOWN, f"no approval of {question.tool} was asked for")
                 raise OutcomeUnwritten(granted, unasked, error, spooled=False) from error
             log.warning(

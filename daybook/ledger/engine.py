@@ -8,6 +8,7 @@ writer has a connection, so waiting writers never delay reads.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -27,6 +28,8 @@ from daybook.ledger import database, feature_tables, in_use, migration_copies, s
 from daybook.ledger.in_use import InUse
 from daybook.ledger.tables import Fact
 from daybook.timing import TIMING
+
+log = logging.getLogger(__name__)
 
 PROBE_TIMEOUT = timedelta(milliseconds=500)
 """How long `why_unwritable` waits for the lock by default."""
@@ -140,6 +143,9 @@ class Ledger:
             except LedgerNewer:
                 raise
             except LedgerUnreachable:
+                continue
+            except Exception:  # such as a table that a restore has dropped for a moment
+                log.exception("cannot read the version of the ledger's schema")
                 continue
             if newer is not None:
                 raise newer

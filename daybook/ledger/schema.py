@@ -10,9 +10,10 @@ write transaction of an older program that has it open already is refused too.
 To add a migration: write it to `versions`, and its version to `HEAD`. The second word of `HEAD` is
 that oldest schema. Leave it as it is if the migration only adds tables, indexes that are not
 unique, and columns with a default of the database, and if older programs may ignore them. Otherwise
-repeat the new version, also if a release adds a field to jobs, for which it may be empty: programs
-refuse jobs with unknown fields. The migrations of Daybook's features only add; one that does more
-needs such a migration of the ledger.
+write the new version twice, also if a release adds a field to jobs, for which the migration may be
+empty: programs refuse jobs with unknown fields. The migrations of Daybook's features only add; one
+that does more needs such a migration of the ledger. A new field of `Outcome` needs a new
+`outcome_spool.VERSION`, so that an older process of the home leaves files with it to the newer one.
 """
 
 from __future__ import annotations

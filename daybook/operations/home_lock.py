@@ -67,7 +67,7 @@ class Restart:
 
 @dataclass
 class UpRecord:
-    """Record of one `daybook up`. Its methods, except `add_restart`, write changes to the file."""
+    """Record of one `daybook up`. Each change, except `add_restart`, writes the file."""
 
     home: Home
     pid: int
@@ -114,6 +114,10 @@ class UpRecord:
     def remove_child(self, child: Child) -> None:
         self.children = [entry for entry in self.children if entry.pid != child.pid]
         self._save()
+
+    def has_worker(self) -> bool:
+        """Return whether the worker is running."""
+        return any(entry.name == "worker" for entry in self.children)
 
     def add_restart(self, name: str, at: datetime, why: str) -> None:
         """Add the restart of a child at ``at`` (UTC). The next change of the record writes it."""

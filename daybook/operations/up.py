@@ -447,7 +447,7 @@ async def _run(
         if settings.load().command_server and sys.platform == "linux" and not has_unit:
             await stack.enter_async_context(_command_server(home, record, talk, forked_from))
         new_version = _set_after(
-            upgrade.until_installed(ledger, running_version, talk.say), upgraded
+            upgrade.until_installed(ledger, running_version, talk.say, record.has_worker), upgraded
         )
         await stack.enter_async_context(_background(new_version))
         await _watch(ledger, talk, since)

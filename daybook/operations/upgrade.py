@@ -25,7 +25,7 @@ from importlib import metadata
 from typing import NoReturn
 
 from daybook import __version__, repository
-from daybook.errors import DaybookError, LedgerUnreachable
+from daybook.errors import DaybookError, LedgerNewer, LedgerUnreachable
 from daybook.ledger import schema
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import HELD
@@ -56,11 +56,14 @@ def installed() -> str:
         return ""
 
 
-async def until_installed(ledger: Ledger, running: str, say: Callable[[str], None]) -> None:
+async def until_installed(
+    ledger: Ledger, running: str, say: Callable[[str], None], has_worker: Callable[[], bool]
+) -> None:
     """Wait until this `up` should restart on another version than ``running``.
 
-    ``running`` is the result of `installed` when this process was started. If a new version does
-    not start, report the reason and wait for the next one.
+    ``running`` is the result of `installed` when this process was started. ``has_worker`` returns
+    whether the worker of this `up` is running. If a new version does not start, report the reason
+    and wait for the next one.
     """
     last_seen = refused = running
     while True:
@@ -79,7 +82,7 @@ async def until_installed(ledger: Ledger, running: str, say: Callable[[str], Non
         f"Daybook {version} was installed: restarting when no run is active, at the latest in "
         f"{minutes:g} minutes"
     )
-    await _until_quiet(ledger)
+    await _until_quiet(ledger, has_worker)
 
 
 async def _try_new_version() -> tuple[str, str]:
@@ -113,13 +116,16 @@ async def _try_new_version() -> tuple[str, str]:
     return "", (lines or [f"exit code {trial.returncode}"])[-1]
 
 
-async def _until_quiet(ledger: Ledger) -> None:
+async def _until_quiet(ledger: Ledger, has_worker: Callable[[], bool]) -> None:
     end = time.monotonic() + QUIET_TIMEOUT_SECONDS
     while time.monotonic() < end:
         try:
             async with ledger.read() as session:
                 if not any(run.state in HELD for run in await history.live(session)):
                     return
+        except LedgerNewer:
+            if not has_worker():  # it ends when none of its runs is active
+                return
         except LedgerUnreachable:
             pass
         await asyncio.sleep(QUIET_POLL_INTERVAL_SECONDS)

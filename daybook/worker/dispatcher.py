@@ -308,7 +308,9 @@ class Dispatcher:
             running,
             granted.run_id,
             self._holder,
-            policy=policy,
+            granted.fence,
+            kind,
+            policy,
         )
         if policy.deadline is not None:
             watched.set_deadline(granted.queued_at + policy.deadline - self._ledger.now())

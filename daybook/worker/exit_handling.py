@@ -19,6 +19,9 @@ Promise 8 has the rules for timeouts, and promise 13 has the states in Prefect::
                      ─ LOST         left to the new holder, or to the lease reaper
                      ─ other        claimed: waiting again; running: unknown, or waiting again if
                                     `on_lost` says so
+
+If a newer program has migrated the ledger, the outcomes of CANCEL, TIMEOUT and DEADLINE are spooled
+for a process of the newer version. Its lease reaper decides the runs of the other causes.
 """
 
 from __future__ import annotations
@@ -32,6 +35,8 @@ from prefect.client.orchestration import PrefectClient
 
 from daybook.errors import FenceRefused, IllegalTransition, LedgerNewer, LedgerUnreachable
 from daybook.execution import delivery, outcome_spool
+from daybook.execution.outcome_spool import SpooledOutcome
+from daybook.ledger import job_kinds
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import HELD, TERMINAL, Outcome, Status
 from daybook.ledger.tables import RunRow
@@ -53,7 +58,7 @@ worker that is being stopped.
 PREFECT_ERRORS = (httpx.HTTPError, TimeoutError)
 
 _STOPPED_BY_WORKER = (StopCause.CANCEL, StopCause.TIMEOUT, StopCause.DEADLINE)
-"""Causes for which the worker records the outcome, and so creates the run's artifact."""
+"""Causes for which the worker decides the outcome, and so creates the run's artifact."""
 
 
 async def handle_exit(ledger: Ledger, client: PrefectClient, watched: SupervisedRun) -> None:
@@ -62,7 +67,12 @@ async def handle_exit(ledger: Ledger, client: PrefectClient, watched: Supervised
     If the ledger stays unreachable for the duration of two leases, or Prefect for
     `PREFECT_TIMEOUT_SECONDS`, log the error and return; the keeper does the rest later.
     """
-    row = await _retry_until_reachable(ledger, lambda: _record(ledger, client, watched))
+    try:
+        row = await _retry_until_reachable(ledger, lambda: _record(ledger, client, watched))
+    except LedgerNewer as error:
+        log.error("cannot record the outcome: %s", error, extra={"action": "outcome_not_recorded"})
+        _spool(ledger, watched)
+        return
     if row is None:
         return  # the ledger was unreachable for so long that the run counts as lost
     try:
@@ -97,8 +107,10 @@ async def _retry_until_reachable(
     while True:
         try:
             return await work()
+        except LedgerNewer:
+            raise
         except LedgerUnreachable as error:
-            if ledger.now() >= end or isinstance(error, LedgerNewer):
+            if ledger.now() >= end:
                 log.error(
                     "cannot record the outcome: %s", error, extra={"action": "outcome_not_recorded"}
                 )
@@ -137,36 +149,60 @@ def _holds_claim(row: RunRow, watched: SupervisedRun) -> bool:
 async def _record_end(
     ledger: Ledger, client: PrefectClient, watched: SupervisedRun, row: RunRow
 ) -> None:
-    run_id, fence, policy, usage = row.id, row.fence, watched.policy, watched.facts.took
-    match watched.cause:
-        case StopCause.CANCEL:
-            outcome = Outcome(Status.CANCELLED, str(StopCause.CANCEL), usage=usage)
-        case StopCause.DEADLINE:
-            reason = f"the deadline of {to_text(policy.deadline)} passed" if policy.deadline else ""
-            outcome = Outcome(Status.TIMED_OUT, reason, error=reason, usage=usage)
-        case StopCause.TIMEOUT:
-            reason = (
-                f"it did not end within {to_text(policy.timeout)}; the worker ended its processes"
-            )
-            outcome = Outcome(
-                Status.TIMED_OUT, reason, error=_with_tail(reason, watched), usage=usage
-            )
-            # The stopped call may have had its effect. So without `idempotent`, retry only an agent
-            # that was not calling a tool which changes something.
-            repeatable_agent = row.asks_agent and not watched.facts.changed
-            may_retry = repeatable_agent or policy.idempotent
-            if may_retry and row.state is Status.RUNNING and row.attempts <= policy.retries:
-                until = ledger.now() + policy.delay(row.attempts)
-                await claims.retry(ledger, run_id, fence, outcome, until)
-                return
-        case _:
-            if watched.cause is None and await _ended_by_prefect(ledger, client, watched):
-                return
-            reason = describe_exit(watched)
-            error = _with_tail(reason, watched)
-            await claims.holder_died(ledger, run_id, fence, reason, error=error, usage=usage)
+    run_id, fence = row.id, row.fence
+    if watched.cause not in _STOPPED_BY_WORKER:
+        if watched.cause is None and await _ended_by_prefect(ledger, client, watched):
             return
+        reason, usage = describe_exit(watched), watched.facts.took
+        error = _with_tail(reason, watched)
+        await claims.holder_died(ledger, run_id, fence, reason, error=error, usage=usage)
+        return
+    outcome = _decided(watched)
+    is_running = row.state is Status.RUNNING
+    if is_running and _may_retry(watched, row.attempts, asks_agent=row.asks_agent):
+        until = ledger.now() + watched.policy.delay(row.attempts)
+        await claims.retry(ledger, run_id, fence, outcome, until)
+        return
     await claims.finish(ledger, run_id, fence, outcome)
+
+
+def _decided(watched: SupervisedRun) -> Outcome:
+    """Return the outcome of a run that the worker has stopped for one of `_STOPPED_BY_WORKER`."""
+    policy, usage = watched.policy, watched.facts.took
+    if watched.cause is StopCause.CANCEL:
+        return Outcome(Status.CANCELLED, str(StopCause.CANCEL), usage=usage)
+    if watched.cause is StopCause.DEADLINE:
+        reason = f"the deadline of {to_text(policy.deadline)} passed" if policy.deadline else ""
+        return Outcome(Status.TIMED_OUT, reason, error=reason, usage=usage)
+    reason = f"it did not end within {to_text(policy.timeout)}; the worker ended its processes"
+    return Outcome(Status.TIMED_OUT, reason, error=_with_tail(reason, watched), usage=usage)
+
+
+def _may_retry(watched: SupervisedRun, attempts: int, *, asks_agent: bool) -> bool:
+    """Return whether another attempt follows the attempt that the worker has stopped.
+
+    The stopped call may have had its effect. So without `idempotent`, retry only an agent that was
+    not calling a tool which changes something.
+    """
+    repeatable_agent = asks_agent and not watched.facts.changed
+    may_repeat = repeatable_agent or watched.policy.idempotent
+    return watched.cause is StopCause.TIMEOUT and may_repeat and attempts <= watched.policy.retries
+
+
+def _spool(ledger: Ledger, watched: SupervisedRun) -> None:
+    """Store the outcome that this worker has decided, unless the process recorded or stored one."""
+    is_known = watched.facts.ended or outcome_spool.pending_files(watched.run_id)
+    if watched.cause not in _STOPPED_BY_WORKER or is_known:
+        return
+    attempt, until = watched.facts.attempt, None
+    asks_agent = job_kinds.asks_agent(watched.kind)
+    if attempt and _may_retry(watched, attempt, asks_agent=asks_agent):
+        until = ledger.now() + watched.policy.delay(attempt)
+    outcome = _decided(watched)
+    try:
+        outcome_spool.put(SpooledOutcome(ledger.id, watched.run_id, watched.fence, outcome, until))
+    except OSError as error:
+        log.error("cannot store the outcome: %s", error, extra={"action": "spool_failed"})
 
 
 async def _ended_by_prefect(ledger: Ledger, client: PrefectClient, watched: SupervisedRun) -> bool:

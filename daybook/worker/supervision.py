@@ -70,14 +70,16 @@ class SupervisedRun:
     """Supervised process of one flow run.
 
     ``run_id`` is the run's id in the ledger, "" for an external run. ``holder`` is the holder that
-    the lease names. ``ends_at`` is the time of the deadline in seconds of the monotonic clock, None
-    for no deadline.
+    the lease names, and ``fence`` the last known fencing token. ``ends_at`` is the time of the
+    deadline in seconds of the monotonic clock, None for no deadline.
     """
 
     flow_run: Any
     running: RunProcess
     run_id: str = ""
     holder: str = ""
+    fence: int = 0
+    kind: str = ""
     policy: Policy = field(default_factory=Policy)
     facts: ReportedFacts = field(default_factory=ReportedFacts)
     ends_at: float | None = None
@@ -178,6 +180,7 @@ class SupervisedRun:
             elif "checking" in fact:  # the timeout of an attempt also limits a check
                 facts.running_since = time.monotonic()
             elif "waiting" in fact or "claimed" in fact:
+                self.fence = fact.get("claimed", self.fence)
                 facts.running_since = facts.took = None  # the attempt has recorded its usage
             elif "ended" in fact:
                 facts.ended, facts.running_since = fact["ended"], None

@@ -197,7 +197,10 @@ class WorkerLoop:
         except ExceptionGroup as errors:
             if (newer := errors.subgroup(LedgerNewer)) is None:
                 raise
-            raise newer.exceptions[0] from None
+            error: BaseException = newer
+            while isinstance(error, BaseExceptionGroup):
+                error = error.exceptions[0]
+            raise error from None
         raise AssertionError("these tasks end only when they are cancelled")
 
     async def run_once(self) -> None:
@@ -245,7 +248,7 @@ class WorkerLoop:
             await self._ledger.until_newer()
         except LedgerNewer as error:
             log.error("this worker ends: %s", error, extra={"action": "ledger_newer"})
-            self._draining = True
+            self._stopping = True
             await self.run_queue.wait_until_dispatched()
             await self._all_ended()
             raise

@@ -20,8 +20,8 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, Table, create_engine, event, select
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy import Connection, Engine, Table, create_engine, event, select, text
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlmodel import SQLModel
 
 from daybook.errors import LedgerNewer, LedgerOlder, LedgerUnreachable
@@ -318,6 +318,28 @@ async def test_a_program_that_has_the_ledger_open_is_refused_after_an_incompatib
         with pytest.raises(LedgerNewer, match=NEXT):
             await old.until_newer()
     assert database.query("SELECT value FROM facts WHERE key = 'late'") == []
+
+
+async def test_an_error_that_is_not_translated_does_not_end_the_wait_for_a_newer_program(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("daybook.ledger.engine.VERIFY_INTERVAL_SECONDS", 0.0)
+    looks = list[bool]()
+
+    async def newer_error(session: AsyncSession) -> LedgerNewer:
+        looks.append(True)
+        if len(looks) == 1:
+            await session.execute(text("SELECT value FROM dropped"))
+        return LedgerNewer(NEXT, schema.head())
+
+    async with Ledger(database.address) as ledger:
+        # A read verifies the schema, too; here only the wait does.
+        monkeypatch.setattr("daybook.ledger.engine.VERIFY_INTERVAL_SECONDS", 0.01)
+        monkeypatch.setattr(ledger, "_verified_at", float("inf"))
+        monkeypatch.setattr(schema, "newer_error", newer_error)
+        with pytest.raises(LedgerNewer, match=NEXT):
+            await ledger.until_newer()
+    assert len(looks) == 2
 
 
 def _copy(home: Home, ledger_id: str) -> Path:

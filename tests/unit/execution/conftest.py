@@ -14,6 +14,7 @@ import pytest
 
 from daybook.clock import SYSTEM_CLOCK
 from daybook.home import Home
+from daybook.ledger import schema
 from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import RunRow
 from daybook.runs import claim_requests, claims
@@ -38,6 +39,14 @@ class ActiveRun:
         with closing(sqlite3.connect(self.path, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
             yield other
+
+    def migrate_incompatibly(self) -> None:
+        """Make the ledger unusable for this program, as a newer one does."""
+        self.query(f"INSERT INTO facts VALUES ('{schema.OLDEST_FACT}', '29991231_0001')")
+
+    def undo_migration(self) -> None:
+        """Let this program play the newer one."""
+        self.query(f"DELETE FROM facts WHERE key = '{schema.OLDEST_FACT}'")
 
     def take_over(self) -> None:
         """Raise the fencing token, as a rerun on another host does."""

@@ -10,16 +10,23 @@ from functools import partial
 
 import pytest
 from anyio.lowlevel import checkpoint
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from daybook.clock import SYSTEM_CLOCK
-from daybook.errors import AgentFailed, AgentTemporary, AgentTimeout, IllegalTransition
-from daybook.execution import attempt, lease, outcome_spool, recording
+from daybook.errors import (
+    AgentFailed,
+    AgentTemporary,
+    AgentTimeout,
+    IllegalTransition,
+    LedgerNewer,
+)
+from daybook.execution import attempt, held_writes, lease, outcome_spool, recording
 from daybook.execution.lease import LeaseLost, LeaseNotRenewed
 from daybook.execution.recording import OutcomeUnwritten
-from daybook.ledger import schema
-from daybook.ledger.engine import Ledger
+from daybook.ledger.engine import Ledger, sharing
 from daybook.ledger.states import Outcome, Status
 from daybook.policies.policy import JITTER_FRACTION, MAX_RETRIES
+from daybook.runs.approvals import Question
 from daybook.testing import ManualClock
 from daybook.timing import TIMING
 from tests.timings import change
@@ -194,16 +201,54 @@ async def test_an_outcome_is_spooled_at_once_if_a_newer_program_has_migrated_the
     active: ActiveRun,
 ) -> None:
     effect, clock = Effect(), ManualClock()
-    active.query(f"INSERT INTO facts VALUES ('{schema.OLDEST_FACT}', '29991231_0001')")
+    active.migrate_incompatibly()
     with pytest.raises(OutcomeUnwritten, match="29991231_0001") as unwritten:
         await _carry(active, effect, clock)
 
     assert (effect.effect_count, clock.waits) == (1, [])
     assert unwritten.value.spooled
     # A process of the newer program records it.
-    active.query(f"UPDATE facts SET value = '{schema.head()}' WHERE key = '{schema.OLDEST_FACT}'")
+    active.undo_migration()
     await outcome_spool.drain(active.ledger)
     assert (await active.row()).status == "succeeded"
+
+
+async def test_an_attempt_whose_steps_a_newer_ledger_refuses_is_unknown(active: ActiveRun) -> None:
+    active.migrate_incompatibly()
+    with pytest.raises(OutcomeUnwritten) as unwritten:
+        await _carry(active, Effect(LedgerNewer("29991231_0001", "1")))
+
+    assert unwritten.value.spooled
+    active.undo_migration()
+    await outcome_spool.drain(active.ledger)
+    row = await active.row()
+    assert (row.status, "29991231_0001" in (row.error or "")) == ("unknown", True)
+
+
+async def test_a_rerun_whose_steps_a_newer_ledger_refuses_is_left_to_its_lease(
+    active: ActiveRun,
+) -> None:
+    active.granted.parameters["policy"] |= {"on_lost": "rerun"}
+    active.migrate_incompatibly()
+    with pytest.raises(LeaseNotRenewed, match="29991231_0001"):
+        await _carry(active, Effect(LedgerNewer("29991231_0001", "1")))
+
+    assert outcome_spool.pending_files() == []
+
+
+async def test_a_newer_ledger_ends_a_write_and_a_question_at_once(active: ActiveRun) -> None:
+    async def never(session: AsyncSession, ledger: Ledger) -> None:
+        raise AssertionError
+
+    active.migrate_incompatibly()
+    clock = ManualClock()
+    with sharing(active.ledger), pytest.raises(LedgerNewer):
+        async with asyncio.timeout(30):
+            await held_writes.write(active.granted, never)
+    question = Question.of_answer(Outcome(Status.SUCCEEDED, output="x"), timedelta(hours=1))
+    with pytest.raises(OutcomeUnwritten):
+        await recording.ask(active.ledger, active.granted, question, clock)
+    assert clock.waits == []
 
 
 async def test_a_process_waiting_for_the_ledger_has_already_spooled_its_outcome(

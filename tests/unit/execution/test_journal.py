@@ -10,7 +10,7 @@ import pytest
 from daybook.agents.base import AgentReply, Tool
 from daybook.agents.journal import PlannedStep, ProgramSession, StepPosition, StepReply
 from daybook.clock import SYSTEM_CLOCK
-from daybook.errors import AgentError, FenceRefused, InvalidInput
+from daybook.errors import AgentError, FenceRefused, InvalidInput, LedgerNewer
 from daybook.execution import journal, step_texts
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import StepRow
@@ -112,6 +112,36 @@ async def test_a_process_that_lost_its_claim_makes_no_further_request_and_no_cal
         assert len(fake_provider.requests) == 1
     assert mail.sent == []
     assert [each.status for each in await recorded(active)] == ["running"]
+
+
+async def test_after_an_incompatible_migration_an_answer_is_kept_but_no_further_step_starts(
+    active: ActiveRun,
+) -> None:
+    mail, last = Mail(), Answer("Done.")
+
+    def migrated(next_answer: Answer) -> Callable[[Any], Answer]:
+        def respond(_: Any) -> Answer:
+            active.migrate_incompatibly()
+            return next_answer
+
+        return respond
+
+    with provider() as fake_provider:
+        fake_provider.script = [migrated(last)]
+        assert (await answer(active, fake_provider, mail.tool)).text == "Done."
+        active.undo_migration()
+        fake_provider.script = [migrated(sends("a"))]
+        with pytest.raises(LedgerNewer):
+            await answer(active, fake_provider, mail.tool, attempt=2)
+        session = ProgramSession("id")
+        with journal.recording(active.ledger, active.granted, 3, SYSTEM_CLOCK) as current:
+            step = PlannedStep(StepPosition(0, 1, 1), "tool", "mail", {}, "a", repeatable=False)
+            await current.report(step)  # the program goes on
+            await current.finish(step, StepReply("sent"))
+            await current.program_session(session, resumed=False)
+    assert mail.sent == []
+    active.undo_migration()
+    assert [each.kind for each in await recorded(active)] == ["request", "request"]
 
 
 async def test_a_failed_request_and_a_failed_call_are_recorded_with_their_errors(

@@ -157,8 +157,8 @@ def _torn(text: str) -> str:
     return text[: len(text) // 2]
 
 
-def _newer(text: str) -> str:
-    return json.dumps({**json.loads(text), "version": 2})
+def _of_no_version(text: str) -> str:
+    return json.dumps({**json.loads(text), "version": 0})
 
 
 def _of_no_run(text: str) -> str:
@@ -173,7 +173,9 @@ def _without_a_status(text: str) -> str:
     return json.dumps({**json.loads(text), "outcome": {"status": "done"}})
 
 
-@pytest.mark.parametrize("spoil", [_torn, _newer, _of_no_run, _without_a_zone, _without_a_status])
+@pytest.mark.parametrize(
+    "spoil", [_torn, _of_no_version, _of_no_run, _without_a_zone, _without_a_status]
+)
 async def test_an_unreadable_file_is_set_aside_and_the_others_are_recorded(
     active: ActiveRun, spoil: Any
 ) -> None:
@@ -208,6 +210,17 @@ async def test_outcomes_of_another_ledger_wait_for_it(active: ActiveRun) -> None
 
     assert file.exists()
     assert (await active.row()).status == "running"
+
+
+async def test_a_file_of_a_newer_program_waits_for_it(active: ActiveRun) -> None:
+    file = outcome_spool.put(known(active))
+    content = json.loads(file.read_text())
+    newer = {"version": outcome_spool.VERSION + 1, "outcome": {**content["outcome"], "new": 1}}
+    file.write_text(json.dumps({**content, **newer}))
+
+    assert await outcome_spool.drain(active.ledger) == SpoolResult(left=1)
+
+    assert (file.exists(), outcome_spool.set_aside_files()) == (True, [])
 
 
 async def test_a_drain_for_one_run_leaves_the_files_of_other_runs(active: ActiveRun) -> None:

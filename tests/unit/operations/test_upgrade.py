@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from daybook import __version__
 from daybook.ledger import schema
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Status
-from daybook.ledger.tables import RunRow
+from daybook.ledger.tables import Fact, RunRow
 from daybook.operations import upgrade
 from daybook.runs import history
 from tests.world import World
@@ -46,9 +46,11 @@ class Installed:
         self.trials.append(self.now)
         return self.now, self.why if self.now == "broken" else ""
 
-    async def until_restart(self, ledger: Ledger) -> None:
+    async def until_restart(
+        self, ledger: Ledger, has_worker: Callable[[], bool] = lambda: True
+    ) -> None:
         async with asyncio.timeout(30):
-            await upgrade.until_installed(ledger, "old", self.said.append)
+            await upgrade.until_installed(ledger, "old", self.said.append, has_worker)
 
 
 async def test_up_restarts_once_an_installation_is_complete(
@@ -97,6 +99,20 @@ async def test_a_restart_waits_for_the_end_of_active_runs_but_not_for_waiting_on
 
     await world.runs.finish(running, Status.SUCCEEDED)
     await restarting
+
+
+async def test_after_an_incompatible_migration_a_restart_waits_for_the_end_of_the_worker(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("daybook.ledger.engine.VERIFY_INTERVAL_SECONDS", 0.0)
+    await world.runs.running(await world.jobs.add("long"))
+    async with world.ledger.write() as session:
+        await session.merge(Fact(key=schema.OLDEST_FACT, value="29991231_0001"))
+    looks = [True, True, False]
+
+    await Installed(monkeypatch, "new").until_restart(world.ledger, lambda: looks.pop(0))
+
+    assert looks == []
 
 
 async def test_a_restart_waits_no_longer_than_its_limit(

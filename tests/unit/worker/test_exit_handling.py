@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -14,9 +16,10 @@ from daybook.clock import SYSTEM_CLOCK
 from daybook.execution import outcome_spool
 from daybook.execution.outcome_spool import SpooledOutcome
 from daybook.home import Home
+from daybook.ledger import schema
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Outcome, Status
-from daybook.ledger.tables import RunRow
+from daybook.ledger.tables import Fact, RunRow
 from daybook.policies.policy import Policy
 from daybook.prefect import state_mirror
 from daybook.runs import claim_requests, claims
@@ -164,6 +167,52 @@ async def test_a_killed_attempt_is_followed_by_another_while_retries_are_left(
         tmp_path, "agent-prompt", Policy(retries=retries), ReportedFacts()
     )
     assert (row.state, row.attempts) == (expected, 1)
+
+
+@pytest.mark.parametrize(
+    ("cause", "facts", "retries", "expected"),
+    [
+        (StopCause.CANCEL, {}, 1, Status.CANCELLED),
+        (StopCause.DEADLINE, {"attempt": 1}, 1, Status.TIMED_OUT),
+        (StopCause.TIMEOUT, {"attempt": 1}, 0, Status.TIMED_OUT),
+        (StopCause.TIMEOUT, {"attempt": 1}, 1, Status.WAITING),
+        (StopCause.TIMEOUT, {"attempt": 1, "changed": True}, 1, Status.TIMED_OUT),
+        (StopCause.TIMEOUT, {"attempt": 1, "ended": "succeeded"}, 0, Status.RUNNING),
+        (None, {"attempt": 1}, 1, Status.RUNNING),  # the lease reaper ends it
+    ],
+)
+async def test_the_worker_spools_its_outcome_if_a_newer_program_has_migrated_the_ledger(
+    daybook_home: Home,
+    cause: StopCause | None,
+    facts: dict[str, Any],
+    retries: int,
+    expected: Status,
+) -> None:
+    tmp_path = daybook_home.path
+    async with Ledger(f"sqlite+aiosqlite:///{tmp_path / 'ledger.db'}") as ledger:
+        granted = await claimed(ledger, FIRST)
+        await claims.begin(ledger, granted.run_id, granted.fence)
+        async with ledger.write() as session:
+            await session.merge(Fact(key=schema.OLDEST_FACT, value="29991231_0001"))
+        watched = SupervisedRun(
+            FlowRun(FIRST),
+            cast(Any, Dead(tmp_path / "nothing")),
+            granted.run_id,
+            HERE,
+            granted.fence,
+            "agent-prompt",
+            Policy(retries=retries),
+            ReportedFacts(**facts),
+            cause=cause,
+            exit_code=-9,
+        )
+        await exit_handling.handle_exit(ledger, cast(Any, UnreachableLedger()), watched)
+    with closing(sqlite3.connect(tmp_path / "ledger.db")) as connection, connection:
+        connection.execute("DELETE FROM facts WHERE key = ?", (schema.OLDEST_FACT,))
+    async with Ledger(f"sqlite+aiosqlite:///{tmp_path / 'ledger.db'}") as ledger:
+        await outcome_spool.drain(ledger)
+        row = await row_of(ledger, granted.run_id)
+    assert (row.state, row.evidence) == (expected, [])
 
 
 @pytest.mark.parametrize(

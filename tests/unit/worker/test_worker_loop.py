@@ -19,7 +19,7 @@ from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import State
 from prefect.states import Cancelled, Running
 
-from daybook.errors import LedgerUnreachable
+from daybook.errors import LedgerNewer, LedgerUnreachable
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Status
 from daybook.prefect import ended_runs
@@ -287,3 +287,36 @@ async def test_a_worker_that_uses_too_much_memory_starts_runs_again_if_one_does_
         for task in (limiting, endless):
             task.cancel()
         await asyncio.wait({limiting, endless})
+
+
+async def test_an_outdated_worker_claims_no_run_while_its_active_runs_end(
+    at_work: WorkerLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def until_newer() -> None:
+        raise LedgerNewer("29991231_0001", "1")
+
+    monkeypatch.setattr(at_work._ledger, "until_newer", until_newer)
+    monkeypatch.setattr(at_work, "_membership", None)  # no claim gets so far
+    ends = asyncio.Event()
+    run = asyncio.create_task(ends.wait())
+    at_work._exits.add(cast(Any, run))
+    run.add_done_callback(cast(Any, at_work._exits.discard))
+    ending = asyncio.create_task(at_work._end_if_outdated())
+    await until(lambda: at_work._stopping)
+    await at_work._dispatch(cast(Any, SimpleNamespace(id=uuid4())))
+    assert not ending.done()
+
+    ends.set()
+    with pytest.raises(LedgerNewer):
+        await ending
+
+
+async def test_the_error_of_an_outdated_worker_is_raised_from_nested_groups(
+    at_work: WorkerLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def hand_out() -> None:
+        raise ExceptionGroup("outer", [ExceptionGroup("inner", [LedgerNewer("2", "1")])])
+
+    monkeypatch.setattr(at_work.run_queue, "hand_out", hand_out)
+    with pytest.raises(LedgerNewer):
+        await at_work.run_until_cancelled()
