@@ -392,18 +392,23 @@ class LedgerOlder(LedgerUnreachable):
 
 
 class LedgerNewer(LedgerUnreachable):
-    """A newer program migrated the ledger, and this program cannot use its schema."""
+    """A newer program migrated the ledger, and this program cannot use its schema.
+
+    With ``copies``, this program can use it, but would lose its new columns in a copy.
+    """
 
     code = "ledger_newer"
     exit_code = 2
 
-    def __init__(self, found: str, known: str) -> None:
-        super().__init__("", f"it has schema {found}, but this program only knows {known}")
-        self.args = (
-            f"the ledger has schema {found}, but this program only knows {known}; install the "
-            "Daybook version that wrote it, or a newer one (`pip install -U prefect-daybook`), or "
-            "go back to the copy from before the upgrade, in `backups` in the home",
-        )
+    def __init__(self, found: str, known: str, *, copies: bool = False) -> None:
+        why = f"has schema {found}, but this program only knows {known}"
+        super().__init__("", f"it {why}")
+        version = "Daybook version that wrote it, or a newer one (`pip install -U prefect-daybook`)"
+        fix = f"a backup or another copy of it needs the {version}"
+        if not copies:
+            fix = f"install the {version}, or go back to the copy from before the upgrade, in "
+            fix += "`backups` in the home"
+        self.args = (f"the ledger {why}; {fix}",)
 
 
 class LedgerError(DaybookError):

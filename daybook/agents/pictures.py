@@ -16,6 +16,11 @@ MAX_PICTURE_BYTES = 3_750_000
 """Maximum length of a picture: Anthropic's limit is 5 MiB in base64."""
 MAX_EARLIER_PICTURES = 4
 """Maximum number of pictures of earlier prompts of a session that a model gets again."""
+MAX_REQUEST_BYTES = 14_000_000
+"""Length of all pictures of a request from which no earlier ones are added.
+
+Gemini's limit of a request is 20 MB, Anthropic's 32 MB, both in base64.
+"""
 TOKENS = 1_600
 """Expected number of tokens of a picture."""
 
@@ -35,11 +40,15 @@ CONTENT_TYPES = frozenset(_FORMATS)
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture. ``content_type`` is one of `CONTENT_TYPES`, and that of its content."""
+    """A picture. ``content_type`` is one of `CONTENT_TYPES`, and that of its content.
+
+    If it ``is_optional``, an agent that gets no pictures answers the prompt without it.
+    """
 
     name: str
     content_type: str
     content: bytes = field(repr=False)
+    is_optional: bool = False
 
     @property
     def note(self) -> str:

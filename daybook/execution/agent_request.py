@@ -19,6 +19,7 @@ from typing import Any
 from prefect.client.orchestration import get_client
 
 from daybook.agents.base import Agent, AgentRequest, ChatMessage, ProgramFolder
+from daybook.agents.pictures import MAX_REQUEST_BYTES, Picture
 from daybook.agents.program_sandbox import ProgramSandbox
 from daybook.errors import AgentMisconfigured, AgentTimeout
 from daybook.execution import (
@@ -153,10 +154,8 @@ async def prepare_request(
     takes_pictures = found.takes_pictures(model)
     pictures = await conversation.sent_pictures(granted.run_id, prompt)
     if pictures and not takes_pictures:
-        raise AgentMisconfigured(
-            f'agent "{found.name}" gets no pictures; if its model takes them, switch them on: '
-            f"daybook agents edit {found.name} --pictures"
-        )
+        _refuse_pictures(found.name, pictures)
+        prompt, pictures = f"{prompt}\n\nYou do not get the pictures.", ()
     if pictures and found.is_program:
         folder = program_folders.of_pictures(granted.run_id, pictures)
         folders, pictures = (*folders, folder), ()
@@ -164,8 +163,11 @@ async def prepare_request(
     history: tuple[ChatMessage, ...] = ()
     if granted.session_id:
         history_limits = policy.compression.over(found.compression)
+        left = MAX_REQUEST_BYTES - sum(len(each.content) for each in pictures)
         history = await conversation.session_history(
-            granted, history_limits, with_pictures=takes_pictures and not found.is_program
+            granted,
+            history_limits,
+            picture_bytes=left if takes_pictures and not found.is_program else 0,
         )
     actor = actor_of(granted, found.name)
     request = AgentRequest(
@@ -205,6 +207,15 @@ def _refuse_approvals(
         raise AgentMisconfigured(
             f"approve: {', '.join(of_job or of_owner)} cannot be approved, because agent "
             f'"{name}" is a program, which calls its tools itself; use a model agent'
+        )
+
+
+def _refuse_pictures(name: str, pictures: Sequence[Picture]) -> None:
+    """Raise `AgentMisconfigured` unless all pictures are optional."""
+    if not all(each.is_optional for each in pictures):
+        raise AgentMisconfigured(
+            f'agent "{name}" gets no pictures; if its model takes them, switch them on: '
+            f"daybook agents edit {name} --pictures"
         )
 
 

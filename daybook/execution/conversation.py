@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from sqlalchemy.ext.asyncio import AsyncSession
+
 from daybook import settings
 from daybook.agents import pictures
 from daybook.agents.base import ChatMessage
@@ -66,50 +68,65 @@ async def sent_pictures(run_id: str, prompt: str) -> tuple[Picture, ...]:
     """
     if pictures.NOTE not in prompt:
         return ()
-    return (await _pictures([run_id])).get(run_id, ())
-
-
-async def _pictures(run_ids: Sequence[str]) -> dict[str, tuple[Picture, ...]]:
-    found = dict[str, tuple[Picture, ...]]()
     async with reading() as session:
-        for of_runs in loaded("pictures"):
-            found |= await of_runs(session, run_ids)
+        return await _pictures(session, run_id)
+
+
+async def _pictures(session: AsyncSession, run_id: str) -> tuple[Picture, ...]:
+    found = dict[str, tuple[Picture, ...]]()
+    for of_runs in loaded("pictures"):
+        found |= await of_runs(session, [run_id])
+    return found.get(run_id, ())
+
+
+async def _newest_pictures(run_ids: Sequence[str], max_bytes: int) -> dict[str, list[Picture]]:
+    """Return the newest pictures of these runs, which are oldest first, within ``max_bytes``.
+
+    Read those of one run at a time, because all would need much memory.
+    """
+    found, count = dict[str, list[Picture]](), 0
+    async with reading() as session:
+        for run_id in reversed(run_ids[-MAX_EARLIER_PICTURES:]):
+            for each in await _pictures(session, run_id):
+                max_bytes -= len(each.content)
+                if max_bytes < 0 or count == MAX_EARLIER_PICTURES:
+                    return found
+                found.setdefault(run_id, []).append(each)
+                count += 1
     return found
 
 
-async def _messages(rows: Sequence[MessageRow], *, with_pictures: bool) -> tuple[ChatMessage, ...]:
-    """Return stored messages for a model, with the newest pictures if it takes any."""
+async def _messages(rows: Sequence[MessageRow], picture_bytes: int) -> tuple[ChatMessage, ...]:
+    """Return stored messages for a model, with the newest pictures, at most ``picture_bytes``."""
     ids = [each.run_id for each in rows if each.role == "user" and pictures.NOTE in each.content]
-    found = await _pictures(ids) if ids and with_pictures else {}
-    left, messages = MAX_EARLIER_PICTURES, list[ChatMessage]()
-    for each in reversed(rows):
-        if each.role == "assistant":
-            messages.append(ChatMessage("assistant", each.content))
-            continue
-        given = found.get(each.run_id, ())[:left]
-        left -= len(given)
-        messages.append(ChatMessage("user", each.content, given))
-    return tuple(reversed(messages))
+    found = await _newest_pictures(ids, picture_bytes) if ids and picture_bytes > 0 else {}
+    return tuple(
+        ChatMessage("assistant", each.content)
+        if each.role == "assistant"
+        else ChatMessage("user", each.content, tuple(found.get(each.run_id, ())))
+        for each in rows
+    )
 
 
 async def session_history(
-    granted: Granted, limits: Compression, *, with_pictures: bool = False
+    granted: Granted, limits: Compression, *, picture_bytes: int = 0
 ) -> tuple[ChatMessage, ...]:
     """Return the messages of the run's session for a model, oldest first.
 
     All attempts of the run get the same messages. A summary in place of older messages appears as
     an answer to a question of the user, so it has no more authority than the summarized answers.
-    The newest `MAX_EARLIER_PICTURES` are sent again ``with_pictures``. Raise `LedgerUnreachable`.
+    The newest `MAX_EARLIER_PICTURES` are sent again, as far as they have ``picture_bytes`` at most.
+    Raise `LedgerUnreachable`.
     """
     if not limits:
         found = CompressedHistory(None, granted.history).within(limits.most_tokens)
-        return await _messages(found.messages, with_pictures=with_pictures)
+        return await _messages(found.messages, picture_bytes)
     async with reading() as session:
         # The previous run may still be summarizing, and all attempts must get the same messages.
         until = granted.queued_at
         through = granted.history[-1].number if granted.history else 0
         found = await summaries.history(session, granted.session_id, limits, until, through=through)
-    messages = await _messages(found.messages, with_pictures=with_pictures)
+    messages = await _messages(found.messages, picture_bytes)
     if found.summary is None:
         return messages
     asked = ChatMessage("user", "Summarize our conversation so far.")

@@ -25,7 +25,7 @@ import asyncio
 import logging
 from contextlib import AsyncExitStack, nullcontext, suppress
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import httpx
@@ -190,7 +190,7 @@ async def _execute(run: _Run) -> State[Any]:
                 if run.is_direct:
                     raise
                 # No ledger, no effect (promise 7): reschedule the run.
-                await suspend_flow_run(run.id, clock.now() + NO_LEDGER_DELAY, str(error))
+                await suspend_flow_run(run.id, _next_try(run, clock), str(error))
             if isinstance(claimed, Finished):
                 return _state_of_end(claimed, run)
             granted, number, act = claimed
@@ -235,7 +235,18 @@ async def _ledger_address(run: _Run) -> str:
     except InvalidInput as error:
         if run.is_direct:
             raise
-        await suspend_flow_run(run.id, run.clock.now() + NO_LEDGER_DELAY, str(error))
+        await suspend_flow_run(run.id, _next_try(run, run.clock), str(error))
+
+
+def _next_try(run: _Run, clock: Clock) -> datetime:
+    """Return when a run that cannot use the ledger claims again.
+
+    Before the ledger has answered, ``clock`` is this machine's; the worker knows its error.
+    """
+    skew = timedelta(0)
+    if run.given is not None and clock is SYSTEM_CLOCK:
+        skew = run.given.skew
+    return clock.now() + skew + NO_LEDGER_DELAY
 
 
 async def _tend_session(ledger: Ledger, run: _Run, granted: Granted, answered: Outcome) -> None:
@@ -270,7 +281,7 @@ async def _claim_and_begin(ledger: Ledger, run: _Run) -> tuple[Granted, int, Act
             f"the run and its worker use different ledgers (the worker: {ledger.id}); check the "
             "worker's DAYBOOK_HOME"
         )
-        await suspend_flow_run(run.id, run.clock.now() + NO_LEDGER_DELAY, why)
+        await suspend_flow_run(run.id, ledger.now() + NO_LEDGER_DELAY, why)
     request = await occurrence.build_claim_request(
         ledger,
         flow_run,
@@ -327,7 +338,7 @@ async def _check_and_begin(
             else:
                 outcome = Outcome(Status.SKIPPED, checked.reason, usage=checked.usage)
     except UNAVAILABLE_ERRORS as error:
-        until = run.clock.now() + NO_LEDGER_DELAY
+        until = ledger.now() + NO_LEDGER_DELAY
         with suppress(FenceRefused, IllegalTransition):  # lost, or ended in Prefect, meanwhile
             await claims.postpone(ledger, granted.run_id, granted.fence, until, str(error))
         raise
@@ -378,7 +389,7 @@ async def _prepare(run: _Run, granted: Granted) -> Act:
 
 async def _give_back(ledger: Ledger, run: _Run, granted: Granted, error: DaybookError) -> None:
     """Make a claimed run wait because of ``error``; cancel a direct call and raise ``error``."""
-    until = run.clock.now() + NO_LEDGER_DELAY
+    until = ledger.now() + NO_LEDGER_DELAY
     with suppress(LedgerUnreachable, FenceRefused, IllegalTransition):
         if run.is_direct:
             await claims.finish(ledger, granted.run_id, granted.fence, _STOPPED_UNBEGUN)

@@ -34,6 +34,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import timedelta
 
 from prefect.context import FlowRunContext
 
@@ -43,6 +44,7 @@ class Handover:
     """Claim that the worker made for this process.
 
     ``descriptor`` is the write end of the status pipe; ``holder`` names the worker in its leases.
+    ``skew`` is how far the ledger's clock was ahead of this machine's.
     """
 
     flow_run_id: str
@@ -50,6 +52,7 @@ class Handover:
     fence: int
     holder: str
     descriptor: int
+    skew: timedelta = timedelta(0)
 
     def report(self, **facts: object) -> None:
         """Report ``facts`` to the worker as one line. If the worker has exited, do nothing."""
@@ -61,9 +64,18 @@ class Handover:
 _received: list[Handover] = []
 
 
-def receive(flow_run_id: str, run_id: str, fence: int, holder: str, descriptor: int) -> None:
+def receive(
+    flow_run_id: str,
+    run_id: str,
+    fence: int,
+    holder: str,
+    descriptor: int,
+    *,
+    skew_seconds: float = 0.0,
+) -> None:
     """Store the handover. Call this once in the process of a run, before its flow starts."""
-    _received[:] = [Handover(flow_run_id, run_id, fence, holder, descriptor)]
+    skew = timedelta(seconds=skew_seconds)
+    _received[:] = [Handover(flow_run_id, run_id, fence, holder, descriptor, skew)]
 
 
 def received_for(flow_run_id: str) -> Handover | None:

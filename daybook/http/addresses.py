@@ -223,3 +223,22 @@ def _teredo_client(address: IPv6Address) -> IPv4Address:
 
 def _at(address: IPv6Address, places: tuple[int, ...]) -> IPv4Address:
     return IPv4Address(bytes(address.packed[place] for place in places))
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine can reach ``host``: a loopback address, or a socket.
+
+    It may have a port, as one of several hosts of a database.
+    """
+    if not host or host.startswith("/"):
+        return True
+    name = host.rstrip(".").lower()
+    for each in (name, name.rpartition(":")[0]):
+        try:
+            address = ip_address(each)
+        except ValueError:
+            if each == "localhost" or each.endswith(".localhost"):
+                return True
+        else:
+            return address.is_loopback or address.is_unspecified
+    return False

@@ -31,7 +31,11 @@ STORE_SECRET_HINT = (
 )
 
 _REFERENCE = SECRET
-_PREFECT_REFERENCE = re.compile(r"\{\{\s*prefect\.(blocks|variables)\.[\w.-]+\s*\}\}")
+_PREFECT_REFERENCE = re.compile(
+    r"(\A\s*(Bearer|Basic|Token)\s+)?\{\{\s*prefect\.(blocks|variables)\.[\w.-]+\s*\}\}",
+    re.IGNORECASE,
+)
+"""A reference to a block or variable of Prefect, after the scheme of a header if there is one."""
 _BEGINS = re.compile(r"\{\{\s*secret\b")
 _MIN_HIDDEN_LENGTH = 4
 
@@ -40,6 +44,10 @@ _SECRET_HEADER = re.compile(
     r"(^|-)(authorization|cookie|token|secret|passw(or)?d|(api|access|auth|private)-?key|apikey"
     r"|credentials?)\Z"
 )
+_SECRET_VARIABLE = re.compile(
+    rf"(?!image-pull-secret\Z).*({_SECRET_HEADER.pattern}|passw(or)?d\Z|-(pwd|pass)\Z)"
+)
+"""The name of a variable, as in PGPASSWORD or MYSQL-PWD; an image pull secret is only a name."""
 _ASSIGNED = re.compile(
     r"(?<![\w-])-*+([A-Za-z][\w-]*+)=(?![\s&$]|\{\{|\Z)"
     r"|(?<![\w-])--([A-Za-z][\w-]*+)\s++(?![-$]|\{\{|\Z)"
@@ -232,13 +240,27 @@ def refuse_literal_variables(variables: Mapping[str, Any]) -> None:
     so refuse them too.
     """
     hint = "save it as a Secret block in Prefect, and write {{ prefect.blocks.secret.NAME }}"
-    for path, value in _texts(variables):
+    for path, value in _texts(_by_name(variables)):
         if _BEGINS.search(value):
             raise InvalidInput("job_variables", f'"{path}" refers to a secret of Daybook', hint)
         rest = _PREFECT_REFERENCE.sub("", value)
         name = path.rpartition(".")[2].lower().replace("_", "-")
-        if _contains_literal(path, rest) or (rest.strip() and _SECRET_HEADER.search(name)):
+        if _contains_literal(path, rest) or (rest.strip() and _SECRET_VARIABLE.match(name)):
             raise InvalidInput("job_variables", f'"{path}" looks like a secret', hint)
+
+
+def _by_name(value: Any) -> Any:
+    """Return a JSON value in which ``{"name": A, "value": B}``, as in Kubernetes, has ``A: B``."""
+    match value:
+        case list():
+            return list(map(_by_name, value))
+        case dict():
+            changed = {name: _by_name(each) for name, each in value.items()}
+            if isinstance(value.get("name"), str) and "value" in value:
+                return [changed, {value["name"]: changed["value"]}]
+            return changed
+        case _:
+            return value
 
 
 def _is_literal_header(name: str, value: str) -> bool:

@@ -73,7 +73,7 @@ async def audit(
     memory: AuditorState | None = None,
     most_seconds: float = 1.0,
 ) -> AuditReport:
-    """Run one cycle, which starts no further job after ``most_seconds``.
+    """Run one cycle, which starts no further job after ``most_seconds`` of auditing.
 
     ``observed`` maps a job id to the instant (ledger time) up to which the ledger has the job's
     edits and the ends of its runs from Prefect. A live job that ``observed`` lacks is not audited.
@@ -81,13 +81,14 @@ async def audit(
     `LedgerUnreachable`, and an `ExceptionGroup` if some jobs cannot be audited; the other jobs are
     audited all the same.
     """
-    began, cpu = time.monotonic(), time.process_time()
+    cpu = time.process_time()
     known = (memory or AuditorState()).following
     async with ledger.read() as session:
         marks = await run_audit.watermarks(session)
     for removed in known.keys() - {each.job_id for each in marks}:
         del known[removed]
     done, now, failed = AuditReport(), ledger.now(), list[Exception]()
+    began = time.monotonic()  # not before: the time to read many jobs must not leave none to audit
     for mark in marks:
         up_to = _up_to(mark, observed, now)
         if up_to is None or _is_idle(mark, known.get(mark.job_id), up_to):

@@ -7,6 +7,7 @@ all causes that make the ledger unreachable. Most tests of `tests/unit/ledger` r
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
 from typing import Protocol
 
@@ -132,3 +133,10 @@ class Database(Protocol):
 def without_password(url: URL) -> str:
     """Return ``url`` without its password and its query."""
     return url.set(query={}).render_as_string(hide_password=True)
+
+
+def hosts(url: URL) -> list[str]:
+    """Return the hosts in the address of a PostgreSQL ledger; a socket is "" or a path."""
+    named = url.query.get("host", ())
+    found = [url.host or "", *([named] if isinstance(named, str) else named)]
+    return list(filter(None, found)) or [os.environ.get("PGHOST", "")]

@@ -265,7 +265,9 @@ class Ledger:
                     session, self.address, self.place, earlier or schema.head(), of_features
                 )
             ledger_id = await connection.run_sync(schema.upgrade)
-            await connection.run_sync(feature_tables.upgrade, in_use.place if in_use else "")
+            await connection.run_sync(
+                feature_tables.upgrade, self.place, is_in_use=in_use is not None
+            )
             return ledger_id
 
     def skew(self) -> timedelta:

@@ -89,6 +89,20 @@ def old_versions(connection: Connection) -> str:
     return "-".join(found)
 
 
+def newer_own(connection: Connection) -> tuple[str, str] | None:
+    """Return the tables of a feature of Daybook that are newer than this program, else None.
+
+    The result is their version and the program's version, each after the name of the feature.
+    """
+    own = [(each, line) for each, line in _lines() if each.is_own]
+    found = schema.versions(connection, [line.version_table for _, line in own])
+    for each, line in own:
+        version = found.get(line.version_table)
+        if _is_newer_own(each, line, version):
+            return f"{each.name} {version}", f"{each.name} {line.head()}"
+    return None
+
+
 def leave_out_old(connection: Connection, why: Exception) -> None:
     """Leave out the features whose tables `upgrade` could not make current, because of ``why``."""
     for each, line in _lines():
@@ -105,11 +119,11 @@ def unused(connection: Connection) -> list[str]:
     return sorted(found - {line.version_table for _, line in _lines()})
 
 
-def upgrade(connection: Connection, in_use: str) -> None:
+def upgrade(connection: Connection, place: str, *, is_in_use: bool) -> None:
     """Create the tables of features, and migrate them to their newest version.
 
-    ``in_use`` is the ledger's place if a `daybook up` uses the ledger, else "". In this case, leave
-    out a feature whose tables have an earlier version, but raise `LedgerOlder` for an own one.
+    While a `daybook up` uses the ledger at ``place``, leave out a feature whose tables have an
+    earlier version; raise `LedgerOlder` if it is a feature of Daybook.
     """
     for each, line in _lines():
         with _leaving_out(each, connection):
@@ -117,9 +131,9 @@ def upgrade(connection: Connection, in_use: str) -> None:
             if version == line.head() or _is_newer_own(each, line, version):
                 continue
             _check_known(line, version)
-            if version is not None and in_use:
+            if version is not None and is_in_use:
                 if each.is_own:
-                    raise LedgerOlder(in_use)
+                    raise LedgerOlder(place)
                 raise ValueError(f"`daybook up` uses version {version}: restart it to migrate them")
             if strange := [name for name in _names(each) if not name.startswith(f"{each.name}_")]:
                 raise ValueError(f"{strange[0]}: the name of a table begins with {each.name}_")

@@ -7,8 +7,9 @@ still current at the commit. A read transaction sees a snapshot and waits for no
 A connection may be lost before a commit's answer arrives. The server keeps the status of each
 transaction, so the ledger queries that status to find out whether the write was committed. If the
 server does not answer in time, the ledger raises `LedgerUnreachable`, and the result stays unknown.
-So does a commit before a crash or a failover to a standby, because another transaction may get its
-id afterwards.
+The result also stays unknown if a checkpoint, a crash or a failover to a standby followed, because
+another transaction may have got its id; and if the server does not let this be seen, as on Amazon
+Aurora.
 
 A process that stalls in the middle of a write loses its connection and thereby the lock; its writes
 are rolled back. The same happens if the network between the process and the server is cut.
@@ -52,7 +53,10 @@ this time and `Timing.leader_lease`.
 """
 
 SILENCE_TIMEOUT = timedelta(seconds=10)
-"""How long a server's machine may acknowledge nothing before its connections count as lost."""
+"""How long a server's machine may acknowledge nothing before its connections count as lost.
+
+Only Linux lets a process set this; elsewhere a cut network shows at the timeout of a command.
+"""
 
 COMMIT_POLL_INTERVAL = timedelta(milliseconds=200)
 
@@ -60,9 +64,10 @@ _TLS_FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
 """Options of a ledger's address that name files."""
 
 _NUMBER = "transaction"
-"""The key under which a session keeps the id of its transaction, and its era.
+"""The key under which a session keeps the id of its transaction, and its era (None: unknown).
 
-Within an era, no id is used twice: recovery ends with a checkpoint or a new timeline.
+Within an era, no id is used twice: recovery ends with a checkpoint or a new timeline. An ordinary
+checkpoint begins an era too.
 """
 
 _ERA = """
@@ -71,14 +76,19 @@ left(pg_walfile_name(pg_current_wal_lsn()), 8)
 """
 _MOMENT = text("SELECT clock_timestamp(), NULL, NULL")
 # PostgreSQL guarantees an order of evaluation only for the conditions of a CASE.
-_LOCK = text(f"""
+_LOCK = """
 SELECT CASE WHEN set_config('lock_timeout', :wait, true) IS NOT NULL
              AND set_config('idle_in_transaction_session_timeout', :still, true) IS NOT NULL
        THEN CASE WHEN pg_advisory_xact_lock(
                 hashtextextended('daybook ' || coalesce(current_schema(), ''), 0)) IS NOT NULL
             THEN clock_timestamp() END END,
-       CAST(pg_current_xact_id() AS text), {_ERA}
-""")
+       CAST(pg_current_xact_id() AS text), {era}
+"""
+_LOCK_WITH_ERA, _LOCK_ALONE = text(_LOCK.format(era=_ERA)), text(_LOCK.format(era="NULL"))
+_IN_RECOVERY = text("SELECT pg_is_in_recovery()")
+_NO_ERA = ("25006", "42501", "55000")
+"""SQLSTATEs of a server that is a standby, or that does not let `_ERA` be read."""
+
 _STATUS = text("""
 SELECT CASE WHEN id < pg_current_xact_id() THEN pg_xact_status(id) END
 FROM CAST(CAST(:number AS text) AS xid8) AS id
@@ -118,7 +128,7 @@ _UNREACHABLE_STATES = {
     "42P05": _POOLED,  # the prepared statement exists already
     "3F000": "",  # no schema
     "42501": "",  # no permission
-    "55000": "it is a standby",
+    "55000": "",  # not now, or not on this server
     "55P03": "locked: other writers did not release it in time",
 }
 
@@ -139,6 +149,7 @@ class Postgresql:
                 "async_creator_fn": self._connect,
             },
         )
+        self._lock = _LOCK_WITH_ERA
         event.listen(self.engine.sync_engine, "checkout", _refuse_closed)
         event.listen(self.engine.sync_engine, "handle_error", _mark_cut)
         self._snapshot = self.engine.execution_options(
@@ -195,8 +206,18 @@ class Postgresql:
         return AsyncSession(self.engine, expire_on_commit=False)
 
     async def begin_writing(self, session: AsyncSession, left: timedelta) -> None:
-        parameters = {"wait": _milliseconds(left), "still": _milliseconds(IDLE_TRANSACTION_TIMEOUT)}
-        await self._begin(session, _LOCK, parameters)
+        end = time.monotonic() + left.total_seconds()
+        try:
+            await self._begin(session, self._lock, _bounds(left))
+        except LedgerUnreachable as error:
+            if self._lock is _LOCK_ALONE or _state(error.__cause__) not in _NO_ERA:
+                raise
+            await session.rollback()
+            if (await session.execute(_IN_RECOVERY)).scalar_one():
+                raise LedgerUnreachable(self.place, "it is a standby") from error
+            left = timedelta(seconds=end - time.monotonic())
+            await self._begin(session, _LOCK_ALONE, _bounds(left))
+            self._lock = _LOCK_ALONE
 
     async def _begin(
         self, session: AsyncSession, first: TextClause, parameters: dict[str, str]
@@ -228,7 +249,7 @@ class Postgresql:
             if not await self._was_committed(number, era):
                 raise
 
-    async def _was_committed(self, number: str, era: str) -> bool:
+    async def _was_committed(self, number: str, era: str | None) -> bool:
         """Return whether the transaction was committed; query until the server answers.
 
         Return True only if a synchronous standby has it too. Raise `LedgerUnreachable` after the
@@ -243,7 +264,7 @@ class Postgresql:
                     status = await session.execute(_STATUS, {"number": number})
                     if status.scalar_one() != "committed":
                         return False
-                    if session.info[_NUMBER][1] != era:
+                    if era is None or session.info[_NUMBER][1] != era:
                         break
                     await session.execute(_REPLICATED)
                     await session.commit()
@@ -252,8 +273,8 @@ class Postgresql:
                 if time.monotonic() >= end:
                     raise
             await asyncio.sleep(COMMIT_POLL_INTERVAL.total_seconds())
-        why = "it restarted or failed over during a commit, whose result is unknown"
-        raise LedgerUnreachable(self.place, why)
+        why = "a commit's answer was lost; a checkpoint, restart or failover may have followed"
+        raise LedgerUnreachable(self.place, f"{why}, so its result is unknown")
 
     def closed(self) -> None:
         """Do nothing: no file is left behind."""
@@ -264,7 +285,7 @@ class Postgresql:
             return "no answer in time"
         if _is_cut(cause):
             return f"the connection was lost: {cause}"
-        state = str(getattr(cause, "sqlstate", None) or "")
+        state = _state(cause)
         if state in _UNREACHABLE_STATES:
             return _UNREACHABLE_STATES[state] or str(cause)
         return str(cause) if state.startswith(_UNREACHABLE) else None
@@ -274,10 +295,7 @@ class Postgresql:
 
 
 def _limit_silence(connection: Any) -> None:
-    """Let the kernel close the connection after `SILENCE_TIMEOUT`, if this driver allows it.
-
-    Otherwise a cut network would show only when the time for a command is over.
-    """
+    """Let the kernel close the connection after `SILENCE_TIMEOUT`, if it can be set here."""
     transport = getattr(connection, "_transport", None)  # asyncpg has no public name for it
     connected = transport.get_extra_info("socket") if transport is not None else None
     if connected is None or connected.family == socket.AF_UNIX:
@@ -329,6 +347,16 @@ def _is_cut(error: BaseException | None) -> bool:
     if isinstance(cause, asyncpg.InterfaceError):
         return "closed" in str(cause)
     return isinstance(cause, _CUT) and not isinstance(cause, TimeoutError)
+
+
+def _state(error: BaseException | None) -> str:
+    """Return the SQLSTATE of the driver's error; "" if it has none."""
+    return str(getattr(_cause(error), "sqlstate", None) or "")
+
+
+def _bounds(wait: timedelta) -> dict[str, str]:
+    """Return the parameters of the lock statement, which waits at most ``wait`` for the lock."""
+    return {"wait": _milliseconds(wait), "still": _milliseconds(IDLE_TRANSACTION_TIMEOUT)}
 
 
 def _milliseconds(time_: timedelta) -> str:

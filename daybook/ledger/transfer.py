@@ -51,7 +51,9 @@ async def copy_rows(source: AsyncSession, target: AsyncSession) -> int:
     connection = await source.connection()
     version = str(await connection.run_sync(schema.current))
     if version != schema.head():
-        raise LedgerNewer(version, schema.head())
+        raise LedgerNewer(version, schema.head(), copies=True)
+    if (newer := await connection.run_sync(feature_tables.newer_own)) is not None:
+        raise LedgerNewer(*newer, copies=True)
     if unused := await connection.run_sync(feature_tables.unused):
         problem = f"it has tables of features that are not in use ({', '.join(unused)})"
         raise InvalidInput("ledger", problem, "`daybook doctor` names them; repair or install them")

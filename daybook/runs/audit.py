@@ -27,6 +27,7 @@ from datetime import datetime
 from itertools import chain, islice, pairwise
 from typing import Any
 
+import sqlalchemy
 from sqlalchemy import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
@@ -99,7 +100,13 @@ async def watermarks(session: AsyncSession) -> list[Watermark]:
     Include the removed jobs that the audit has not finished up to their removal.
     """
     newest = (
-        select(JobRow, RevisionRow.effective_from)
+        sqlalchemy.select(
+            col(JobRow.id),
+            col(JobRow.audited_until),
+            col(JobRow.revision),
+            col(RevisionRow.effective_from),
+            col(JobRow.archived_at),
+        )
         .join(RevisionRow, NEWEST_REVISION)
         .where(
             col(JobRow.archived_at).is_(None)
@@ -107,10 +114,7 @@ async def watermarks(session: AsyncSession) -> list[Watermark]:
         )
         .order_by(col(JobRow.audited_until), col(JobRow.id))
     )
-    return [
-        Watermark(row.id, row.audited_until, row.revision, since, row.archived_at)
-        for row, since in (await session.execute(newest)).tuples()
-    ]
+    return [Watermark(*each) for each in (await session.execute(newest)).tuples()]
 
 
 async def advance(

@@ -218,8 +218,7 @@ async def postpone(ledger: Ledger, run_id: str, fence: int, until: datetime, why
         row = await rows.get_held(session, run_id, fence)
         if row.state is not Status.CLAIMED:
             raise IllegalTransition(row.id, row.state, Status.WAITING)
-        leases.return_to_waiting(row, until, why)
-        session.add(row)
+        await leases.return_to_waiting(session, row, ledger.now(), until, why)
 
 
 async def retry(
@@ -248,8 +247,7 @@ async def retry(
             asked = f", and {outcome.reason}" if outcome.error and outcome.reason else ""
             error = outcome.error or outcome.reason
             why = f"attempt {row.attempts} {outcome.status}{asked}: {error}"
-            leases.return_to_waiting(row, until, why)
-            session.add(row)
+            await leases.return_to_waiting(session, row, now, until, why)
     if refusal is not None:
         raise refusal
     return row.state
@@ -276,8 +274,8 @@ async def wait_for_approval(
         stored = await store.get_readable(session, row.job_id)
         asked = await approvals.ask(session, row, stored, question, now)
         words = approvals.words(asked, stored.job.schedule.timezone if stored else "UTC")
-        leases.return_to_waiting(row, asked.deadline, words, waits.APPROVAL)
-        session.add(row)
+        until = asked.deadline
+        await leases.return_to_waiting(session, row, now, until, words, reason=waits.APPROVAL)
         return asked.deadline
 
 

@@ -39,7 +39,7 @@ from daybook.ledger.states import HELD, Outcome, Status, Usage
 from daybook.ledger.tables import RunRow
 from daybook.ledger.waits import WaitReason
 from daybook.policies import policy
-from daybook.runs import outcomes, waiting_runs
+from daybook.runs import outcomes, slots, waiting_runs
 from daybook.timing import TIMING
 
 log = logging.getLogger(__name__)
@@ -177,15 +177,13 @@ async def release_lost(
     unknown = Outcome(Status.UNKNOWN, why, error=error, usage=usage)
     if row.state is Status.CLAIMED:
         grants = (row.fence + 1) // 2  # each grant raises the token, and so does each release
-        return_to_waiting(row, now + start_delay(grants), unknown.reason)
-        session.add(row)
+        await return_to_waiting(session, row, now, now + start_delay(grants), unknown.reason)
         return
     if row.attempts <= row.policy.reruns:
         await outcomes.close_attempt(session, row, unknown, now)
-        return_to_waiting(
-            row, now + row.policy.delay(row.attempts), f"{unknown.reason}; it will run again"
-        )
-        session.add(row)
+        until = now + row.policy.delay(row.attempts)
+        why = f"{unknown.reason}; it will run again"
+        await return_to_waiting(session, row, now, until, why)
     else:
         await outcomes.record(session, row, unknown, now)
 
@@ -236,15 +234,26 @@ def backoff(first: timedelta, repeats: int) -> timedelta:
     return min(first * (1 << min(repeats, 9)), policy.MAX_RETRY_DELAY)
 
 
-def return_to_waiting(
-    row: RunRow, until: datetime, why: str, reason: WaitReason = waits.UNTIL
+async def return_to_waiting(
+    session: AsyncSession,
+    row: RunRow,
+    now: datetime,
+    until: datetime,
+    why: str,
+    *,
+    reason: WaitReason = waits.UNTIL,
 ) -> None:
-    """Make a held run wait until ``until``; a higher fencing token excludes the old holder."""
+    """Make a held run wait until ``until``; a higher fencing token excludes the old holder.
+
+    The next run with its label gets its place.
+    """
     states.check_transition(row.id, row.state, Status.WAITING)
     row.status, row.waits_for = Status.WAITING, reason.name
     row.until, row.reason = until, why
     row.fence += 1
     row.holder, row.lease_until, row.suspected_at = "", None, None
+    session.add(row)
+    await slots.release_label(session, row, now)
 
 
 async def expire_job(session: AsyncSession, job_id: str, now: datetime) -> int:

@@ -21,7 +21,7 @@ from daybook.errors import IllegalTransition
 from daybook.jobs import store
 from daybook.jobs.store import StoredJob
 from daybook.ledger import states, waits
-from daybook.ledger.states import FAILURES, TERMINAL, Outcome, Status, Usage
+from daybook.ledger.states import FAILURES, HELD, TERMINAL, Outcome, Status, Usage
 from daybook.ledger.tables import AttemptRow, JobRow, RevisionRow, RunRow
 from daybook.runs import approvals, chains, claim_requests, rows, slots, steps, usage, watched
 from daybook.runs.usage import Amount
@@ -103,6 +103,8 @@ async def record(session: AsyncSession, row: RunRow, outcome: Outcome, now: date
     await listeners.enqueue(session, row, stored, now, late=late)
     for missed, why in await chains.start(session, row, now, late=late):
         await record(session, missed, Outcome(Status.MISSED, reason=why), now)
+    if old in HELD or (old is Status.WAITING and waited_for.for_slot):  # else it had no place
+        await slots.release_label(session, row, now)
     await slots.release_slot(session, row, now)
 
 

@@ -26,8 +26,8 @@ not delay other classes.
 
 An agent may have a limit too (`wait_for_agent`). A run that waits for its agent is in no queue for
 slots: it claims again every few seconds, and the run with the earliest due time goes first. So may
-a label of workers (`wait_for_label`). The end of a run with the label moves the next one to the
-queue for slots.
+a label of workers (`wait_for_label`). The end of a run with the label, or of its attempt, moves the
+next one to the queue for slots.
 
 No other count of slots exists. The held rows are the used slots, so a dead process cannot lose a
 slot. A direct call, which nothing schedules, uses a slot but never waits for a slot.
@@ -147,7 +147,7 @@ async def wait_for_label(
     runs with the label are active. A direct call never waits.
 
     The runs are counted as in `wait_for_agent`. If a run with the label ends, the next one goes to
-    the queue for slots (`release_slot`), so a run that waits seldom claims again by itself.
+    the queue for slots (`release_label`), so a run that waits seldom claims again by itself.
     """
     label = row.policy.worker_label
     limit = request.max_per_label.get(label) if label else None
@@ -168,8 +168,8 @@ async def wait_for_label(
 class _Group:
     """Runs that have a limit of their own: those that match ``rows``.
 
-    ``queued`` tells the reasons to wait of the runs that are ahead if they were due earlier, and
-    ``reason`` is that of a run beyond the limit. The first run in the queue claims again after
+    A run that waits for a reason that is ``queued`` is ahead if it was due earlier, and ``reason``
+    is that of a run beyond the limit. The first run in the queue claims again after
     ``interval``, and the last one after at most ``max_interval``.
     """
 
@@ -305,20 +305,24 @@ def _full_text(held: int, most: int, kind: str, ahead: int) -> str:
 
 
 async def release_slot(session: AsyncSession, ended: RunRow, now: datetime) -> None:
-    """Move the next runs that waited for ``ended`` to the slot queue: of its job and of its label.
+    """Move the next run of the job of ``ended`` to the queue for slots.
 
     `outcomes.record` calls this function at the end of each run. A moved run is then among the
     woken runs, so no run of another job that was due later gets the slot. While a process holds
     another run of the job, the job's next run stays.
     """
-    if label := ended.policy.worker_label:
-        await _move_next(session, label == _LABEL, lambda each: each is waits.LABEL, now)
     if ended.job_id is None:
         return
     of_job = and_(col(RunRow.job_id) == ended.job_id, col(RunRow.id) != ended.id)
     held = select(RunRow.id).where(of_job, col(RunRow.status).in_(HELD)).limit(1)
     if (await session.execute(held)).first() is None:
         await _move_next(session, of_job, lambda each: each.ends_with_run, now)
+
+
+async def release_label(session: AsyncSession, row: RunRow, now: datetime) -> None:
+    """Move the next run with the label of ``row``, which had a place in it, to the slot queue."""
+    if label := row.policy.worker_label:
+        await _move_next(session, label == _LABEL, lambda each: each is waits.LABEL, now)
 
 
 async def _move_next(

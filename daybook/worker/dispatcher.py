@@ -179,7 +179,7 @@ class Dispatcher:
         # of a job, the later must not start before the earlier is claimed, unless the earlier is
         # missed.
         was_waiting = self._waiting.pop(str(run.id), None) is not None
-        is_late, due = claim_order(run)
+        is_late, due = claim_order(run, self._ledger.now())
         order = (is_late and not was_waiting, due)
         async with self._claim_lock.turn(order):
             request = await occurrence.build_claim_request(
@@ -285,12 +285,18 @@ class Dispatcher:
         if state is None:
             await self._give_back(run, granted, why, is_deleted=is_deleted)
             return
-        handover = {"run_id": granted.run_id, "fence": granted.fence, "holder": self._holder}
+        handover = {
+            "flow_run_id": str(run.id),
+            "run_id": granted.run_id,
+            "fence": granted.fence,
+            "holder": self._holder,
+            "skew_seconds": self._ledger.skew().total_seconds(),
+        }
         task = LaunchRequest(
             flow_run=_json(run, state),
             mode="ours",
             kind=kind,
-            handover={"flow_run_id": str(run.id), **handover},
+            handover=handover,
         )
         try:
             running = await self._launcher.start(task)

@@ -158,15 +158,16 @@ class RunQueue:
             found = await self._client.read_work_queues(work_pool_name=self._pool)
             names = self._queues or [each.name for each in found]
             runs = [run for name in names for run in await self._read([name], before)]
-        if any(map(_is_late, runs)):
+        now = self._clock.now()
+        if any(_is_late(run, now) for run in runs):
             # Prefect lists the earliest runs first, at most a page, or as many runs as the pool has
             # slots. So late runs may hide the runs that are due now.
-            runs += await self._read(self._queues, before, self._clock.now() - ON_TIME_GRACE)
+            runs += await self._read(self._queues, before, now - ON_TIME_GRACE)
         self.last_poll = SYSTEM_CLOCK.now()
         # A response that Prefect sent before a run was dispatched still lists the run as scheduled.
         self._dispatched = {each: at for each, at in self._dispatched.items() if at > polled_at}
         busy = self._dispatching.keys() | self._dispatched.keys()
-        self._upcoming = {run.id: (_scheduled(run), run) for run in runs if run.id not in busy}
+        self._upcoming = {run.id: (_scheduled(run, now), run) for run in runs if run.id not in busy}
         self._changed.set()
 
     async def _find_queues(self) -> None:
@@ -215,7 +216,7 @@ class RunQueue:
             self._changed.clear()
             now = self._clock.now()
             due = [run for when, run in self._upcoming.values() if when <= now]
-            for run in sorted(due, key=claim_order):
+            for run in sorted(due, key=partial(claim_order, now=now)):
                 del self._upcoming[run.id]
                 self._start(run)
             first = min((when for when, _ in self._upcoming.values()), default=None)
@@ -254,24 +255,27 @@ class RunQueue:
             await asyncio.wait(self._dispatching.values())
 
 
-def _scheduled(run: FlowRun) -> datetime:
+def _scheduled(run: FlowRun, now: datetime) -> datetime:
     scheduled = run.next_scheduled_start_time or run.expected_start_time
-    return SYSTEM_CLOCK.now() if scheduled is None else _in_utc(scheduled)
+    return now if scheduled is None else _in_utc(scheduled)
 
 
-def claim_order(run: FlowRun) -> tuple[bool, datetime]:
-    """Return the key by which due runs are sorted for their claims: by due time, late runs last."""
-    return _is_late(run), _due(run)
+def claim_order(run: FlowRun, now: datetime) -> tuple[bool, datetime]:
+    """Return the key by which due runs are sorted for their claims: by due time, late runs last.
+
+    ``now`` is the ledger's time.
+    """
+    return _is_late(run, now), _due(run, now)
 
 
-def _is_late(run: FlowRun) -> bool:
+def _is_late(run: FlowRun, now: datetime) -> bool:
     """Return whether the run claims after all runs that are not late, including runs of its job.
 
     A late run is due by the schedule of a job and was never started or rescheduled. It is so late
     (`LATE_AFTER`) that it is missed, or is the only run of its job that may still run
     (`lateness.judge`).
     """
-    late = SYSTEM_CLOCK.now() - _due(run)
+    late = now - _due(run, now)
     if late <= LATE_AFTER or not run.auto_scheduled or "policy" not in run.parameters:
         return False
     if run.run_count or (run.state is not None and run.state.name == WAITING_NAME):
@@ -281,9 +285,10 @@ def _is_late(run: FlowRun) -> bool:
     return late > grace + (policy.stagger or timedelta(0))
 
 
-def _due(run: FlowRun) -> datetime:
+def _due(run: FlowRun, now: datetime) -> datetime:
     """Return when the run was due according to Prefect (UTC), even if it was rescheduled since."""
-    return _scheduled(run) if run.expected_start_time is None else _in_utc(run.expected_start_time)
+    expected = run.expected_start_time
+    return _scheduled(run, now) if expected is None else _in_utc(expected)
 
 
 def _in_utc(instant: datetime) -> datetime:

@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEA
 MAIN = "import sys; from daybook.cli.entry import main; sys.exit(main())"
 LET_LOOPBACK_PASS = """
 from daybook.features.workers import invitation
-invitation._is_loopback = lambda host: False
+invitation.is_loopback = lambda host: False
 """
 """Code for a process: the machines of this test are one, at a loopback address."""
 

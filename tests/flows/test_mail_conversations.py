@@ -17,6 +17,7 @@ from tests.calling import ModelAgent, calls
 from tests.conversing import KEEPS, NOTES, Conversing, listening_to
 from tests.imap_server import PASSWORD, USER
 from tests.mail_host import ANNA, MailHost, SentMail
+from tests.pictures import PNG, sent_to_model
 from tests.toolbox import install
 from tests.world.prefect_world import PrefectWorld
 from tests.world.workers import PREFECT_LEAVES_A_SOCKET
@@ -96,6 +97,26 @@ async def test_a_brief_is_answered_and_goes_on_in_its_session(letters: Letters) 
     ]
     assert agent.effect_count == 3
     assert [each.seen for each in letters.host.imap.folders["INBOX"]] == [False, *[True] * 3]
+
+
+@pytest.mark.slow
+async def test_a_reply_with_a_picture_is_answered_by_an_agent_that_gets_none(
+    letters: Letters, model_agent: ModelAgent
+) -> None:
+    world = letters.world
+    await model_agent.given()
+    model_agent.fake_provider.script = ["Good morning.", "Hello."]
+    stored = await world.deploy(
+        on_demand=True, prompt="Brief me", agent=model_agent.name, channel="mail", chat_id=ANNA
+    )
+    await world.executions.complete_here(await world.prefect.custom_run(stored))
+    await letters.send()
+    brief = await letters.host.message("Good morning.")
+    answer = await letters.answer("hello", brief, attachment="logo.png", content=PNG)
+    assert answer.plain == "Hello."
+    request = model_agent.fake_provider.requests[-1]
+    assert sent_to_model(request.body) == []
+    assert "[picture: logo.png]\n\nYou do not get the pictures." in request.prompt
 
 
 @pytest.mark.slow

@@ -292,7 +292,9 @@ async def test_an_older_program_goes_on_with_a_schema_that_declares_it_compatibl
         assert await opened.newer_schema() == NEXT
         copy = Ledger(transfer.sqlite_address(daybook_home.path / "copy.db"))
         async with opened.read() as source, copy, copy.write() as target:
-            with pytest.raises(LedgerNewer, match=NEXT):  # it would lose the new columns
+            with pytest.raises(
+                LedgerNewer, match=f"{NEXT}.*a backup"
+            ):  # it would lose the new columns
                 await transfer.copy_rows(source, target)
     assert version_of(database) == [(NEXT,)]
     # It needs no copy from before the migration.

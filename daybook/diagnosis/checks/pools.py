@@ -5,17 +5,25 @@ Call the functions that take a client only if `prefect.server` found no problem.
 
 from __future__ import annotations
 
+import itertools
 import shlex
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
+
+from sqlalchemy import make_url
 
 from daybook import __version__, repository, settings
 from daybook import prefect as reconciliation
 from daybook.diagnosis.checks import ledger
 from daybook.errors import InvalidInput
 from daybook.finding import Finding, passed, problem, warning
+from daybook.http.addresses import is_loopback
 from daybook.jobs.store import StoredJob
+from daybook.ledger.database import hosts
+from daybook.ledger.engine import open_ledger
+from daybook.prefect.deployments import PAGE_SIZE
 from daybook.prefect.parameter_schema import WORK_POOL
+from daybook.prefect.projection import ledger_tag
 from daybook.short_text import first_names
 
 if TYPE_CHECKING:
@@ -25,7 +33,6 @@ if TYPE_CHECKING:
 CHECK = "job pools"
 PROCESS_TYPE = "process"
 """Type of the pools whose workers start the runs on their own machine."""
-_LOOPBACK = ("127.0.0.1", "localhost", "::1", "")
 
 
 async def of_jobs(client: PrefectClient) -> list[Finding]:
@@ -90,7 +97,7 @@ async def _problems(
     start = f"prefect worker start --pool {quoted}"
     if not any(each.status is WorkerStatus.ONLINE for each in workers):
         return [problem(CHECK, f"no worker of the work pool {name} is online", start, why=why)]
-    used = await _queues_with_deployments(client, name)
+    used = await _queues_in_use(client, name)
     found = list[Finding]()
     for queue in await client.read_work_queues(work_pool_name=name):
         title = f"the work queue {queue.name} of the work pool {name}"
@@ -108,13 +115,26 @@ async def _problems(
     return found
 
 
-async def _queues_with_deployments(client: PrefectClient, pool: str) -> set[str | None]:
-    """Return the queues of the first deployments in the pool; None for one that is in no queue."""
-    query = {"work_pools": {"name": {"any_": [pool]}}, "limit": 200}
-    found: list[dict[str, Any]] = (
-        await client.request("POST", "/deployments/filter", json=query)
-    ).json()
-    return {each["work_queue_name"] for each in found}
+async def _queues_in_use(client: PrefectClient, pool: str) -> set[str | None]:
+    """Return the queues of this ledger's deployments in the pool; None for one in no queue."""
+    async with open_ledger() as opened:
+        tag = ledger_tag(opened.id)
+    query = {
+        "work_pools": {"name": {"any_": [pool]}},
+        "deployments": {"tags": {"all_": [tag]}},
+        "sort": "NAME_ASC",
+        "limit": PAGE_SIZE,
+    }
+    used = set[str | None]()
+    for offset in itertools.count(0, PAGE_SIZE):
+        response = await client.request(
+            "POST", "/deployments/filter", json=query | {"offset": offset}
+        )
+        page: list[dict[str, Any]] = response.json()
+        used |= {each["work_queue_name"] for each in page}
+        if len(page) < PAGE_SIZE:
+            break
+    return used
 
 
 def _misfits(pool: WorkPool, jobs: list[StoredJob]) -> list[Finding]:
@@ -146,14 +166,13 @@ def _requirements(client: PrefectClient, pool: WorkPool) -> list[Finding]:
         title = "the ledger is a file on this machine, so runs on other machines cannot claim"
         fix = "daybook ledger move @FILE, with the address of a PostgreSQL database"
         found.append(warning("ledger address", title, fix))
-    elif is_elsewhere and urlsplit(address).hostname in _LOOPBACK:
+    elif is_elsewhere and any(map(is_loopback, hosts(make_url(address)))):
         title = "the ledger's address is one of this machine only"
         fix = 'give the runs another one: --job-variable \'{"env": {"DAYBOOK_LEDGER_URL": "…"}}\''
         found.append(warning("ledger address", title, fix))
     else:
         found.append(passed("ledger address", needs))
-    prefect_host = urlsplit(str(client.api_url)).hostname
-    if is_elsewhere and prefect_host in _LOOPBACK:
+    if is_elsewhere and is_loopback(urlsplit(str(client.api_url)).hostname or ""):
         title = "Prefect's address is one of this machine only"
         fix = "serve Prefect on an address that the runs reach, and start the pool's worker with it"
         found.append(warning("prefect address", title, fix))

@@ -336,8 +336,7 @@ class _Handler:
         # A person's message is a text, and no template that could read other jobs' answers.
         prompt = _BRACES.sub("{ ", decision.text)
         if self.update.pictures:
-            ids = self.update.pictures
-            found = await pictures.read(self.ledger, self.platform, self.request_id, ids)
+            found = await pictures.read(self.ledger, self.platform, self.request_id, self.update)
             prompt = "\n\n".join(filter(None, (prompt, "\n".join(each.note for each in found))))
         place = {"channel": self.row.channel, "chat_id": self.row.chat_id}
         # Each call of a tool then waits for an operator.

@@ -39,10 +39,13 @@ class Letters:
 
     # --- received
 
-    def update(self, mail: MailText, place: str, position: int) -> Update | None:
+    def update(
+        self, mail: MailText, place: str, position: int, *, is_cut: bool = False
+    ) -> Update | None:
         """Return a mail as an update; None for one that gets no answer: see `is_automatic`.
 
-        ``place`` is where the mailbox has it. A mail that arrives twice has the same id.
+        ``place`` is where the mailbox has it. A mail that arrives twice has the same id. One of
+        which only the beginning was read (``is_cut``) may have pictures behind it.
         """
         sender = senders.sender_of(mail)
         if sender is None or self.is_own(sender.address) or is_automatic(mail):
@@ -64,7 +67,8 @@ class Letters:
             text, quoted = found.text, found.rest
         elif not is_forwarded:
             text = reply_text.without_signature(text) or base
-        pictures = (place,) if mail.has_pictures else ()
+        may_have_more = is_cut and text and mail.kind.startswith("multipart/")
+        pictures = (place,) if mail.has_pictures or may_have_more else ()
         ours = (each for each in known if self._is_code(sender.address, each))
         return Update(
             id=hashlib.sha256(key.encode(errors="replace")).hexdigest()[:32],

@@ -38,7 +38,7 @@ from typing import TypeVar
 from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import DaybookError, InvalidInput, OutgoingRefused
 from daybook.execution import mail_text
-from daybook.features.conversations import pictures, senders
+from daybook.features.conversations import senders
 from daybook.features.conversations.letters import Letters
 from daybook.features.conversations.platform import (
     AccessRevoked,
@@ -220,13 +220,17 @@ class MailboxPlatform:
         place = f"{self._validity}:{uid}"
         try:
             mail = await mail_text.read(parts[0][1])
-            return self._letters.update(mail, place, self._position(uid))
+            is_cut = len(parts[0][1]) >= MAX_MAIL_BYTES
+            return self._letters.update(mail, place, self._position(uid), is_cut=is_cut)
         except DaybookError as error:
             log.warning("mail %s: %s", place, error, extra={"action": "mail_unreadable"})
             return None
 
     async def read_pictures(self, ids: Sequence[str]) -> Sequence[ReceivedPicture]:
-        """Read the mail again, as a whole: a place of it is the id of all its pictures."""
+        """Read the mail again, as a whole: a place of it is the id of all its pictures.
+
+        Raise `InvalidInput` if that is not possible.
+        """
         [place] = ids
         validity, _, uid = place.partition(":")
         target, stop = await self._imap_target(), Stop()
@@ -241,9 +245,15 @@ class MailboxPlatform:
                 return found[0][1] if found else b""
 
         content = await self._call(work, CALL_SECONDS, stop)
+        if not content:
+            raise InvalidInput("picture", "the mail is no longer there", "send it again")
         if len(content) >= MAX_PICTURE_MAIL_BYTES:
-            raise pictures.too_large()
-        return [ReceivedPicture(*each) for each in await mail_text.read_pictures(content)]
+            problem = f"the mail has more than {MAX_PICTURE_MAIL_BYTES / 2**20:g} MiB"
+            raise InvalidInput("picture", problem, "send a smaller one")
+        try:
+            return [ReceivedPicture(*each) for each in await mail_text.read_pictures(content)]
+        except mail_text.UnreadableMail as error:
+            raise InvalidInput("picture", str(error)) from None
 
     # --- send
 

@@ -12,11 +12,14 @@ its first bytes decide about its format, whatever the service or the name says.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from datetime import timedelta
 
 import httpx
-from sqlalchemy import delete
+from sqlalchemy import delete, exists, literal, or_
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import aliased
 from sqlmodel import col, select
 
 from daybook.agents.pictures import (
@@ -28,32 +31,62 @@ from daybook.agents.pictures import (
 )
 from daybook.errors import InvalidInput
 from daybook.features.conversations import store
-from daybook.features.conversations.platform import Platform, PlatformError, ReceivedPicture
+from daybook.features.conversations.platform import (
+    Platform,
+    PlatformError,
+    ReceivedPicture,
+    Update,
+)
 from daybook.features.conversations.tables import PictureRow
 from daybook.ledger.engine import Ledger
+from daybook.ledger.states import LIVE
 from daybook.ledger.tables import RunRow
 from daybook.runs.claim_requests import session_request_key
 from daybook.runs.retention import BATCH_SIZE, RetentionLimits
 
 DOWNLOAD_SECONDS = 30.0
+MAX_WITHOUT_RUN = timedelta(days=1)
+"""Age up to which a picture without a run stays: its run may still be requested."""
+MAX_RETRY_AFTER_SECONDS = 60.0
+"""Maximum pause for which a file server can ask: it is one of the whole account."""
 
 
-def _checked(received: Iterable[ReceivedPicture]) -> list[Picture]:
-    """Return the pictures. Raise `InvalidInput` if there are too many, or if one cannot be sent."""
-    found = list[Picture]()
+async def _received(platform: Platform, ids: Sequence[str], *, is_optional: bool) -> list[Picture]:
+    """Return the pictures. If they are optional, one that cannot be sent has a name that says so.
+
+    Else raise `InvalidInput` for it. Raise `PlatformError`.
+    """
+    found, count = list[Picture](), 0
+    try:
+        received = await platform.read_pictures(ids)
+        if not received and not is_optional:
+            raise InvalidInput("picture", "is no longer there", "send it again")
+    except InvalidInput as error:
+        if not is_optional:
+            raise
+        return [Picture(f"any is left out: {error.problem}", "", b"")]
     for each in received:
-        if len(each.content) > MAX_PICTURE_BYTES:
-            raise too_large()
-        kind = content_type_of(each.content)
-        if not kind:
-            problem = f"{name_of(each.name)} is not in a known format"
-            raise InvalidInput("picture", problem, "send it as JPEG, PNG, GIF or WebP")
-        found.append(Picture(name_of(each.name), kind, each.content))
-    if not found:
-        raise InvalidInput("picture", "is no longer there", "send it again")
-    if len(found) > MAX_PICTURES:
-        raise InvalidInput("picture", f"there are more than {MAX_PICTURES}", "send fewer")
+        try:
+            found.append(_checked(each, count))
+            count += 1
+        except InvalidInput as error:
+            if not is_optional:
+                raise
+            found.append(Picture(f"{name_of(each.name)} is left out: {error.problem}", "", b""))
     return found
+
+
+def _checked(given: ReceivedPicture, count: int) -> Picture:
+    """Return the picture after ``count`` others. Raise `InvalidInput` if it cannot be sent."""
+    if count == MAX_PICTURES:
+        raise InvalidInput("picture", f"there are more than {MAX_PICTURES}", "send fewer")
+    if len(given.content) > MAX_PICTURE_BYTES:
+        raise too_large()
+    kind = content_type_of(given.content)
+    if not kind:
+        problem = f"{name_of(given.name)} is not in a known format"
+        raise InvalidInput("picture", problem, "send it as JPEG, PNG, GIF or WebP")
+    return Picture(name_of(given.name), kind, given.content)
 
 
 def too_large() -> InvalidInput:
@@ -108,27 +141,33 @@ def is_at(url: str, origin: str) -> bool:
 
 def _refused(response: httpx.Response) -> PlatformError:
     status, seconds = response.status_code, response.headers.get("Retry-After", "")
+    is_number = seconds.isascii() and seconds.isdigit()
     return PlatformError(
         f"the service answered with HTTP {status} instead of the picture",
         is_temporary=status == 429 or status >= 500,
-        retry_after=float(seconds) if seconds.isascii() and seconds.isdigit() else 0.0,
+        retry_after=min(float(seconds), MAX_RETRY_AFTER_SECONDS) if is_number else 0.0,
     )
 
 
 # --- rows
 
 
-async def read(ledger: Ledger, platform: Platform, key: str, ids: Sequence[str]) -> list[Picture]:
+async def read(ledger: Ledger, platform: Platform, key: str, update: Update) -> list[Picture]:
     """Return the pictures of the request ``key``; read them, unless they are kept, and keep them.
 
-    Raise `PlatformError`, and `InvalidInput` for pictures that no model can get.
+    Those that no model can get have no content if they are optional; else raise `InvalidInput`.
+    Raise `PlatformError`.
     """
     async with ledger.read() as session:
         kept = await _of_keys(session, [key])
     if kept:
         return kept[key]
-    found = _checked(await platform.read_pictures(ids))
+    is_optional = update.has_optional_pictures
+    found = await _received(platform, update.pictures, is_optional=is_optional)
     async with ledger.write() as session:
+        # A leader that was replaced while it read them may have kept them too.
+        if kept := await _of_keys(session, [key]):
+            return kept[key]
         for number, each in enumerate(found, 1):
             session.add(
                 PictureRow(
@@ -153,13 +192,20 @@ async def _of_keys(session: AsyncSession, keys: Collection[str]) -> dict[str, li
 
 
 async def of_runs(session: AsyncSession, run_ids: Sequence[str]) -> dict[str, tuple[Picture, ...]]:
-    """Return the pictures of the messages that have requested these runs, by run id."""
+    """Return the pictures of the messages that have requested these runs, by run id.
+
+    Those that were left out are not among them.
+    """
     keys = dict[str, str]()
     for run_id in run_ids:
         if key := await _request_key(session, run_id):
             keys[run_id] = key
     found = await _of_keys(session, set(keys.values()))
-    return {run_id: tuple(found[key]) for run_id, key in keys.items() if key in found}
+    for key, given in found.items():
+        row = await store.get_update(session, *key.split(":", 2)[1:])
+        is_optional = row is not None and store.update_of(row).has_optional_pictures
+        found[key] = [replace(each, is_optional=is_optional) for each in given if each.content]
+    return {run_id: tuple(found[key]) for run_id, key in keys.items() if found.get(key)}
 
 
 async def _request_key(session: AsyncSession, run_id: str) -> str:
@@ -173,9 +219,23 @@ async def _request_key(session: AsyncSession, run_id: str) -> str:
 
 
 async def delete_old(ledger: Ledger, limits: RetentionLimits) -> int:
-    """Delete one batch of old pictures. Return their number."""
-    before = max(ledger.now() - store.MAX_AGE, limits.since(ledger.now()))
-    old = select(PictureRow.key, PictureRow.number).where(col(PictureRow.received_at) <= before)
+    """Delete one batch of pictures that are old or whose run is gone. Return their number.
+
+    Those of a run that has not ended, or of which such a run is a retry, stay.
+    """
+    now, retry = ledger.now(), aliased(RunRow)
+    before = max(now - store.MAX_AGE, limits.since(now))
+    of_run = exists().where(
+        col(RunRow.occurrence) == literal(session_request_key("")) + col(PictureRow.key)
+    )
+    is_retried = exists().where(col(retry.retry_of) == col(RunRow.id), col(retry.status).in_(LIVE))
+    old = select(PictureRow.key, PictureRow.number).where(
+        or_(
+            col(PictureRow.received_at) <= before,
+            (col(PictureRow.received_at) <= now - MAX_WITHOUT_RUN) & ~of_run,
+        ),
+        ~of_run.where(col(RunRow.status).in_(LIVE) | is_retried),
+    )
     async with ledger.read() as session:
         if (await session.execute(old.limit(1))).first() is None:
             return 0

@@ -68,6 +68,11 @@ class Update:
     is_verified: bool = True
 
     @property
+    def has_optional_pictures(self) -> bool:
+        """Return whether the text counts without them: those of a letter may be a signature."""
+        return self.is_letter and bool(self.text.strip())
+
+    @property
     def answers(self) -> str:
         """Return the message that the update answers, or whose button it presses; "" if none."""
         return self.message_id if self.kind is UpdateKind.PRESS else self.reply_to

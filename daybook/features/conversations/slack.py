@@ -74,8 +74,10 @@ MAX_WAIT_SECONDS = 15.0
 WORKING = "eyes"
 """The reaction to a message that is being answered."""
 
+FILES_SCOPE = "files:read"
+"""The scope for pictures; an app without it hears all the rest."""
 SCOPES = (
-    *("app_mentions:read", "channels:history", "chat:write", "files:read", "files:write"),
+    *("app_mentions:read", "channels:history", "chat:write", FILES_SCOPE, "files:write"),
     *("groups:history", "im:history", "reactions:write", "users:read"),
 )
 EVENTS = ("app_mention", "message.channels", "message.groups", "message.im")
@@ -187,7 +189,7 @@ class SlackApp:
         me = await self._call(self._client.auth_test)
         headers = {name.lower(): value for name, value in me.headers.items()}
         granted = headers.get("x-oauth-scopes", ",".join(SCOPES)).split(",")
-        if missing := sorted(set(SCOPES) - {each.strip() for each in granted}):
+        if missing := sorted(set(SCOPES) - {FILES_SCOPE, *(each.strip() for each in granted)}):
             problem = f"the app lacks {', '.join(missing)}: add these scopes, and reinstall it"
             raise PlatformError(problem, is_temporary=False)
         await self._open_socket_url()

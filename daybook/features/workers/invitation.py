@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,6 +22,8 @@ from daybook.api import authorization
 from daybook.delivery import home_secret
 from daybook.errors import InvalidInput
 from daybook.home import make_private_file
+from daybook.http.addresses import is_loopback
+from daybook.ledger.database import hosts
 from daybook.ledger.engine import Ledger
 from daybook.resources import copies
 from daybook.runs import shared_settings
@@ -77,7 +78,7 @@ async def write(file: Path) -> Invitation:
     if not loaded.ledger_url.startswith("postgresql"):
         hint = "move it to PostgreSQL first: daybook ledger move postgresql://user@host/database"
         raise InvalidInput("ledger", "is a file of this machine", hint)
-    if any(map(_is_loopback, _database_hosts(loaded.ledger_url))):
+    if any(map(is_loopback, hosts(make_url(loaded.ledger_url)))):
         hint = "set DAYBOOK_LEDGER_URL, or ledger_url, to an address with the machine's name"
         raise InvalidInput("ledger", "has an address that only this machine can reach", hint)
     homes.configure_prefect()
@@ -87,7 +88,7 @@ async def write(file: Path) -> Invitation:
     hint = "start a Prefect server for all machines, and set PREFECT_API_URL to its address"
     if not api.url or homes.is_own_server(api.url):
         raise InvalidInput("Prefect", "is the server of this machine's `daybook up`", hint)
-    if _is_loopback(urlsplit(api.url).hostname or ""):
+    if is_loopback(urlsplit(api.url).hostname or ""):
         raise InvalidInput("Prefect", "has an address that only this machine can reach", hint)
     home = homes.current_home()
     async with Ledger(loaded.ledger_address) as ledger:
@@ -107,26 +108,6 @@ async def write(file: Path) -> Invitation:
         )
     make_private_file(file, _as_json(invitation))
     return invitation
-
-
-def _database_hosts(address: str) -> list[str]:
-    """Return the hosts in the address of a PostgreSQL ledger; a socket is "" or a path."""
-    url = make_url(address)
-    named = url.query.get("host", ())
-    hosts = [url.host or "", *([named] if isinstance(named, str) else named)]
-    return list(filter(None, hosts)) or [os.environ.get("PGHOST", "")]
-
-
-def _is_loopback(host: str) -> bool:
-    """Return whether only this machine can reach ``host``: a loopback address, or a socket."""
-    if not host or host.startswith("/"):
-        return True
-    name = host.rstrip(".").lower()
-    try:
-        address = ip_address(name)
-    except ValueError:
-        return name == "localhost" or name.endswith(".localhost")
-    return address.is_loopback or address.is_unspecified
 
 
 def _check_new(file: Path) -> None:

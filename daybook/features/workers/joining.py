@@ -9,7 +9,8 @@
       ├─ prefect-server.json
       └─ config.toml             from here on, this home uses the ledger
 
-A secret with other content is never overwritten, because it may be the only copy.
+A secret with other content is never overwritten, because it may be the only copy. A home that uses
+the ledger already may join again at any time, as each pod of Kubernetes does when it starts.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ from __future__ import annotations
 import json
 import os
 import tomllib
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel
+from sqlalchemy import make_url
 from sqlalchemy.exc import ProgrammingError
 
 from daybook import __version__, plain_text, settings
@@ -32,6 +35,7 @@ from daybook.errors import InvalidInput, LedgerKeyMissing
 from daybook.features.workers import invitation as invitations
 from daybook.features.workers.invitation import Invitation
 from daybook.home import Home, make_private_file, replace_private_file
+from daybook.ledger.database import hosts
 from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import Fact
 from daybook.operations import home_lock, ledger_setting, service
@@ -49,7 +53,8 @@ class Joined(BaseModel, frozen=True):
 
     ``settings`` are the settings that were written to `config.toml`, without the ledger's address
     and without the value of a secret.
-    ``warnings`` are differences that do not stop a worker, such as a skewed clock.
+    ``warnings`` are differences that do not stop a worker, such as a skewed clock; if the home used
+    the ledger already, also secrets and settings that differ from the invitation and stay.
     """
 
     home: str
@@ -63,36 +68,38 @@ async def join(url: str, file: Path) -> Joined:
     """Let this home use the ledger at ``url``, by the invitation in ``file``.
 
     Without Prefect settings of its own, this machine also uses the server of the invitation. A
-    repeated call writes only what is missing or differs in the invitation. Raise `InvalidInput`,
-    and write nothing, if the home has another ledger or its key, or runs, if the versions or the
-    shared settings differ, if ``url`` has another ledger or none, if Prefect is not the ledger's,
-    or if the actor is an agent. Raise also `LedgerUnreachable`, `PrefectUnreachable` and
-    `LedgerKeyMissing`.
+    repeated call, which may have a new password, writes only what is missing or differs in the
+    invitation, and keeps the home's own secrets and settings. Raise `InvalidInput`, and write
+    nothing, if the home has another ledger or its key, or runs, if the shared settings differ, if
+    ``url`` has another ledger or none, if Prefect is not the ledger's, or if the actor is an agent.
+    Raise also `LedgerUnreachable`, `PrefectUnreachable` and `LedgerKeyMissing`.
     """
     authorization.require_operator()
     invited, home = invitations.read(file), homes.current_home()
     if home.running() is not None:
         raise home_lock.already_running(home)
-    if invited.version != __version__:
-        hint = f"install version {invited.version} here, or upgrade the other machines first"
-        raise InvalidInput("version", f"is {__version__} here, {invited.version} there", hint)
     address = _ledger_address(url)
     _check_home(home, address)
-    _check_secrets(home, invited)
-    new = _check_settings(invited)
-    found = await _check_ledger(address, invited, _key(invited))
+    is_joined = bool(settings.load().ledger_url)
+    differences = [*_other_secrets(home, invited), *_other_settings(invited)]
+    if differences and not is_joined:
+        raise differences[0]
+    new = _missing_settings(invited)
+    keeps_key = is_joined and home.ledger_key.exists()
+    found = await _check_ledger(address, invited, None if keeps_key else _key(invited))
     own_prefect = homes.user_prefect()
     prefect = await _check_prefect(invited, found.pool_id, own_prefect)
-    warned = [text for text in (clock_skew("the ledger's", found.skew),) if text]
+    warned = [clock_skew("the ledger's", found.skew), _other_version(invited)]
+    warned = [*filter(None, warned), *map(str, differences)]
     config = settings.config_file()
     text = _with_settings(ledger_setting.with_ledger_url(config, url), new)
     with home_lock.hold(home, command="join"):
         _check_home(home, address)
-        _write_secrets(home.make(), invited)
+        _write_secrets(home.make(), invited, keep=is_joined)
         if not own_prefect:
             credential = invited.prefect_auth.get_secret_value()
             home.write_joined_prefect(invited.prefect_api_url, credential)
-        if new or not _is_joined(address):
+        if new or settings.load().ledger_url != address:
             replace_private_file(config, text)
     shown = {name: SECRET if invitations.is_secret(name) else value for name, value in new.items()}
     return Joined(
@@ -114,8 +121,18 @@ def _ledger_address(url: str) -> str:
     return found
 
 
-def _is_joined(address: str) -> bool:
-    return settings.load().ledger_url == address
+def _database(address: str) -> tuple[object, ...]:
+    """Return the user, the place and the name of a ledger's database, without the password."""
+    url = make_url(address)
+    return url.get_backend_name(), url.username, hosts(url), url.port, url.database
+
+
+def _other_version(invited: Invitation) -> str:
+    """Return a warning if the invitation is of another version; otherwise ""."""
+    if invited.version == __version__:
+        return ""
+    warned = f"version {__version__} is here, {invited.version} in the invitation"
+    return f"{warned}: the first process of a newer version migrates the ledger"
 
 
 def _check_home(home: Home, address: str) -> None:
@@ -126,7 +143,8 @@ def _check_home(home: Home, address: str) -> None:
         problem = "sets DAYBOOK_LEDGER_URL, so the service would use that ledger"
         raise InvalidInput(str(home.service_environment), problem, "delete that line")
     own = settings.load().ledger_url
-    if (own and own != address) or (home.path / "ledger.db").exists():
+    is_other = own and _database(own) != _database(address)
+    if is_other or (home.path / "ledger.db").exists():
         hint = "set DAYBOOK_HOME to a new folder"
         raise InvalidInput("home", f"{home.path} has a ledger already", hint)
 
@@ -140,8 +158,8 @@ def _secrets(home: Home, invited: Invitation) -> dict[Path, str]:
     }
 
 
-def _check_secrets(home: Home, invited: Invitation) -> None:
-    """Raise `InvalidInput` if a file of a secret exists with other content."""
+def _other_secrets(home: Home, invited: Invitation) -> Iterator[InvalidInput]:
+    """Return an error for each file of a secret that exists with other content."""
     for file, secret in _secrets(home, invited).items():
         try:
             is_other = plain_text.read(file).strip() != secret.strip()
@@ -151,22 +169,20 @@ def _check_secrets(home: Home, invited: Invitation) -> None:
             is_other = True
         if is_other:
             hint = "set DAYBOOK_HOME to a new folder; or, if nothing needs the file, move it away"
-            raise InvalidInput("home", f"{file} exists, with another secret", hint)
+            yield InvalidInput("home", f"{file} exists, with another secret", hint)
 
 
-def _write_secrets(home: Home, invited: Invitation) -> None:
-    """Write the missing files; raise the error of `_check_secrets`, and keep an existing file."""
-    _check_secrets(home, invited)
+def _write_secrets(home: Home, invited: Invitation, *, keep: bool) -> None:
+    """Write the missing files. Keep a file with another secret, and raise it unless ``keep``."""
     for file, secret in _secrets(home, invited).items():
         make_private_file(file, f"{secret.strip()}\n")
-    _check_secrets(home, invited)  # a command without the lock may have created one meanwhile
+    # A command without the lock may have created one meanwhile.
+    if not keep and (other := next(_other_secrets(home, invited), None)):
+        raise other
 
 
-def _check_settings(invited: Invitation) -> dict[str, Any]:
-    """Return the settings to write: those of the invitation that this home does not set.
-
-    Raise `InvalidInput` if this home sets another value of a shared setting.
-    """
+def _other_settings(invited: Invitation) -> Iterator[InvalidInput]:
+    """Return the errors for settings of this home that have other values than the invitation."""
     loaded = settings.load()
     own = shared_settings.of(loaded)
     expected = {**shared_settings.usual(), **invited.shared}
@@ -178,11 +194,16 @@ def _check_settings(invited: Invitation) -> dict[str, Any]:
     ]
     if wrong:
         hint = "all homes of a ledger need the same value: change it on one side"
-        raise InvalidInput("settings", "; ".join(wrong), hint)
+        yield InvalidInput("settings", "; ".join(wrong), hint)
     secret = loaded.webhook_secret.get_secret_value()
     if secret and secret not in invited.webhook_secret.get_secret_value().splitlines():
         hint = "unset it here; this home gets the secret in its file webhook-secret"
-        raise InvalidInput("webhook_secret", "is not the secret of the other machines", hint)
+        yield InvalidInput("webhook_secret", "is not the secret of the other machines", hint)
+
+
+def _missing_settings(invited: Invitation) -> dict[str, Any]:
+    """Return the settings to write: those of the invitation that this home does not set."""
+    loaded = settings.load()
     given, known = {**invited.shared, **invited.leader}, settings.all_settings().model_fields
     return {
         name: value
@@ -210,11 +231,13 @@ class _FoundLedger(NamedTuple):
     pool_id: str | None
 
 
-async def _check_ledger(address: str, invited: Invitation, key: encryption.Key) -> _FoundLedger:
+async def _check_ledger(
+    address: str, invited: Invitation, key: encryption.Key | None
+) -> _FoundLedger:
     """Return the ledger at ``address``. Create and migrate nothing.
 
-    Raise `InvalidInput` if there is another ledger or none, `LedgerKeyMissing` for another key, and
-    `LedgerUnreachable`.
+    Raise `InvalidInput` if there is another ledger or none, `LedgerKeyMissing` if its key is not
+    ``key``, unless this is None, and `LedgerUnreachable`.
     """
     ledger = Ledger(address)  # not entered, because that would create the tables
     try:
@@ -231,7 +254,7 @@ async def _check_ledger(address: str, invited: Invitation, key: encryption.Key) 
     if found != invited.ledger_id:
         problem = f"{ledger.place} contains {'another' if found else 'no'} ledger"
         raise InvalidInput("url", problem, f"use the address of the ledger {invited.ledger_id[:8]}")
-    if key_id != key.id:
+    if key is not None and key_id != key.id:
         raise LedgerKeyMissing(f"the invitation has another key (its id is {key.id}, not {key_id})")
     return _FoundLedger(ledger.place, skew, pool_id)
 

@@ -161,6 +161,13 @@ async def test_doctor_says_what_the_runs_of_a_pool_need(world: PrefectWorld, poo
     assert (await world.sync()).writes == 0
     paused = f"the work queue slow of the work pool {pool} is paused"
     assert (await messages(pool))["problem"][0] == paused
+    flow = await world.client.create_flow_from_name("theirs")  # a queue of others in the pool
+    queue = {"name": "others", "is_paused": True}
+    await world.prefect.request("POST", f"{path}/queues", queue)
+    await world.client.create_deployment(
+        flow, "theirs", work_pool_name=pool, work_queue_name="others"
+    )
+    assert not any("others" in each for each in (await messages(pool))["problem"])
     await world.prefect.request("PATCH", path, {"is_paused": True})
     assert (await messages(pool))["problem"][0] == f"the work pool {pool} is paused"
 

@@ -80,6 +80,11 @@ def test_only_the_operator_sets_variables() -> None:
         ({"env": {"API_KEY": "abc"}}, "env.API_KEY"),
         ({"env": {"GITHUB_TOKEN": "abc"}}, "env.GITHUB_TOKEN"),
         ({"env": {"DAYBOOK_LEDGER_URL": "postgresql://me:word@db/book"}}, "env.DAYBOOK_LEDGER_URL"),
+        ({"env": [{"name": "API_KEY", "value": "abc"}]}, "env.API_KEY"),
+        ({"env": {"PGPASSWORD": "abc"}}, "env.PGPASSWORD"),
+        ({"env": {"MYSQL_PWD": "abc"}}, "env.MYSQL_PWD"),
+        ({"env": {"DB_PASS": "abc"}}, "env.DB_PASS"),
+        ({"env": {"AUTHORIZATION": "Bearer abc"}}, "env.AUTHORIZATION"),
         ({"command": "run --token abc"}, "command"),
         ({"labels": ["x", "ghp_" + "a" * 30]}, "labels"),
         ({"env": {"X_TOKEN": "a{{ prefect.blocks.secret.key }}"}}, "env.X_TOKEN"),
@@ -98,10 +103,13 @@ def test_a_reference_to_a_block_of_prefect_is_accepted() -> None:
         {
             "env": {
                 "API_KEY": "{{ prefect.blocks.secret.api-key }}",
+                "AUTHORIZATION": "Bearer {{ prefect.blocks.secret.api-key }}",
+                "PWD": "/srv",
                 "URL": "postgresql://me:{{prefect.variables.word}}@db/book",
             },
             "image": "registry.example.org/daybook@sha256:0123",
             "service_account_name": "daybook",
+            "image_pull_secret": "regcred",
         }
     )
 

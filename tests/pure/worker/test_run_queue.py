@@ -153,25 +153,33 @@ async def test_runs_on_time_come_before_more_late_ones_than_prefect_lists_at_onc
 
 def test_a_run_is_late_only_if_it_may_be_missed() -> None:
     now = SYSTEM_CLOCK.now()
-    assert claim_order(scheduled("", OLD)) == (True, OLD)
-    assert claim_order(scheduled("", OLD, state=Scheduled(name="Late"))) == (True, OLD)
+    assert claim_order(scheduled("", OLD), now) == (True, OLD)
+    assert claim_order(scheduled("", OLD, state=Scheduled(name="Late")), now) == (True, OLD)
 
-    almost = now - LATE_AFTER + timedelta(seconds=9)
-    assert claim_order(scheduled("", almost)) == (False, almost)
-    assert claim_order(scheduled("", OLD, auto_scheduled=False)) == (False, OLD)  # by hand
-    assert claim_order(scheduled("", OLD, run_count=1)) == (False, OLD)  # a retry
-    assert claim_order(scheduled("", OLD, parameters={})) == (False, OLD)  # of no job
+    almost = now - LATE_AFTER
+    assert claim_order(scheduled("", almost), now) == (False, almost)
+    assert claim_order(scheduled("", OLD, auto_scheduled=False), now) == (False, OLD)  # by hand
+    assert claim_order(scheduled("", OLD, run_count=1), now) == (False, OLD)  # a retry
+    assert claim_order(scheduled("", OLD, parameters={}), now) == (False, OLD)  # of no job
     waits = waiting_state(now, "for a slot")
-    assert claim_order(scheduled("", OLD, state=waits)) == (False, OLD)
+    assert claim_order(scheduled("", OLD, state=waits), now) == (False, OLD)
 
 
 def test_a_run_is_late_only_after_its_stagger_and_its_catch_up() -> None:
     def is_late(minutes: float, **policy: str) -> bool:
-        due = SYSTEM_CLOCK.now() - timedelta(minutes=minutes)
-        return claim_order(scheduled("", due, parameters={"policy": policy}))[0]
+        run = scheduled("", OLD, parameters={"policy": policy})
+        return claim_order(run, OLD + timedelta(minutes=minutes))[0]
 
-    assert (is_late(19.5, stagger="10m"), is_late(20.5, stagger="10m")) == (False, True)
-    assert (is_late(1439, catch_up="all"), is_late(1441, catch_up="all")) == (False, True)
+    assert (is_late(20, stagger="10m"), is_late(20.1, stagger="10m")) == (False, True)
+    assert (is_late(1440, catch_up="all"), is_late(1441, catch_up="all")) == (False, True)
+
+
+async def test_a_run_is_late_by_the_clock_of_the_ledger() -> None:
+    now = SYSTEM_CLOCK.now() - timedelta(hours=1)  # this machine's clock is an hour ahead
+    late = scheduled("late", now - LATE_AFTER - timedelta(seconds=1))
+    on_time = scheduled("on time", now - LATE_AFTER + timedelta(seconds=1))
+    pool = Pool(light=[late, on_time])
+    assert await handed_out(pool, clock=ManualClock(now)) == ["on time", "late"]
 
 
 async def test_the_priority_orders_only_runs_of_the_same_due_time() -> None:

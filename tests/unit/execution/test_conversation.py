@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import pytest
 
 from daybook.agents.base import ChatMessage
 from daybook.agents.journal import ProgramSession
+from daybook.agents.pictures import Picture
 from daybook.errors import InvalidInput
 from daybook.execution import conversation, journal
 from daybook.home import Home
@@ -94,6 +97,34 @@ async def test_a_history_is_cut_at_a_prompt_when_it_has_too_many_tokens(
     for most, kept in ((0, 6), (3_000, 6), (2_999, 4), (1_500, 2), (1_000, 2)):
         found = await conversation.session_history(given, Compression(history=most))
         assert [each.role for each in found] == ["user", "assistant"] * (kept // 2), most
+
+
+@pytest.mark.parametrize(
+    ("megabytes", "sent"),
+    [(14, {"5": 1, "4": 2, "3": 1}), (6, {"5": 1, "4": 1}), (1, {}), (-1, {})],
+)
+async def test_the_newest_pictures_of_a_session_are_read_and_sent_within_their_length(
+    monkeypatch: pytest.MonkeyPatch, megabytes: int, sent: dict[str, int]
+) -> None:
+    read = list[str]()
+
+    async def of_runs(session: None, run_ids: Sequence[str]) -> dict[str, tuple[Picture, ...]]:
+        read.extend(run_ids)
+        count = 1 if run_ids == ["5"] else 2
+        return {each: (Picture("a", "image/png", bytes(3_000_000)),) * count for each in run_ids}
+
+    monkeypatch.setattr(conversation, "loaded", lambda _: [of_runs])
+    monkeypatch.setattr(conversation, "reading", nullcontext)
+    before = [message(number, "user", "[picture: a]") for number in range(6)]
+    for each in before:
+        each.run_id = str(each.number)
+    given = granted("And now?", history=tuple(before))
+    found = await conversation.session_history(
+        given, Compression(), picture_bytes=megabytes * 1_000_000
+    )
+    of_message = zip(before, found, strict=True)
+    assert {row.run_id: len(each.pictures) for row, each in of_message if each.pictures} == sent
+    assert set(read) <= {"5", "4", "3"}
 
 
 def test_a_prompt_that_is_blank_after_its_variables_are_filled_is_refused(

@@ -202,6 +202,30 @@ async def test_a_run_of_another_worker_waits_while_a_setting_is_invalid(
     assert [why.count("max_concurent") for why in suspended] == ([] if is_direct else [1])
 
 
+async def test_a_run_without_a_ledger_waits_by_the_clock_that_its_worker_knows(
+    daybook_home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suspended: list[datetime] = []
+
+    async def suspend(flow_run_id: str, until: datetime, why: str) -> NoReturn:
+        suspended.append(until)
+        raise Abort
+
+    monkeypatch.setattr(execute, "suspend_flow_run", suspend)
+    monkeypatch.setenv("DAYBOOK_LEDGER_URL", "postgresql://127.0.0.1:1/nothing")
+    monkeypatch.setattr(handover, "_received", [])
+    handover.receive("flow-run", "run", 1, "here:1", -1, skew_seconds=3600)
+    run = cast(Any, Run(opens))
+    run.id, run.is_direct, run.clock = "flow-run", False, SYSTEM_CLOCK
+    run.given = handover.received_for("flow-run")
+    before = SYSTEM_CLOCK.now()
+    with pytest.raises(Abort):
+        await execute._execute(run)
+    ahead = timedelta(hours=1) + NO_LEDGER_DELAY
+    (until,) = suspended
+    assert before + ahead <= until <= SYSTEM_CLOCK.now() + ahead
+
+
 @pytest.mark.parametrize("is_direct", [False, True])
 async def test_a_run_whose_check_is_stopped_without_a_renewal_gives_its_claim_back(
     world: World, monkeypatch: pytest.MonkeyPatch, is_direct: bool

@@ -16,7 +16,7 @@ import pytest
 from sqlmodel import SQLModel
 
 from daybook import feature
-from daybook.errors import InvalidInput, LedgerOlder, LedgerUnreachable
+from daybook.errors import InvalidInput, LedgerNewer, LedgerOlder
 from daybook.feature import Feature
 from daybook.home import Home
 from daybook.ledger import feature_tables, transfer
@@ -223,22 +223,38 @@ async def test_tables_that_up_uses_are_made_but_not_migrated(
             assert (notes.is_used(), rows_of(database, notes)) == (False, [])
 
 
-async def test_a_command_does_not_migrate_own_tables_that_an_older_up_uses(
+async def test_tables_of_daybook_that_an_older_up_uses_are_left_to_it(
     database: Database, notes: Notes, daybook_home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Feature, "is_own", property(lambda _: True))
+    monkeypatch.setattr(Feature, "is_own", True)
     with home_lock.hold(daybook_home) as record:
         async with Ledger(database.address) as ledger:
             record.set_ledger(ledger.identity())
             notes.migration("2", _SECOND, failure="")
-            with pytest.raises(LedgerOlder, match="daybook down"):
+            with pytest.raises(LedgerOlder, match="an older `daybook up`"):
                 await id_of(database.address)
+
+
+async def test_newer_tables_of_daybook_are_in_use_but_cannot_be_copied(
+    database: Database, notes: Notes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Feature, "is_own", True)
+    notes.migration("2", _SECOND, failure="")
     await id_of(database.address)
-    async with Ledger(database.address) as ledger, ledger.read() as session:
-        # Newer tables of Daybook's are no reason to leave the feature out.
-        notes.migration("1", _FIRST)
-        connection = await session.connection()
-        await connection.run_sync(feature_tables.leave_out_old, LedgerUnreachable("here", "x"))
+    (notes.folder / "migrations" / "versions" / "2_next.py").unlink()
+    notes.migration("1", _FIRST)
+
+    async with (
+        Ledger(database.address) as ledger,
+        ledger.read() as source,
+        Ledger(transfer.sqlite_address(tmp_path / "copy.db")) as copy,
+    ):
+        connection = await source.connection()
+        await connection.run_sync(feature_tables.leave_out_old, ValueError("locked"))
+        why = f"schema {notes.name} 2, but this program only knows {notes.name} 1; a backup"
+        with pytest.raises(LedgerNewer, match=why):
+            async with copy.write() as target:
+                await transfer.copy_rows(source, target)
 
 
 async def test_the_name_of_a_table_begins_with_the_name_of_its_feature(

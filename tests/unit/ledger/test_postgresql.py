@@ -183,9 +183,51 @@ async def test_a_commit_before_a_crash_is_not_taken_for_another_one_with_its_id(
     async with between(there.address) as way, Ledger(way.address) as ledger:
         way.breaks = "after"
         way.then = lambda: there.query("CHECKPOINT")  # as recovery does
-        with pytest.raises(LedgerUnreachable, match="result is unknown"):
+        with pytest.raises(LedgerUnreachable, match="checkpoint, restart or failover"):
             await _writes(ledger, "unknown")
         assert await _facts(ledger) == {"unknown"}
+
+
+_RAISING = """
+CREATE FUNCTION {function}() RETURNS {type} LANGUAGE plpgsql AS $$ BEGIN
+    RAISE EXCEPTION 'not here' USING ERRCODE = '{state}';
+END $$
+"""
+
+
+@pytest.fixture
+def replacing(postgresql: databases.Server) -> Iterator[Postgresql]:
+    """Yield an empty database whose own functions replace those of PostgreSQL."""
+    empty = postgresql.empty()
+    name = empty.url.rpartition("/")[2]
+    empty.query(f"ALTER DATABASE {name} SET search_path = public, pg_catalog")
+    yield empty
+    empty.query(f"ALTER DATABASE {name} RESET search_path")
+
+
+async def test_on_a_server_that_hides_its_log_a_commit_without_an_answer_is_unknown(
+    replacing: Postgresql,
+) -> None:
+    # As on Amazon Aurora.
+    raising = {"function": "pg_current_wal_lsn", "type": "pg_lsn", "state": "55000"}
+    replacing.query(_RAISING.format(**raising))
+    async with between(replacing.address) as way, Ledger(way.address) as ledger:
+        await _writes(ledger, "kept")
+        way.breaks = "before"
+        with pytest.raises(LedgerUnreachable, match="lost"):
+            await _writes(ledger, "lost")
+        way.breaks = "after"
+        with pytest.raises(LedgerUnreachable, match="result is unknown"):
+            await _writes(ledger, "unknown")
+        assert {"kept", "lost", "unknown"} & await _facts(ledger) == {"kept", "unknown"}
+
+
+async def test_the_error_names_a_standby(replacing: Postgresql) -> None:
+    raising = {"function": "pg_current_xact_id", "type": "xid8", "state": "25006"}
+    replacing.query(_RAISING.format(**raising))
+    answer = "RETURNS boolean LANGUAGE sql AS 'SELECT true'"
+    replacing.query(f"CREATE FUNCTION pg_is_in_recovery() {answer}")
+    assert "it is a standby" in await _refused(replacing.address)
 
 
 async def test_an_id_that_the_server_has_not_assigned_yet_was_not_committed(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, update
 
 from daybook.jobs import store, upcoming
@@ -637,6 +640,25 @@ async def test_an_audit_stops_at_its_time_limit_and_the_next_one_continues(world
 
     assert (first.jobs, first.left) == (0, True)
     assert (rest.jobs, rest.missed, rest.left) == (3, 3 * 58, False)
+
+
+async def test_the_time_limit_of_an_audit_leaves_out_the_read_of_all_jobs(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The keeper of ten thousand jobs reads them for a second, and still has to audit some."""
+    added = [await world.jobs.add(f"job {place}", cron="* * * * *") for place in "ab"]
+    world.clock.set(NOON + HOUR)
+    seconds, watermarks = [0.0], audit.watermarks
+
+    async def read_slowly(session: AsyncSession) -> list[audit.Watermark]:
+        seconds[0] += 5.0
+        return await watermarks(session)
+
+    fake = SimpleNamespace(monotonic=lambda: seconds[0], process_time=time.process_time)
+    monkeypatch.setattr(keeper, "time", fake)
+    monkeypatch.setattr(audit, "watermarks", read_slowly)
+    observed = dict.fromkeys([each.id for each in added], world.clock.now())
+    assert (await keeper.audit(world.ledger, observed)).jobs == 2
 
 
 async def test_due_times_that_waited_for_their_stagger_are_late_if_no_worker_claims_them(

@@ -6,8 +6,8 @@ from datetime import timedelta
 
 import pytest
 
-from daybook.ledger.states import Status
-from daybook.runs import claim_requests, leases, slots
+from daybook.ledger.states import Outcome, Status
+from daybook.runs import claim_requests, claims, leases, slots
 from daybook.runs.claim_requests import ClaimRequest, Granted, Waiting
 from tests.world import World
 
@@ -103,3 +103,39 @@ async def test_a_woken_run_waits_for_a_slot_of_the_fleet(world: World) -> None:
     assert "due earlier are waiting" in (await _waits(world, extra)).why
     assert isinstance(await world.runs.claim(second), Granted)
     assert (await _waits(world, extra)).why == "2 of 2 runs are active"
+
+
+async def test_only_a_run_with_a_place_leaves_it_to_the_next_one(world: World) -> None:
+    first, *others = await _requests(world, *["gpu"] * 4)
+    held = await world.runs.running(first)
+    second, third, fourth = [str((await _waits(world, each)).run_id) for each in others]
+
+    async def reasons() -> list[str]:
+        return [(await world.runs.row(each)).waits_for for each in (second, third)]
+
+    await claims.cancel(world.ledger, fourth)
+    assert await reasons() == ["label", "label"]
+    await world.runs.finish(held, Status.SUCCEEDED)
+    assert await reasons() == ["slot", "label"]
+    await claims.cancel(world.ledger, second)
+    assert (await world.runs.row(third)).waits_for == "slot"
+
+
+async def test_a_run_that_waits_for_its_retry_leaves_its_place(world: World) -> None:
+    first, second = await _requests(world, "gpu", "gpu")
+    held = await world.runs.running(first)
+    waiting = str((await _waits(world, second)).run_id)
+    failed = Outcome(Status.FAILED, error="boom")
+    until = world.clock.now() + timedelta(minutes=5)
+    await claims.retry(world.ledger, held.run_id, held.fence, failed, until)
+    assert (await world.runs.row(waiting)).waits_for == "slot"
+    assert isinstance(await world.runs.claim(second), Granted)
+
+
+async def test_a_claim_that_is_lost_leaves_its_place(world: World) -> None:
+    first, second = await _requests(world, "gpu", "gpu")
+    assert isinstance(await world.runs.claim(first), Granted)
+    waiting = str((await _waits(world, second)).run_id)
+    await world.runs.lose()
+    await leases.expire_all(world.ledger)
+    assert (await world.runs.row(waiting)).waits_for == "slot"

@@ -141,8 +141,9 @@ async def test_ends_of_many_runs_leave_connections_to_prefect_for_starts(tmp_pat
 
 
 async def test_a_run_counts_as_starting_from_its_claim_until_it_is_supervised(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(Ledger, "skew", lambda _: timedelta(seconds=30))
     async with one_job(tmp_path, most=2) as there:
         seen = list[int]()
         there.starts.during = lambda: seen.append(there.taker.starting)
@@ -154,6 +155,7 @@ async def test_a_run_counts_as_starting_from_its_claim_until_it_is_supervised(
         (task,) = there.starts.tasks
         assert task.handover is not None
         assert (task.mode, task.handover["fence"]) == ("ours", (await there.row()).fence)
+        assert task.handover["skew_seconds"] == 30.0
 
 
 def _refuse(there: OneJob) -> None:

@@ -416,16 +416,29 @@ async def test_a_mail_of_a_picture_alone_is_heard(host: MailHost, box: MailboxPl
     assert len(update.pictures) == 1
 
 
+async def test_a_picture_behind_the_part_that_is_read_is_found(
+    host: MailHost, box: MailboxPlatform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.write("what is this?", attachment="photo.png", content=PNG)
+    content = host.imap.folders["INBOX"][0].content
+    monkeypatch.setattr(mailbox, "MAX_MAIL_BYTES", content.index(b"Content-Type: image"))
+    update = await received(box)
+    assert update.text == "what is this?"
+    [found] = await box.read_pictures(update.pictures)
+    assert found.content == PNG
+
+
 async def test_a_mail_that_is_gone_or_renumbered_has_no_picture(
     host: MailHost, box: MailboxPlatform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host.write("x", attachment="photo.png", content=PNG)
     [place] = (await received(box)).pictures
     validity, _, uid = place.partition(":")
-    assert list(await box.read_pictures([f"{validity}:{int(uid) + 5}"])) == []
-    assert list(await box.read_pictures([f"{int(validity) + 1}:{uid}"])) == []
+    for gone in (f"{validity}:{int(uid) + 5}", f"{int(validity) + 1}:{uid}"):
+        with pytest.raises(InvalidInput, match="no longer there"):
+            await box.read_pictures([gone])
     monkeypatch.setattr(mailbox, "MAX_PICTURE_MAIL_BYTES", 100)
-    with pytest.raises(InvalidInput, match="has more than"):
+    with pytest.raises(InvalidInput, match="the mail has more than"):
         await box.read_pictures([place])
     host.imap.password = "another"
     with pytest.raises(AccessRevoked) as refused:

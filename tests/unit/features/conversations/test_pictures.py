@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import delete, update
 from sqlmodel import col, select
 
 from daybook import api
 from daybook.agents.pictures import MAX_PICTURE_BYTES, MAX_PICTURES, Picture
 from daybook.errors import PrefectUnreachable
-from daybook.features.conversations import handling, pictures, words
+from daybook.features.conversations import handling, pictures, store, words
 from daybook.features.conversations.platform import PlatformError, ReceivedPicture
 from daybook.features.conversations.store import UpdateState
 from daybook.features.conversations.tables import PictureRow
 from daybook.jobs.model import normal_parameters
 from daybook.json_text import JsonObject
+from daybook.ledger.states import Status
 from daybook.ledger.tables import RunRow
 from daybook.runs import claims
 from daybook.runs.retention import RetentionLimits
@@ -61,6 +64,11 @@ async def kept(chat: Chat) -> list[PictureRow]:
 async def of_run(chat: Chat, run_id: str) -> tuple[Picture, ...]:
     async with chat.world.ledger.read() as session:
         return (await pictures.of_runs(session, [run_id])).get(run_id, ())
+
+
+async def end_runs(chat: Chat) -> None:
+    async with chat.world.ledger.write() as session:
+        await session.execute(update(RunRow).values(status=Status.SUCCEEDED))
 
 
 @pytest.mark.dialect
@@ -115,6 +123,24 @@ async def test_a_kill_neither_loses_a_picture_nor_keeps_it_twice(
     assert (await chat.row(id_)).run_id == run.id
 
 
+async def test_pictures_that_another_leader_has_kept_meanwhile_are_no_error(
+    chat: Chat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger, platform = chat.world.ledger, chat.platform
+    message = store.update_of(await chat.row(await chat.put(pictures=("png",))))
+    with monkeypatch.context() as patch:
+
+        async def slow(ids: Sequence[str]) -> Sequence[ReceivedPicture]:
+            patch.undo()
+            await pictures.read(ledger, platform, "key", message)
+            return await platform.read_pictures(ids)
+
+        patch.setattr(platform, "read_pictures", slow)
+        [found] = await pictures.read(ledger, platform, "key", message)
+    assert found.content == PNG
+    assert len(await kept(chat)) == 1
+
+
 async def test_without_prefect_the_pictures_are_read_once(chat: Chat) -> None:
     await chat.put(pictures=("png",))
     for _ in range(2):
@@ -150,6 +176,40 @@ async def test_what_is_no_picture_that_a_model_gets_is_refused_in_words(chat: Ch
 
 
 @pytest.mark.usefixtures("with_prefect")
+async def test_a_letter_with_a_text_is_answered_without_the_pictures_that_no_model_gets(
+    chat: Chat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = ReceivedPicture("scan.png", PNG + bytes(MAX_PICTURE_BYTES))
+    many = {str(number): ReceivedPicture(f"{number}.png", PNG) for number in range(5)}
+    chat.platform.pictures = {"large": large, **many}
+    id_ = await chat.put("hello", is_letter=True, pictures=("large", *many))
+
+    def dies(*given: Any, **named: Any) -> Any:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(api.runs, "request_answer", dies)
+        with pytest.raises(Killed):
+            await chat.handle()
+    await chat.handle()
+    [run] = await chat.world.runs.rows()
+    assert run.parameters["prompt"].splitlines() == [
+        "hello",
+        "",
+        "[picture: scan.png is left out: has more than 3.75 MB]",
+        *(f"[picture: {number}.png]" for number in range(4)),
+        "[picture: 4.png is left out: there are more than 4]",
+    ]
+    sent = await of_run(chat, run.id)
+    assert [(each.name, each.is_optional) for each in sent] == [
+        (f"{number}.png", True) for number in range(4)
+    ]
+    assert (await chat.row(id_)).state == UpdateState.ASKED
+    assert await chat.says("hello", is_letter=True, pictures=("gone",)) == ""
+    assert "is no longer there" in await chat.says("", is_letter=True, pictures=("gone",))
+
+
+@pytest.mark.usefixtures("with_prefect")
 async def test_a_service_that_gives_no_picture_now_is_asked_again_for_two_minutes(
     chat: Chat,
 ) -> None:
@@ -174,6 +234,7 @@ async def test_old_pictures_are_deleted_by_the_shorter_limit(chat: Chat) -> None
     await chat.says("", pictures=("png", "jpeg"))
     chat.world.passes(days=6)
     await chat.says("", pictures=("png",))
+    await end_runs(chat)
     assert await pictures.delete_old(ledger, week) == 0
     chat.world.passes(days=1)
     assert await pictures.delete_old(ledger, week) == 2
@@ -181,4 +242,23 @@ async def test_old_pictures_are_deleted_by_the_shorter_limit(chat: Chat) -> None
     forever = RetentionLimits(None, None)
     assert await pictures.delete_old(ledger, forever) == 0
     chat.world.passes(days=30)
+    assert await pictures.delete_old(ledger, forever) == 1
+
+
+@pytest.mark.usefixtures("with_prefect")
+@pytest.mark.dialect
+async def test_pictures_go_with_their_run_and_not_while_it_waits(chat: Chat) -> None:
+    ledger, forever = chat.world.ledger, RetentionLimits(None, None)
+    await chat.says("", pictures=("png",))
+    [run] = await chat.world.runs.rows()
+    chat.world.passes(days=31)
+    assert await pictures.delete_old(ledger, forever) == 0
+    await chat.says("", pictures=("jpeg",))
+    async with ledger.write() as session:
+        await session.execute(delete(RunRow).where(col(RunRow.id) != run.id))
+    assert await pictures.delete_old(ledger, forever) == 0  # it may still be requested
+    chat.world.passes(days=1)
+    assert await pictures.delete_old(ledger, forever) == 1
+    assert [each.content for each in await of_run(chat, run.id)] == [PNG]
+    await end_runs(chat)
     assert await pictures.delete_old(ledger, forever) == 1

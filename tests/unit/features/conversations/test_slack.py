@@ -280,6 +280,8 @@ async def test_an_account_is_its_app_whatever_its_tokens(api: SlackApi) -> None:
 
 async def test_the_identity_needs_all_scopes(api: SlackApi, app: SlackApp) -> None:
     assert await app.identity() == "@daybook"
+    api.scopes = api.scopes.replace("files:read,", "")  # an older app hears all the same
+    assert await app.identity() == "@daybook"
     api.scopes = api.scopes.replace("im:history", "im:read")
     with pytest.raises(PlatformError, match="lacks im:history"):
         await app.identity()
@@ -379,6 +381,10 @@ async def test_a_page_for_a_login_and_a_missing_file_are_no_pictures(
     with pytest.raises(PlatformError) as limited:
         await app.read_pictures(picture.pictures)
     assert (limited.value.is_temporary, limited.value.retry_after) == (True, 7.0)
+    api.fail("file", slack_api.too_many(10**400))
+    with pytest.raises(PlatformError) as long:
+        await app.read_pictures(picture.pictures)
+    assert long.value.retry_after == pictures.MAX_RETRY_AFTER_SECONDS
     api.files.clear()
     with pytest.raises(PlatformError, match="file_not_found"):
         await app.read_pictures(picture.pictures)

@@ -170,10 +170,29 @@ async def test_a_home_joins_with_key_prefect_and_settings_and_again_changes_noth
     assert (joining_home.path / "config.toml").read_bytes() == before
 
 
+async def test_a_pod_joins_again_after_an_upgrade_a_new_password_or_a_new_key(
+    database: Postgresql, joining_home: Home, tmp_path: Path
+) -> None:
+    file, first = tmp_path / "invitation.json", Home(tmp_path / "first")
+    await invite(database.address, file, first, version="0.0.1", shared={"timezone": "UTC"})
+    (warned,) = (await join(database.url, file)).warnings
+    assert "0.0.1 in the invitation" in warned
+    other, own = tmp_path / "other-key", joining_home.ledger_key.read_text()
+    encryption.read_or_create_key(other)
+    key, renewed = other.read_text().strip(), database.url.replace("@", ":new@")
+    await invite(database.address, file, first, ledger_key=key)
+
+    joined = await join(renewed, file)
+
+    assert [each.partition(":")[0] for each in joined.warnings] == ["home", "settings"]
+    assert joining_home.ledger_key.read_text() == own
+    written = tomllib.loads((joining_home.path / "config.toml").read_text())
+    assert (written["ledger_url"], written["timezone"]) == (renewed, "UTC")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"version": "0.0.1"}, "version: is .* here, 0.0.1 there"),
         ({"ledger_id": "0" * 12}, "contains another ledger"),
         ({"ledger_key": "dbk_geheim"}, "contains no ledger key"),
         ({"shared": {"ledger_url": "x"}}, "is no invitation"),
@@ -240,7 +259,7 @@ async def test_an_invitation_has_the_secrets_and_settings_of_its_home(
     with monkeypatch.context() as patch:
         patch.setenv("DAYBOOK_HOME", str(first.path))
         patch.setenv("DAYBOOK_LEDGER_URL", database.url)
-        patch.setattr(invitation, "_is_loopback", lambda _: False)
+        patch.setattr(invitation, "is_loopback", lambda _: False)
         patch.setenv("PREFECT_API_AUTH_STRING", "ann:geheim")
         patch.setenv("DAYBOOK_PING_URL", PING)
         patch.setenv("DAYBOOK_APPROVAL_LINKS", "login")
