@@ -113,7 +113,9 @@ class Settings(BaseSettings):
     """Settings of one home. `load` raises `InvalidInput` for an invalid value."""
 
     # Only the class with the settings of features (`all_settings`) has instances.
-    model_config = SettingsConfigDict(env_prefix="DAYBOOK_", extra="ignore", defer_build=True)
+    model_config = SettingsConfigDict(
+        env_prefix="DAYBOOK_", extra="ignore", defer_build=True, frozen=True
+    )
 
     home: Path = Field(
         default_factory=home_path,
@@ -553,11 +555,36 @@ def check_features() -> None:
 
 
 def load(**given: Any) -> Settings:
-    """Read the settings of this process.
+    """Return the settings of this process, as the variables and the file are now.
 
-    The values in ``given`` override the variables and the file. Raise an `InvalidInput` that names
-    the invalid variable, or the file and its problem.
+    The values in ``given`` override both. Raise an `InvalidInput` that names the invalid variable,
+    or the file and its problem.
     """
+    if given or (sources := _sources()) is None:
+        return _load(given)
+    if _last is None or _last[0] != sources:
+        globals()["_last"] = sources, _load(given)
+    assert _last is not None
+    return _last[1]
+
+
+_last: tuple[tuple[object, ...], Settings] | None = None
+"""The settings that were loaded last, and their `_sources`: to load them takes milliseconds."""
+
+
+def _sources() -> tuple[object, ...] | None:
+    """Return all that the settings depend on; None if the file cannot be read."""
+    try:
+        text = config_file().read_bytes()
+    except FileNotFoundError:
+        text = None
+    except OSError:
+        return None
+    variables = (item for item in os.environ.items() if item[0].upper().startswith("DAYBOOK_"))
+    return all_settings(), home_path(), text, *variables
+
+
+def _load(given: dict[str, Any]) -> Settings:
     try:
         return all_settings()(**given)
     except SettingsError as error:  # a variable that should hold JSON; do not repeat its text

@@ -13,7 +13,6 @@ they cannot.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -33,7 +32,7 @@ from daybook.errors import (
 from daybook.jobs.actions import DEFAULT_AGENT
 from daybook.json_text import JsonObject
 from daybook.ledger.engine import Ledger
-from daybook.resources import mirror
+from daybook.resources import mirror, planned
 from daybook.settings import load
 
 if TYPE_CHECKING:
@@ -229,9 +228,9 @@ async def _find(
     """
     slug, _, name = ref.rpartition("/")
     candidates = [kind for kind in kinds.KINDS.values() if slug in ("", kind.slug)]
-    read = (kind.find(client, name, include_secrets=secrets) for kind in candidates)
-    found = zip(candidates, await asyncio.gather(*read), strict=True)
-    matches = [(kind, document) for kind, document in found if document is not None]
+    slugs = [kind.slug for kind in candidates]
+    found = await planned.find(client, name, slugs, include_secrets=secrets)
+    matches = [(kind, found[kind.slug]) for kind in candidates if kind.slug in found]
     if not matches:
         raise UnknownName("agent", ref, await names(client))
     if len(matches) > 1:

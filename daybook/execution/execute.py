@@ -65,7 +65,7 @@ from daybook.execution.recording import OutcomeUnwritten
 from daybook.jobs.model import normal_parameters
 from daybook.json_text import JsonObject
 from daybook.ledger import job_kinds, triggers
-from daybook.ledger.engine import Ledger
+from daybook.ledger.engine import Ledger, sharing
 from daybook.ledger.states import TERMINAL, Outcome, Status
 from daybook.ledger.tables import RunRow, StepRow
 from daybook.prefect import occurrence, reconcile, run_log, run_names, states
@@ -183,6 +183,7 @@ async def _execute(run: _Run) -> State[Any]:
             try:
                 if outcome is None:
                     ledger = await stack.enter_async_context(Ledger(address))
+                    stack.enter_context(sharing(ledger))
                     # The worker compares `RetryAt.until` with the ledger's clock.
                     clock = ledger.clock if clock is SYSTEM_CLOCK else clock
                 claimed = await _claim_and_begin(ledger, run)

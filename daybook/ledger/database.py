@@ -121,6 +121,10 @@ class Database(Protocol):
         """Clean up after all connections of `engine` were closed."""
         ...
 
+    def forget(self) -> None:
+        """Forget what closed connections showed, so that `engine` can be used like a new one."""
+        ...
+
     def why_unreachable(self, error: BaseException) -> str | None:
         """Return why ``error`` of the driver means an unreachable ledger; None if it does not."""
         ...

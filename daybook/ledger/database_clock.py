@@ -41,6 +41,10 @@ class DatabaseClock(SystemClock):
         else:
             self._zero = min(max(self._zero, earliest), latest)
 
+    def forget(self) -> None:
+        """Forget all observations."""
+        self._zero = self._latest = None
+
     def now(self) -> datetime:
         if self._zero is None:
             return super().now()

@@ -10,21 +10,30 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from datetime import datetime, timedelta
 from typing import Any, NoReturn
 
-from sqlalchemy import event
+from sqlalchemy import Column, Integer, event
 from sqlalchemy.engine import ExceptionContext, make_url
 from sqlalchemy.exc import TimeoutError as NoneFree
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import SQLModel
 
 from daybook import settings
 from daybook.clock import Clock
 from daybook.errors import LedgerNewer, LedgerOlder, LedgerUnreachable
-from daybook.ledger import database, feature_tables, in_use, migration_copies, schema, texts
+from daybook.ledger import (
+    database,
+    feature_tables,
+    in_use,
+    migration_copies,
+    schema,
+    tables,
+    texts,
+)
 from daybook.ledger.in_use import InUse
 from daybook.ledger.tables import Fact
 from daybook.timing import TIMING
@@ -62,10 +71,9 @@ class Ledger:
     ) -> None:
         self.address = address
         self._busy, self._turn = busy, asyncio.Lock()
-        self._database = _database_at(address, busy)
+        warm = (address, busy) in _warm
+        self._database = _warm.pop((address, busy)) if warm else _database_at(address, busy)
         self._engine = self._database.engine
-        event.listen(self._engine.sync_engine, "handle_error", self._translate)
-        event.listen(self._engine.sync_engine, "before_cursor_execute", _sanitize, retval=True)
         self.clock = clock or self._database.clock
         self.id = ""
         self._verified_at = 0.0
@@ -97,16 +105,6 @@ class Ledger:
     def identity(self) -> in_use.InUse:
         """Return the ledger's identity, which `up` records for comparison by other processes."""
         return self._database.identity(self.id)
-
-    def _translate(self, context: ExceptionContext) -> LedgerUnreachable | None:
-        """Return the error to raise instead of the driver's error.
-
-        Return None unless the ledger is unreachable.
-        """
-        why = self._database.why_unreachable(context.original_exception)
-        if why is None:
-            return None
-        return self._database.replaced() or LedgerUnreachable(self.place, why)
 
     async def _verify(self, session: AsyncSession, *, writes: bool = False) -> None:
         """Raise `LedgerReplaced` if this is not the ledger that was opened.
@@ -278,25 +276,61 @@ class Ledger:
 def _database_at(address: str, busy: timedelta) -> database.Database:
     """Return the database at ``address``; a write waits at most ``busy`` for the claim lock."""
     url = make_url(address)
+    found: database.Database
     if url.get_backend_name() == "sqlite":
         from daybook.ledger.sqlite import Sqlite
 
-        return Sqlite(url, busy)
-    from daybook.ledger.postgresql import Postgresql
+        found = Sqlite(url, busy)
+    else:
+        from daybook.ledger.postgresql import Postgresql
 
-    return Postgresql(url, busy)
+        found = Postgresql(url, busy)
+
+    def translate(context: ExceptionContext) -> LedgerUnreachable | None:
+        """Return the error to raise instead of the driver's; None if the ledger is reachable."""
+        why = found.why_unreachable(context.original_exception)
+        return None if why is None else found.replaced() or LedgerUnreachable(found.place, why)
+
+    event.listen(found.engine.sync_engine, "handle_error", translate)
+    event.listen(found.engine.sync_engine, "before_cursor_execute", _sanitize, retval=True)
+    return found
 
 
-_shared: ContextVar[Ledger | None] = ContextVar("shared_ledger", default=None)
+_warm: dict[tuple[str, timedelta], database.Database] = {}
+"""Closed databases that `warm_up` has used, each for the next `Ledger` with its address."""
+
+
+def _unused_key(table: type[SQLModel]) -> tuple[object, ...]:
+    columns: Iterable[Column[Any]] = vars(table)["__table__"].primary_key
+    return tuple(-1 if isinstance(each.type, Integer) else "" for each in columns)
+
+
+async def warm_up(address: str) -> None:
+    """Open and close the ledger, so that the next `Ledger` of this process needs less time.
+
+    The same holds for a process that is forked from this one: it inherits the compiled queries of
+    all tables. Raise the errors of `Ledger`.
+    """
+    async with Ledger(address) as ledger, ledger.read() as session:
+        for table in tables.ALL:
+            await session.get(table, _unused_key(table))
+    ledger._database.forget()
+    _warm[address, ledger._busy] = ledger._database
+
+
+_shared: ContextVar[tuple[Ledger, asyncio.AbstractEventLoop] | None] = ContextVar(
+    "shared_ledger", default=None
+)
 
 
 @contextmanager
 def sharing(ledger: Ledger) -> Iterator[None]:
     """Make `open_ledger` return ``ledger`` in the block and in the tasks that the block starts.
 
-    ``ledger`` stays open: to open one takes milliseconds, too slow for each request of a server.
+    ``ledger`` stays open: to open one takes milliseconds, too slow for each request of a server. A
+    thread with an event loop of its own opens its own.
     """
-    token = _shared.set(ledger)
+    token = _shared.set((ledger, asyncio.get_running_loop()))
     try:
         yield
     finally:
@@ -310,8 +344,9 @@ async def open_ledger() -> AsyncIterator[Ledger]:
     Raise `InvalidInput` for an invalid setting, and the errors of `Ledger`: `LedgerUnreachable`
     with its kinds `LedgerReplaced` and `LedgerOlder`, and `LedgerNewer`.
     """
-    if (shared := _shared.get()) is not None:
-        yield shared
+    ledger, loop = _shared.get() or (None, None)
+    if ledger is not None and loop is asyncio.get_running_loop():
+        yield ledger
         return
     async with Ledger(settings.load().ledger_address) as ledger:
         yield ledger

@@ -276,6 +276,9 @@ class Postgresql:
         why = "a commit's answer was lost; a checkpoint, restart or failover may have followed"
         raise LedgerUnreachable(self.place, f"{why}, so its result is unknown")
 
+    def forget(self) -> None:
+        self.clock.forget()
+
     def closed(self) -> None:
         """Do nothing: no file is left behind."""
 

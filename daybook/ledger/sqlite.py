@@ -165,6 +165,9 @@ class Sqlite:
         assert self._path is not None
         return LedgerReplaced(self.place, *database.wal_lost(self._path.name))
 
+    def forget(self) -> None:
+        self._inode, self._wal, self._stamp = 0, 0, ""
+
     def closed(self) -> None:
         """Set the `-wal` file aside if its database file was deleted or replaced.
 

@@ -12,16 +12,18 @@ missing feature, or no server.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import importlib
 import inspect
 import logging
 import os
 import queue
 import ssl
+import threading
 import time
 import zoneinfo
-from collections.abc import Callable
-from contextlib import AbstractContextManager, closing, nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from datetime import timedelta
 from functools import cache, partial
 from types import SimpleNamespace
@@ -253,6 +255,66 @@ def worker_healthcheck(polling: Callable[[], bool]) -> AbstractContextManager[An
     except (ImportError, TypeError) as error:
         logger.warning("cannot serve a health check: %s", error)
         return nullcontext()
+
+
+WATCH_DELAY_SECONDS = 5.0
+"""How long a run is executed before its process sends heartbeats and observes suspensions."""
+_WATCH_END_SECONDS = 2.0
+
+
+@cache
+def watch_runs_later() -> bool:
+    """Make Prefect's engine in this process watch a run only after `WATCH_DELAY_SECONDS`.
+
+    By default, each run of a deployment observes whether it is suspended, and sends heartbeats: at
+    its start, it opens two websockets in threads, reads four records, and waits for the first
+    websocket, which is most of the time and of the CPU of a short run. The observer first reads the
+    run's state, so it also finds an earlier suspension. A repeated call does nothing. Return
+    whether the change succeeded. Fallback: Prefect's own behaviour.
+    """
+    try:
+        from prefect import flow_engine
+
+        module: Any = flow_engine
+        watches = {
+            "observe_flow_run_suspension": "flow_run_id suspension_request polling_interval",
+            "_send_heartbeats": "engine join_on_exit",
+        }
+        for name, parameters in watches.items():
+            found = inspect.signature(getattr(module, name)).parameters
+            if list(found) != parameters.split():
+                raise LookupError(f"the engine's {name} is not as expected")
+    except (ImportError, AttributeError, LookupError, TypeError, ValueError) as error:
+        logger.warning("each run is watched from its start: %s", error)
+        return False
+    for name in watches:
+        setattr(module, name, _entered_later(getattr(module, name)))
+    return True
+
+
+def _entered_later(
+    watch: Callable[..., AbstractContextManager[Any]],
+) -> Callable[..., AbstractContextManager[None]]:
+    """Return a context manager that enters ``watch``, in a thread, after `WATCH_DELAY_SECONDS`."""
+
+    @contextmanager
+    def later(*given: Any, **named: Any) -> Iterator[None]:
+        ended, context = threading.Event(), contextvars.copy_context()
+
+        def enter() -> None:
+            if not ended.wait(WATCH_DELAY_SECONDS):
+                with watch(*given, **named):
+                    ended.wait()
+
+        watching = threading.Thread(target=context.run, args=(enter,), daemon=True)
+        watching.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            watching.join(_WATCH_END_SECONDS)
+
+    return later
 
 
 @cache

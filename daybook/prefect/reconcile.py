@@ -14,7 +14,7 @@ from daybook import settings
 from daybook.jobs import store
 from daybook.jobs.actions import ACTIONS
 from daybook.jobs.store import StoredJob
-from daybook.ledger.engine import Ledger
+from daybook.ledger.engine import Ledger, open_ledger
 from daybook.prefect import (
     adoption,
     deployment,
@@ -215,7 +215,7 @@ async def push(job_id: str) -> None:
     Raise `PrefectHTTPStatusError` if Prefect refuses a write, and the errors of an unreachable
     Prefect or ledger.
     """
-    async with Ledger(settings.load().ledger_address) as ledger:
+    async with open_ledger() as ledger:
         async with ledger.read() as session:
             stored = await store.get(session, job_id)
         if stored is not None and stored.row.sync_pending:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar
 from uuid import UUID
@@ -39,6 +39,25 @@ log = logging.getLogger(__name__)
 Model = TypeVar("Model", bound=BaseModel)
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?\Z")
+
+
+async def find_in_prefect(
+    client: PrefectClient, name: str, slugs: Sequence[str], *, include_secrets: bool = False
+) -> dict[str, BlockDocument]:
+    """Return the documents with this name, by the slug of their block type, in one request."""
+    from prefect.client.schemas.objects import BlockDocument
+
+    response = await client.request(
+        "POST",
+        "/block_documents/filter",
+        json={
+            "block_documents": {"name": {"any_": [name]}},
+            "block_types": {"slug": {"any_": list(slugs)}},
+            "include_secrets": include_secrets,
+        },
+    )
+    found = [BlockDocument.model_validate(each) for each in response.json()]
+    return {each.block_type.slug: each for each in found if each.block_type is not None}
 
 
 class RegisteredType(NamedTuple):

@@ -15,16 +15,20 @@ import runpy
 import shlex
 import signal
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from pydantic import BaseModel
 from sqlalchemy.orm import configure_mappers
 
-from daybook import home, repository
-from daybook.prefect import private_names
+from daybook import home, repository, settings
+from daybook.ledger import engine
+from daybook.prefect import known_answers, private_names
+from daybook.prefect.known_answers import KnownAnswers
 from daybook.worker import orphan_guard
 from daybook.worker.child_setup import line_buffer_output
 from daybook.worker.messages import LaunchRequest
@@ -34,6 +38,7 @@ if TYPE_CHECKING:
     from prefect.flows import Flow
 
 EXIT_COMMAND_NOT_FOUND = 127
+WARM_UP_SECONDS = 5.0
 INTERPRETER_VARIABLE_PREFIXES = ("PYTHON", "LD_", "LC_", "LANG", "MALLOC_")
 """Prefixes of variables that an interpreter reads only when it starts.
 
@@ -50,6 +55,15 @@ PRELOADED_MODULES = (
     "daybook.execution.execute",
 )
 """Modules that each run would otherwise have to import."""
+
+MODEL_MODULES = (
+    "prefect.client.schemas.actions",
+    "prefect.client.schemas.objects",
+    "prefect.client.schemas.responses",
+    "prefect.events.schemas.events",
+    "daybook.settings",
+)
+"""Modules whose pydantic models the processes of runs use."""
 
 LEARNED_MODULE_PREFIXES = (
     "asyncpg",
@@ -72,6 +86,8 @@ _start_environment: dict[str, str] = dict(os.environ)
 _import_environment: dict[str, str] = {}
 """Environment with which Prefect was imported: `_start_environment` after `configure_prefect`."""
 _preloaded: set[str] = set()
+_entry_points: list[str] = []
+"""Names of the imported modules that are Daybook's entry points."""
 _search_path: list[str] = list(sys.path)
 
 
@@ -85,14 +101,49 @@ def prepare() -> None:
     repository.load_flows()
     configure_mappers()  # otherwise each child would do this at its first query
     private_names.share_tls_contexts()
+    _complete_models()
+    _warm_up_ledger()
     _preloaded.update(sys.modules)
+    _entry_points[:] = _find_entry_points()
+
+
+def _complete_models() -> None:
+    """Build the validators of Prefect's models, which each child would build at its first use."""
+    for name in MODEL_MODULES:
+        for model in list(vars(importlib.import_module(name)).values()):
+            if isinstance(model, type) and issubclass(model, BaseModel) and model is not BaseModel:
+                with suppress(Exception):  # a child gets the same error at the first use
+                    model.model_rebuild()  # does nothing if it is complete
+
+
+def _warm_up_ledger() -> None:
+    """Let the children inherit the queries of the ledger; without a ledger, do nothing."""
+    with suppress(Exception):
+
+        async def warm_up() -> None:
+            async with asyncio.timeout(WARM_UP_SECONDS):
+                await engine.warm_up(settings.load().ledger_address)
+
+        asyncio.run(warm_up())
+    end = time.monotonic() + WARM_UP_SECONDS
+    while threading.active_count() > 1 and time.monotonic() < end:  # of closed connections
+        time.sleep(0.01)
+
+
+def _find_entry_points() -> list[str]:
+    folders = tuple(str(repository.root() / name) + os.sep for name in ("flows", "blocks"))
+    return [
+        name
+        for name, module in sys.modules.items()
+        if str(module.__dict__.get("__file__") or "").startswith(folders)
+    ]
 
 
 def run(task: LaunchRequest, status: int, fresh: bool) -> int:
     """Carry out ``task``; return the exit code. Prefect's engine may raise `SystemExit`."""
     line_buffer_output()
-    if task.mode != "ours":
-        os.close(status)  # only Daybook's own flows write to the status pipe
+    if task.mode == "hooks":
+        os.close(status)
     if not fresh and task.environment:
         os.environ.clear()
         os.environ.update(task.environment)
@@ -108,14 +159,15 @@ def run(task: LaunchRequest, status: int, fresh: bool) -> int:
         case "engine" if task.command:
             _execute(shlex.split(task.command))
         case "engine":
-            return _run_engine(fresh)
+            return _run_engine(task, status, fresh)
         case "hooks":
             return _run_hooks(task, fresh)
 
 
 def _run_flow(task: LaunchRequest, status: int, fresh: bool) -> int:
     repository.enter()
-    home.configure_prefect()
+    if fresh or task.environment:  # otherwise, the parent has done it in `prepare`
+        home.configure_prefect()
     if not fresh:  # Prefect is already imported, so `home.configure_prefect` came too late
         for name in _import_environment.keys() - _start_environment.keys():
             os.environ.setdefault(name, _import_environment[name])
@@ -133,6 +185,7 @@ def _run_flow(task: LaunchRequest, status: int, fresh: bool) -> int:
     name = task.kind.replace("-", "_")
     flow = getattr(repository.load_entry_point(f"flows/{name}.py"), name)
     flow_run = FlowRun.model_validate(task.flow_run)
+    _spare_requests(KnownAnswers(task.flow_run, task.known))
     logger: Any = flow_run_logger(flow_run)
     try:
         with handle_engine_signals(flow_run.id):
@@ -145,6 +198,11 @@ def _run_flow(task: LaunchRequest, status: int, fresh: bool) -> int:
     return 0
 
 
+def _spare_requests(known: KnownAnswers) -> None:
+    known_answers.install(known)
+    private_names.watch_runs_later()
+
+
 def _report_imports(status: int) -> None:
     """Report the modules that this run imported, for the parent to import."""
     imported = sorted(
@@ -155,11 +213,17 @@ def _report_imports(status: int) -> None:
             os.write(status, json.dumps({"imported": imported}).encode() + b"\n")
 
 
-def _run_engine(fresh: bool) -> int:
-    """Do the same as ``python -m prefect.engine`` in this folder."""
+def _run_engine(task: LaunchRequest, status: int, fresh: bool) -> int:
+    """Do the same as ``python -m prefect.engine`` in this folder; report the run's end."""
     if not fresh and _needs_fresh_interpreter():
         _execute([sys.executable, "-m", "prefect.engine"])
     _as_if_fresh(fresh)
+
+    def report_end(state: str) -> None:
+        with suppress(OSError):
+            os.write(status, json.dumps({"ended": state}).encode() + b"\n")
+
+    _spare_requests(KnownAnswers(task.flow_run, task.known, report_end))
     sys.argv = ["prefect.engine"]
     # The parent imports this module on purpose.
     warnings.filterwarnings("ignore", "'prefect.engine' found in sys.modules", RuntimeWarning)
@@ -243,10 +307,8 @@ def _as_if_fresh(fresh: bool) -> None:
     importlib.invalidate_caches()
     if fresh:
         return
-    folders = tuple(str(repository.root() / name) + os.sep for name in ("flows", "blocks"))
-    for name, module in list(sys.modules.items()):
-        if str(module.__dict__.get("__file__") or "").startswith(folders):
-            del sys.modules[name]
+    for name in _entry_points:  # found before the fork: a look at all modules copies their pages
+        sys.modules.pop(name, None)
     _update_prefect_settings()
 
 

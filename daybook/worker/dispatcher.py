@@ -101,6 +101,15 @@ MAX_REMEMBERED_RUNS = 500
 """
 ResolveProcessSpec = Callable[[FlowRun], Awaitable[ProcessSpec]]
 """Function that returns a flow run's process settings, from the work pool and the deployment."""
+ReadKnown = Callable[[], Awaitable[dict[str, JsonObject]]]
+"""Function that returns the records of Prefect that the process of each job's run needs."""
+
+
+async def know_nothing() -> dict[str, JsonObject]:
+    """Return no records, so that the run's process asks Prefect for them."""
+    return {}
+
+
 UNAVAILABLE_ERRORS = (Unreachable, DiskFull, httpx.HTTPError)
 _UPDATE_FAILED = {"action": "prefect_update_failed"}
 
@@ -113,7 +122,8 @@ class Dispatcher:
     with each started process. It calls ``fill_slot`` when a run has to wait although a slot is
     free, so that the runs that were due earlier claim at once. ``worker``, ``labels`` and
     ``queues`` are the worker's name, its labels, and the queues that it serves (empty: all).
-    ``folders`` are the folders in which Daybook stores data.
+    ``folders`` are the folders in which Daybook stores data. ``known`` returns the records of
+    Prefect that each run needs.
     """
 
     def __init__(
@@ -126,6 +136,7 @@ class Dispatcher:
         most: int,
         free: Callable[[], bool],
         watch: Callable[[SupervisedRun], None],
+        known: ReadKnown = know_nothing,
         worker: str = "",
         labels: tuple[str, ...] = (),
         queues: tuple[str, ...] = (),
@@ -134,7 +145,7 @@ class Dispatcher:
     ) -> None:
         self._ledger, self._client, self._launcher = ledger, client, launcher
         self._holder, self._max_active, self._free, self._watch = holder, most, free, watch
-        self._fill_slot, self._folders = fill_slot, folders
+        self._fill_slot, self._folders, self._known = fill_slot, folders, known
         self._worker, self._labels, self._queues = worker, labels, queues
         # One claim at a time, in `claim_order`, because SQLite grants its own lock in no particular
         # order.
@@ -297,6 +308,7 @@ class Dispatcher:
             mode="ours",
             kind=kind,
             handover=handover,
+            known=await self._known(),
         )
         try:
             running = await self._launcher.start(task)

@@ -51,9 +51,9 @@ async def start(
     """
     own_pid = f"{mark}:{os.getpid()}"
     try:
-        spec = await configure(run)
         # Set the pid before the run is pending, so that Prefect has the worker even after a kill.
-        await client.update_flow_run(run.id, infrastructure_pid=own_pid)
+        marking = client.update_flow_run(run.id, infrastructure_pid=own_pid)
+        spec, _ = await asyncio.gather(configure(run), marking)
         await dispatcher.start(run, spec)
     except Exception as error:
         if not await _awaits_start(client, run, own_pid):
@@ -89,6 +89,8 @@ async def _awaits_start(client: PrefectClient, run: FlowRun, own_pid: str) -> bo
 async def report_end(client: PrefectClient, launcher: Launcher, watched: SupervisedRun) -> None:
     """Report to Prefect an end that the process did not report, and run the flow's hooks."""
     run_id = watched.flow_run.id
+    if watched.facts.ended and watched.cause is None:
+        return  # Prefect has accepted the end that the process has reported
     try:
         run = await client.read_flow_run(run_id)
     except ObjectNotFound:

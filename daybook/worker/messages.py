@@ -41,7 +41,8 @@ class LaunchRequest:
     ``environment`` is the whole environment of the process; if empty, the process gets the
     launcher's environment. ``folder`` is the working directory of the process; if empty, the mode
     ``ours`` uses the repository, and the other modes use the launcher's ``folder``. The parent
-    process sets ``parent_pid``.
+    process sets ``parent_pid``. ``known`` has the records of Prefect that the worker has read
+    (`daybook.prefect.known_answers`).
     """
 
     flow_run: JsonObject
@@ -53,6 +54,7 @@ class LaunchRequest:
     command: str = ""
     hook: Literal["", "crashed", "cancelled"] = ""
     parent_pid: int = 0
+    known: dict[str, JsonObject] = field(default_factory=dict)
 
     def as_json(self) -> JsonObject:
         return asdict(self)
@@ -86,8 +88,9 @@ class FrameDecoder:
 
 @dataclass(frozen=True)
 class ProcessSpec:
-    """Process settings from the work pool and the deployment: environment, folder, command."""
+    """Process settings from the work pool and the deployment, as in `LaunchRequest`."""
 
     environment: dict[str, str]
     folder: str
     command: str
+    known: dict[str, JsonObject] = field(default_factory=dict)

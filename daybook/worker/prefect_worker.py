@@ -8,13 +8,14 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from datetime import timedelta
-from functools import partial
+from functools import cache, partial
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+from uuid import UUID
 
 from prefect.client.orchestration import PrefectClient
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import Flow, FlowRun
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.settings import get_current_settings
 from prefect.workers.base import (
@@ -40,6 +41,7 @@ from daybook.processes.image import Image
 from daybook.runs import holders
 from daybook.worker.launcher import open_launcher
 from daybook.worker.messages import ProcessSpec
+from daybook.worker.records import Records
 from daybook.worker.worker_loop import WorkerConfig, WorkerLoop
 
 MAX_POLL_AGE = timedelta(seconds=60)
@@ -56,6 +58,13 @@ class Configuration(BaseJobConfiguration):
     """`Variables`, filled in by the pool's template."""
 
     working_dir: str | None = Field(default=None)
+
+    @classmethod
+    @cache
+    def _base_environment(cls) -> dict[str, str]:
+        # Prefect computes the variables of its settings for each run, in a third of the worker's
+        # CPU of a run. They do not change in the worker's process.
+        return super()._base_environment()
 
 
 class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
@@ -149,13 +158,15 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
                 holder=holder,
                 holders=holders_folder,
             )
+            records = Records(self.client)
             work = self._work = WorkerLoop(
                 ledger,
                 self.client,
                 launcher,
                 config,
                 sync=self.sync_with_backend,
-                configure=self._configure,
+                configure=partial(self._configure, records=records),
+                known=records.of_job_run,
             )
             printer(f"Worker {self.name!r} started!")
             try:
@@ -175,13 +186,18 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
         if self._work is not None:
             self._work.force_stop()
 
-    async def _configure(self, run: FlowRun) -> ProcessSpec:
+    async def _configure(self, run: FlowRun, records: Records) -> ProcessSpec:
+        deployment = None
+        if run.deployment_id is not None:
+            deployment = await self.client.read_deployment(run.deployment_id)
+        flow = await records.flow(run)
         configuration = await self.job_configuration.resolve_for_flow_run(
             run,
-            client=self.client,
+            client=cast(PrefectClient, _ClientWithFlow(self.client, flow)),
             work_pool=self.work_pool,
             worker_name=self.name,
             worker_id=self.backend_id,
+            deployment=deployment,
         )
         command = configuration.command or ""
         return ProcessSpec(
@@ -192,6 +208,7 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
             folder=configuration.working_dir or "",
             # Prefect's default, if neither the pool nor the deployment sets a command.
             command="" if command.startswith("prefect flow-run execute") else command,
+            known=await records.of_external_run(run, flow, deployment),
         )
 
     async def get_and_submit_flow_runs(self) -> list[FlowRun]:
@@ -210,6 +227,19 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
         """Return whether the last poll is recent, or there was none yet, for the health check."""
         last = self._work.run_queue.last_poll if self._work else None
         return last is None or SYSTEM_CLOCK.now() - last < MAX_POLL_AGE
+
+
+class _ClientWithFlow:
+    """Client of Prefect that need not ask for ``flow``."""
+
+    def __init__(self, client: PrefectClient, flow: Flow) -> None:
+        self._client, self._flow = client, flow
+
+    async def read_flow(self, flow_id: UUID) -> Flow:
+        return self._flow
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
 
 
 @contextmanager
@@ -237,6 +267,8 @@ async def child_settings(client: PrefectClient) -> dict[str, str]:
     They request CSRF tokens only if the server issues them.
     """
     settings = {"PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED": "false"}
+    if "PREFECT_LOGGING_COLORS" not in os.environ:
+        settings["PREFECT_LOGGING_COLORS"] = "false"  # the output is a file: search for no words
     try:
         await client.request("GET", "/csrf-token", params={"client": "daybook-worker"})
     except PrefectHTTPStatusError as error:

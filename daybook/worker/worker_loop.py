@@ -54,7 +54,7 @@ from daybook.runs.workers import WorkerRecord
 from daybook.timing import TIMING
 from daybook.tools import worker_tools
 from daybook.worker import exit_handling, external_runs, membership
-from daybook.worker.dispatcher import Dispatcher, ResolveProcessSpec
+from daybook.worker.dispatcher import Dispatcher, ReadKnown, ResolveProcessSpec, know_nothing
 from daybook.worker.launcher import Launcher
 from daybook.worker.membership import Membership
 from daybook.worker.run_queue import RunQueue
@@ -106,7 +106,7 @@ class WorkerLoop:
     """Main loop of a worker.
 
     ``sync`` sends the worker's heartbeat to Prefect; ``configure`` returns the pool's process
-    settings for an external run.
+    settings for an external run, and ``known`` the records that the runs of jobs need.
     """
 
     def __init__(
@@ -118,6 +118,7 @@ class WorkerLoop:
         *,
         sync: Callable[[], Coroutine[Any, Any, Any]],
         configure: ResolveProcessSpec,
+        known: ReadKnown = know_nothing,
     ) -> None:
         self._ledger, self._client, self._launcher = ledger, client, launcher
         self._config, self._sync, self._configure = config, sync, configure
@@ -145,6 +146,7 @@ class WorkerLoop:
             most=config.most,
             free=self._has_room,
             watch=self._watch,
+            known=known,
             worker=self._name,
             labels=config.labels,
             queues=tuple(config.queues),

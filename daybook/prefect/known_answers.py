@@ -1,0 +1,160 @@
+"""Answers of Prefect's API that the process of a run knows, so that its clients need not ask.
+
+The worker reads a run, its deployment and other records before it starts the run's process, in
+which Prefect's engine reads them again, some of them twice. So the worker hands over what it has
+read, and the process answers these requests itself::
+
+    worker ─ LaunchRequest.known ─► `install` ─► each client of Prefect in the process
+
+An answer is given once, and only within `VALID_SECONDS`, so that a flow that reads its own records
+gets them from Prefect. The run itself is known at the start of the process, and once more after
+Prefect has accepted its change to Running.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import httpx
+
+from daybook.json_text import JsonObject
+
+logger = logging.getLogger(__name__)
+
+VALID_SECONDS = 5.0
+"""How long an answer is known, from the moment at which it was handed over or derived."""
+STORAGE = "/admin/storage"
+"""Path of the default storage of results."""
+_FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+
+
+class KnownAnswers:
+    """Known answers of one run's process.
+
+    ``flow_run`` is the run as JSON, in its state Pending. ``others`` maps paths below the API's
+    address (``/deployments/<id>``) to bodies. `answer` gives each answer once; the deployment twice
+    (`_USES`). ``ended`` is called with the type of a final state (``COMPLETED``) that Prefect has
+    accepted for the run.
+    """
+
+    def __init__(
+        self,
+        flow_run: JsonObject,
+        others: Mapping[str, JsonObject],
+        ended: Callable[[str], None] = lambda state: None,
+    ) -> None:
+        self._run, self._ended = flow_run, ended
+        self._run_path = f"/flow_runs/{flow_run['id']}"
+        self._known: dict[str, tuple[float, list[JsonObject]]] = {}
+        for path, body in {self._run_path: flow_run, **others}.items():
+            self._learn(path, body, 1 if path == self._run_path else _USES)
+
+    def _learn(self, path: str, body: JsonObject, uses: int) -> None:
+        self._known[path] = time.monotonic() + VALID_SECONDS, [body] * uses
+
+    def answer(self, request: httpx.Request, path: str) -> httpx.Response | None:
+        """Return the known answer to the request for ``path``; None if Prefect has to answer."""
+        if request.method != "GET":
+            return None
+        until, bodies = self._known.get(path, (0.0, []))
+        if time.monotonic() >= until or not bodies:
+            return None
+        return httpx.Response(httpx.codes.OK, json=bodies.pop(), request=request)
+
+    def observe(self, request: httpx.Request, path: str, response: httpx.Response) -> None:
+        """Learn from Prefect's answer to a change of the run."""
+        if request.method == "GET" or not path.startswith(self._run_path):
+            return
+        self._known.pop(self._run_path, None)
+        if path != f"{self._run_path}/set_state" or not response.is_success:
+            return
+        result = response.json()
+        state = result.get("state") or {}
+        if result.get("status") != "ACCEPT":
+            return
+        if state.get("type") == "RUNNING":
+            self._run = running(self._run, state)
+            self._learn(self._run_path, self._run, 1)
+        elif state.get("type") in _FINAL:
+            self._ended(state["type"])
+
+
+_USES = 2
+"""How often each other record is known: the engine reads it, and an event of the engine names it.
+"""
+
+
+def running(flow_run: JsonObject, state: JsonObject) -> JsonObject:
+    """Return the run as Prefect has it after it accepted ``state``, of the type Running."""
+    return {
+        **flow_run,
+        "state": state,
+        "state_id": state["id"],
+        "state_type": state["type"],
+        "state_name": state["name"],
+        "run_count": flow_run["run_count"] + 1,
+        "start_time": flow_run["start_time"] or state["timestamp"],
+        "next_scheduled_start_time": None,
+    }
+
+
+def install(known: KnownAnswers) -> bool:
+    """Make Prefect's clients of this process use ``known``; return whether this succeeded.
+
+    Fallback: Prefect's own behaviour, which asks the server each time.
+    """
+    try:
+        from prefect.client import base
+
+        classes = (base.PrefectHttpxAsyncClient, base.PrefectHttpxSyncClient)
+        for each in classes:
+            if list(inspect.signature(each.send).parameters) != _PARAMETERS:
+                raise LookupError(f"{each.__name__} does not send requests as expected")
+    except (ImportError, AttributeError, LookupError) as error:
+        logger.warning("Prefect's clients ask the server for what this process knows: %s", error)
+        return False
+    asynchronous: Any
+    synchronous: Any
+    asynchronous, synchronous = classes
+    send_async, send_sync = asynchronous.send, synchronous.send
+
+    async def answer_async(
+        self: Any, request: httpx.Request, *args: Any, **options: Any
+    ) -> httpx.Response:
+        path = _path(self, request)
+        if (response := known.answer(request, path)) is None:
+            response = await send_async(self, request, *args, **options)
+            known.observe(request, path, response)
+        return response
+
+    def answer_sync(
+        self: Any, request: httpx.Request, *args: Any, **options: Any
+    ) -> httpx.Response:
+        path = _path(self, request)
+        if (response := known.answer(request, path)) is None:
+            response = send_sync(self, request, *args, **options)
+            known.observe(request, path, response)
+        return response
+
+    asynchronous.send, synchronous.send = answer_async, answer_sync
+    return True
+
+
+_PARAMETERS = ["self", "request", "args", "kwargs"]
+
+
+def _path(client: Any, request: httpx.Request) -> str:
+    """Return the path of the request below the API's address."""
+    base: str = client.base_url.path.rstrip("/")
+    return request.url.path.removeprefix(base)
+
+
+def as_json(record: Any) -> JsonObject:
+    """Return a record of Prefect's client, a pydantic model, as the body of an answer."""
+    body: JsonObject = json.loads(record.model_dump_json())
+    return body
