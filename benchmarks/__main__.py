@@ -30,6 +30,7 @@ PARTS = (
     "worker",
     "jobs",
     "backlog",
+    "together",
     "observe",
     "outbox",
     "apply",
@@ -122,7 +123,7 @@ def _measure_processes(options: argparse.Namespace) -> list[str]:
 async def _measure_on_server(home: Home, options: argparse.Namespace) -> list[str]:
     """Measure the parts that need a Prefect server; return the missed targets."""
     # These modules import Prefect, which must not read its environment before now.
-    from benchmarks import apply, backlog, fetches, jobs, observe, outbox, worker, worktrees
+    from benchmarks import apply, fetches, observe, outbox, worker, worktrees
 
     missed, task = list[str](), asyncio.current_task()
     assert task is not None
@@ -135,18 +136,7 @@ async def _measure_on_server(home: Home, options: argparse.Namespace) -> list[st
             print("\n## The worker compared with Prefect's process worker\n")
             print(worker.table(compared), flush=True)
             missed += worker.missed(compared)
-        if "jobs" in options.only:
-            minutes = options.minutes if options.long else 0
-            job_plan = jobs.Plan(options.by_hand, 2 * options.idle, minutes)
-            measured = await jobs.measure(bed, job_plan)
-            print("\n## Lateness of jobs\n")
-            print(jobs.table(measured), flush=True)
-            missed += jobs.missed(measured)
-        if "backlog" in options.only:
-            rates = await backlog.measure(bed, backlog.Plan(options.burst, options.backlog))
-            print("\n## A backlog compared with a burst\n")
-            print(backlog.table(rates), flush=True)
-            missed += backlog.missed(rates)
+        missed += await _measure_runs(bed, options)
         if "observe" in options.only:
             observed = await observe.measure(bed, observe.Plan())
             print("\n## Observing a thousand jobs\n")
@@ -171,6 +161,33 @@ async def _measure_on_server(home: Home, options: argparse.Namespace) -> list[st
             print("\n## Worktrees of runs\n")
             print(worktrees.table(made), flush=True)
             missed += worktrees.missed(made)
+    return missed
+
+
+async def _measure_runs(bed: testbed.Testbed, options: argparse.Namespace) -> list[str]:
+    """Measure the runs of jobs; return the missed targets."""
+    from benchmarks import backlog, jobs, together
+
+    missed = list[str]()
+    if "jobs" in options.only:
+        minutes = options.minutes if options.long else 0
+        job_plan = jobs.Plan(options.by_hand, 2 * options.idle, minutes)
+        measured = await jobs.measure(bed, job_plan)
+        print("\n## Lateness of jobs\n")
+        print(jobs.table(measured), flush=True)
+        missed += jobs.missed(measured)
+    if "backlog" in options.only:
+        rates = await backlog.measure(bed, backlog.Plan(options.burst, options.backlog))
+        print("\n## A backlog compared with a burst\n")
+        print(backlog.table(rates), flush=True)
+        missed += backlog.missed(rates)
+    if "together" in options.only:
+        counts = range(1, options.workers + 1)
+        due_plan = together.Plan(options.together, counts, others=options.others)
+        due_together = await together.measure(bed, due_plan)
+        print("\n## Jobs that are due together\n")
+        print(together.table(due_together), flush=True)
+        missed += together.missed(due_together)
     return missed
 
 
@@ -208,6 +225,9 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     )
     add("--minutes", float, 5.0, "jobs: minutes of scheduled jobs with --long")
     add("--scale", int, 10_000, "scale: jobs of the largest ledger, each with 100 runs")
+    add("--together", int, 200, "together: jobs that are due at the same instant")
+    add("--workers", int, 1, "together: measure with one worker, and with up to N")
+    add("--others", int, 0, "together: other runs that wait meanwhile, in a last measurement")
     add("--backlog", int, 200, "backlog: runs in the backlog")
     add("--callbacks", int, 10_000, "outbox: callbacks to send")
     add("--applied", int, 1000, "apply: jobs in the file")

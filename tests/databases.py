@@ -335,6 +335,7 @@ class SharedLedger(Ledger):
         """Make it a new ledger, whose time is ``clock``."""
         self.id, self.clock = new_id()[:12], clock
         self._turn, self._verified_at = asyncio.Lock(), time.monotonic()
+        self.loop = asyncio.get_running_loop()
         self._beside.executescript(";".join(["BEGIN", *_emptying(self.id), "COMMIT"]))
 
     @property

@@ -76,6 +76,8 @@ class Ledger:
         self._engine = self._database.engine
         self.clock = clock or self._database.clock
         self.id = ""
+        self.loop: asyncio.AbstractEventLoop | None = None
+        """The event loop in which this ledger was opened, and can be used."""
         self._verified_at = 0.0
 
     @property
@@ -84,7 +86,7 @@ class Ledger:
         return self._database.place
 
     async def __aenter__(self) -> Ledger:
-        running = in_use.find(self.place)
+        running, self.loop = in_use.find(self.place), asyncio.get_running_loop()
         self._database.prepare_files(running)
         try:
             self.id = await self._migrate(running)
@@ -318,9 +320,7 @@ async def warm_up(address: str) -> None:
     _warm[address, ledger._busy] = ledger._database
 
 
-_shared: ContextVar[tuple[Ledger, asyncio.AbstractEventLoop] | None] = ContextVar(
-    "shared_ledger", default=None
-)
+_shared: ContextVar[Ledger | None] = ContextVar("shared_ledger", default=None)
 
 
 @contextmanager
@@ -330,7 +330,7 @@ def sharing(ledger: Ledger) -> Iterator[None]:
     ``ledger`` stays open: to open one takes milliseconds, too slow for each request of a server. A
     thread with an event loop of its own opens its own.
     """
-    token = _shared.set((ledger, asyncio.get_running_loop()))
+    token = _shared.set(ledger)
     try:
         yield
     finally:
@@ -344,9 +344,9 @@ async def open_ledger() -> AsyncIterator[Ledger]:
     Raise `InvalidInput` for an invalid setting, and the errors of `Ledger`: `LedgerUnreachable`
     with its kinds `LedgerReplaced` and `LedgerOlder`, and `LedgerNewer`.
     """
-    ledger, loop = _shared.get() or (None, None)
-    if ledger is not None and loop is asyncio.get_running_loop():
-        yield ledger
+    shared = _shared.get()
+    if shared is not None and shared.loop in (None, asyncio.get_running_loop()):
+        yield shared
         return
     async with Ledger(settings.load().ledger_address) as ledger:
         yield ledger

@@ -54,6 +54,8 @@ async def find_in_prefect(
             "block_documents": {"name": {"any_": [name]}},
             "block_types": {"slug": {"any_": list(slugs)}},
             "include_secrets": include_secrets,
+            "limit": len(slugs),
+            "offset": 0,
         },
     )
     found = [BlockDocument.model_validate(each) for each in response.json()]

@@ -205,7 +205,7 @@ class Waiting:
     gets this result wakes these runs. ``run_id`` is None if no row of the run waits. Either the row
     does not exist yet, or an earlier process of the same Prefect run may still hold it. ``fence``
     is the fencing token of the waiting row. ``for_person`` is True if a person's decision may make
-    the run due earlier.
+    the run due earlier, and ``for_slot`` if the next free slot may.
     """
 
     until: datetime
@@ -215,6 +215,7 @@ class Waiting:
     free: bool = False
     fence: int = 0
     for_person: bool = False
+    for_slot: bool = False
 
 
 @dataclass(frozen=True)

@@ -297,7 +297,7 @@ class Decision:
         row = rows.wait(self.row, until, why, reason)
         self._link_request(row)
         self.session.add(row)
-        return Waiting(until, why, row.id, fence=row.fence)
+        return Waiting(until, why, row.id, fence=row.fence, for_slot=reason.for_slot)
 
     async def _grant(self) -> Granted:
         row = self.row

@@ -19,13 +19,15 @@ from __future__ import annotations
 import asyncio
 import heapq
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, replace
 from datetime import datetime, timedelta
-from itertools import count
+from itertools import count, repeat
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import httpx
 from prefect.client.orchestration import PrefectClient
@@ -96,6 +98,9 @@ Prefect's client has 16 connections; the remaining connections are for starts.
 """
 UNREADABLE_JOB_DELAY = timedelta(minutes=5)
 """Time until the next claim of a run whose job cannot be read; many such runs may accumulate."""
+MAX_DEFERRAL_SECONDS = 30.0
+START_PAUSE_SECONDS = 1.0
+"""Time without a start after which the worker has nothing to start."""
 MAX_REMEMBERED_RUNS = 500
 """Maximum number of waiting runs that a worker remembers, to start them without querying Prefect.
 """
@@ -153,6 +158,11 @@ class Dispatcher:
         self._setting_back = asyncio.Semaphore(MAX_CONCURRENT_RESCHEDULES)
         self._ending = asyncio.Semaphore(MAX_CONCURRENT_ENDS)
         self._waiting: dict[str, tuple[int, FlowRun]] = {}
+        self._setting_back_deferred = asyncio.Semaphore(1)
+        self._deferring: set[asyncio.Task[None]] = set()
+        self._started_at = float("-inf")
+        self.deferred: dict[UUID, Waiting] = {}
+        """Runs that wait for a slot, and that Prefect still shows as due."""
         self.starting = 0
         """Number of runs that have a slot but are not supervised yet."""
 
@@ -190,6 +200,7 @@ class Dispatcher:
         # of a job, the later must not start before the earlier is claimed, unless the earlier is
         # missed.
         was_waiting = self._waiting.pop(str(run.id), None) is not None
+        self.deferred.pop(run.id, None)
         is_late, due = claim_order(run, self._ledger.now())
         order = (is_late and not was_waiting, due)
         async with self._claim_lock.turn(order):
@@ -221,17 +232,57 @@ class Dispatcher:
                         await self._start_claimed(run, granted, request.kind)
                     finally:
                         self.starting -= 1
+                        self._started_at = time.monotonic()
                 case Suspend(waiting):
                     if waiting.run_id is not None:
                         self._waiting[str(run.id)] = waiting.fence, run
                         if len(self._waiting) > MAX_REMEMBERED_RUNS:
                             del self._waiting[next(iter(self._waiting))]
-                    await self._in_time(run, self._set_back(run, waiting, job_id))
+                    if waiting.for_slot and len(self.deferred) < MAX_REMEMBERED_RUNS:
+                        self._defer(run, waiting, job_id)
+                    else:
+                        await self._in_time(run, self._set_back(run, waiting, job_id))
                 case WakeEarlier() if self._fill_slot is not None:
                     await self._fill_slot()
                 case ShowEnd(end):
                     await self._end(run, end, job_id)
         return True
+
+    def _defer(self, run: FlowRun, waiting: Waiting, job_id: str | None) -> None:
+        """Reschedule a run that waits for a slot once the worker has nothing to start.
+
+        Meanwhile the run stays due in Prefect: another worker with a free slot may start it, and
+        this one starts it with the next free slot, without a change in Prefect.
+        """
+        self.deferred[run.id] = waiting
+
+        async def set_back() -> None:
+            end = time.monotonic() + MAX_DEFERRAL_SECONDS
+            try:
+                async with self._setting_back_deferred:
+                    for pause in repeat(START_PAUSE_SECONDS / 4):
+                        if not self._is_starting() or time.monotonic() >= end:
+                            break
+                        await asyncio.sleep(pause)
+                    if self.deferred.get(run.id) is waiting:
+                        await self._in_time(run, self._set_back(run, waiting, job_id))
+            except Exception:  # the next poll fetches the run again
+                log.exception("cannot reschedule %s", run.name, extra=_UPDATE_FAILED)
+            finally:
+                if self.deferred.get(run.id) is waiting:
+                    del self.deferred[run.id]
+
+        task = asyncio.create_task(set_back())
+        self._deferring.add(task)
+        task.add_done_callback(self._deferring.discard)
+
+    async def until_shown(self) -> None:
+        """Wait until Prefect shows that the deferred runs wait."""
+        while self._deferring:
+            await asyncio.wait(self._deferring)
+
+    def _is_starting(self) -> bool:
+        return self.starting > 0 or time.monotonic() - self._started_at < START_PAUSE_SECONDS
 
     def waiting(self, row: RunRow) -> FlowRun | None:
         """Return the Prefect run of ``row``, rescheduled by this worker and not claimed since."""

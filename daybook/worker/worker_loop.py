@@ -164,7 +164,12 @@ class WorkerLoop:
         self._upkeep = (self._renew, self._send_heartbeats, self._poll_cancellations)
         """Upkeep of active runs: leases, heartbeats and cancellations."""
         self.run_queue = RunQueue(
-            client, config.pool, config.queues, self._dispatch, clock=ledger.clock
+            client,
+            config.pool,
+            config.queues,
+            self._dispatch,
+            clock=ledger.clock,
+            deferred=self._dispatcher.deferred.keys(),
         )
         self.keeper = Keeper(
             ledger,

@@ -6,7 +6,8 @@ import asyncio
 import importlib
 import queue
 import zoneinfo
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from typing import Any
 
 import aiosqlite
 import pytest
+from prefect import flow_engine as engine_of_flows
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.types import _datetime
 from pydantic import ValidationError
@@ -24,6 +26,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from daybook.prefect import private_names
 
+flow_engine: Any = engine_of_flows
 PubSub: Any = importlib.import_module("burner_redis.pubsub").PubSub
 
 
@@ -175,3 +178,61 @@ def test_another_driver_of_background_tasks_is_not_patched(monkeypatch: pytest.M
     monkeypatch.setattr(PubSub, "_queue_get", other)
     assert not private_names.listen_rarely(timedelta(hours=1))
     assert vars(PubSub)["_queue_get"] is other
+
+
+class Watches:
+    """Replacements of the engine's own watches, which record when they are entered and left."""
+
+    def __init__(self) -> None:
+        self.seen = queue.SimpleQueue[str]()
+
+    @contextmanager
+    def observe(
+        self, flow_run_id: Any, suspension_request: Any, polling_interval: Any = 1
+    ) -> Iterator[None]:
+        self.seen.put("entered")
+        yield
+        self.seen.put("left")
+
+    @contextmanager
+    def send(self, engine: Any, join_on_exit: Any = True) -> Iterator[None]:
+        self.seen.put("entered")
+        yield
+
+
+@pytest.fixture
+def watches(monkeypatch: pytest.MonkeyPatch) -> Watches:
+    found = Watches()
+    monkeypatch.setattr(flow_engine, "observe_flow_run_suspension", found.observe)
+    monkeypatch.setattr(flow_engine, "_send_heartbeats", found.send)
+    private_names.watch_runs_later.cache_clear()
+    return found
+
+
+def test_a_short_run_is_not_watched(watches: Watches) -> None:
+    assert private_names.watch_runs_later()
+    with flow_engine.observe_flow_run_suspension("id", None), flow_engine._send_heartbeats(None):
+        pass
+    assert watches.seen.empty()
+
+
+def test_a_longer_run_is_watched_until_its_end(
+    watches: Watches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(private_names, "WATCH_DELAY_SECONDS", 0.0)
+    assert private_names.watch_runs_later()
+    with flow_engine.observe_flow_run_suspension("id", None):
+        assert watches.seen.get(timeout=10) == "entered"
+        assert watches.seen.empty()
+    assert watches.seen.get(timeout=10) == "left"
+
+
+def test_an_engine_that_watches_otherwise_is_not_patched(
+    watches: Watches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def other(run: Any) -> None: ...
+
+    own = flow_engine._send_heartbeats
+    monkeypatch.setattr(flow_engine, "observe_flow_run_suspension", other)
+    assert not private_names.watch_runs_later()
+    assert flow_engine._send_heartbeats == own

@@ -87,18 +87,20 @@ class FakePrefect:
         assert path == "/block_documents/filter"
         self.asked_for_secrets += json["include_secrets"]
         ids = json["block_documents"].get("id", {}).get("any_")
+        names = json["block_documents"].get("name", {}).get("any_")
         found = [
             {
                 "id": str(each["id"]),
                 "name": each["name"],
-                "block_type": {"slug": each["slug"]},
+                "block_type": {"slug": each["slug"], "name": each["slug"]},
                 "block_type_id": str(self.types[each["slug"]]),
-                "updated": each["updated"],
+                "block_schema_id": str(self.types[each["slug"]]),
+                "updated": None if names else each["updated"],
                 "data": dict(each["data"]) if json["include_secrets"] else {"value": HIDDEN},
             }
             for each in self.documents.values()
             if each["slug"] in slugs and (ids is None or str(each["id"]) in ids)
-            if each["name"] not in self.unlisted
+            if each["name"] not in self.unlisted and (names is None or each["name"] in names)
         ]
         found.sort(key=lambda each: each["name"])
         page = found[json["offset"] : json["offset"] + json["limit"]]

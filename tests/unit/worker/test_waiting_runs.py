@@ -20,6 +20,7 @@ from daybook.ledger.states import Status
 from daybook.prefect import occurrence, unmirrored
 from daybook.prefect import states as prefect_states
 from daybook.runs import claims, slots
+from daybook.worker import dispatcher
 from tests.unit.worker.one_job import DEPLOYMENT, one_job
 
 pytestmark = pytest.mark.anyio
@@ -30,6 +31,7 @@ async def test_a_waiting_run_is_set_back_and_remembered_until_another_worker_cla
 ) -> None:
     async with one_job(tmp_path) as there:
         assert await there.taker.dispatch(there.run)
+        await there.taker.until_shown()
 
         row = await there.row()
         assert (row.status, row.waits_for) == ("waiting", "slot")
@@ -59,8 +61,48 @@ async def test_a_run_that_is_woken_before_it_is_set_back_is_not_set_back(tmp_pat
         assert there.taker.waiting(called) is there.run
         there.taker._setting_back.release()
         assert await taking
+        await there.taker.until_shown()
 
         assert there.prefect.requests == []
+
+
+async def test_a_run_that_waits_is_not_rescheduled_while_other_runs_start(tmp_path: Path) -> None:
+    async with one_job(tmp_path) as there, asyncio.timeout(60):
+        there.taker.starting += 1
+        assert await there.taker.dispatch(there.run)
+        row = await there.row()
+        assert (row.status, row.waits_for) == ("waiting", "slot")
+        assert there.taker.deferred.keys() == {there.run.id}
+        assert there.taker.waiting(row) is there.run  # the next free slot starts it
+        there.taker.starting -= 1
+        await there.taker.until_shown()
+        assert there.prefect.requests == ["set AwaitingConcurrencySlot"]
+        assert there.taker.deferred == {}
+
+
+async def test_a_deferred_run_is_rescheduled_at_last_although_others_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatcher, "MAX_DEFERRAL_SECONDS", 0.0)
+    async with one_job(tmp_path) as there, asyncio.timeout(60):
+        there.taker.starting += 1
+        assert await there.taker.dispatch(there.run)
+        await there.taker.until_shown()
+        assert there.prefect.requests == ["set AwaitingConcurrencySlot"]
+
+
+async def test_a_deferred_run_that_is_dispatched_again_is_not_rescheduled_for_its_old_wait(
+    tmp_path: Path,
+) -> None:
+    async with one_job(tmp_path) as there, asyncio.timeout(60):
+        there.taker.starting += 1
+        assert await there.taker.dispatch(there.run)
+        old = there.taker.deferred[there.run.id]
+        assert await there.taker.dispatch(there.run)  # woken, and full once more
+        assert there.taker.deferred[there.run.id] is not old
+        there.taker.starting -= 1
+        await there.taker.until_shown()
+        assert there.prefect.requests == ["set AwaitingConcurrencySlot"]
 
 
 async def test_a_cancellation_that_was_overwritten_by_setting_back_takes_effect(
@@ -70,6 +112,7 @@ async def test_a_cancellation_that_was_overwritten_by_setting_back_takes_effect(
         there.prefect.states.append(Cancelled())  # after the worker's last poll
 
         assert await there.taker.dispatch(there.run)
+        await there.taker.until_shown()
 
         row = await there.row()
         assert (row.status, row.reason) == ("cancelled", "cancelled in Prefect")
@@ -91,6 +134,7 @@ async def test_an_end_set_in_prefect_while_the_run_is_set_back_stays(
         there.prefect.meanwhile = another
         if who == "worker":
             assert await there.taker.dispatch(there.run)
+            await there.taker.until_shown()
         else:
             monkeypatch.setattr(prefect_states, "get_client", lambda: nullcontext(there.prefect))
             run = there.run

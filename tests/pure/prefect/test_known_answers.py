@@ -1,0 +1,142 @@
+"""Answers that a run's process knows: given once, in time, and only for what did not change."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from prefect.client import base
+
+from daybook.json_text import JsonObject
+from daybook.prefect import known_answers
+from daybook.prefect.known_answers import KnownAnswers
+
+RUN_ID = str(uuid.uuid4())
+RUN_PATH = f"/flow_runs/{RUN_ID}"
+ADDRESS = "http://127.0.0.1:1/api"
+PENDING: JsonObject = {
+    "id": RUN_ID,
+    "run_count": 2,
+    "start_time": None,
+    "next_scheduled_start_time": "2026-01-15T12:00:00Z",
+    "state": {"type": "PENDING"},
+}
+RUNNING = {"id": "s1", "type": "RUNNING", "name": "Running", "timestamp": "2026-01-15T12:00:01Z"}
+
+
+class Prefect:
+    """A client of a Prefect that records each request and answers with ``answers``."""
+
+    def __init__(self, known: KnownAnswers) -> None:
+        self.known, self.asked, self.answers = known, list[str](), dict[str, Any]()
+        assert known_answers.install(known)
+
+    def _answer(self, request: httpx.Request) -> httpx.Response:
+        self.asked.append(f"{request.method} {request.url.path.removeprefix('/api')}")
+        return httpx.Response(200, json=self.answers.get(self.asked[-1], "from Prefect"))
+
+    def ask(self, method: str, path: str) -> Any:
+        transport = httpx.MockTransport(self._answer)
+        with base.PrefectHttpxSyncClient(base_url=ADDRESS, transport=transport) as client:
+            return client.request(method, path).json()
+
+    def ask_async(self, method: str, path: str) -> Any:
+        async def ask() -> Any:
+            transport = httpx.MockTransport(self._answer)
+            async with base.PrefectHttpxAsyncClient(
+                base_url=ADDRESS, transport=transport
+            ) as client:
+                return (await client.request(method, path)).json()
+
+        return asyncio.run(ask())
+
+    def propose(self, state: JsonObject, status: str = "ACCEPT") -> None:
+        path = f"{RUN_PATH}/set_state"
+        self.answers[f"POST {path}"] = {"status": status, "state": state}
+        self.ask_async("POST", path)
+
+
+@pytest.fixture(autouse=True)
+def clients(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Restore the clients' own methods after each test."""
+    for each in (base.PrefectHttpxAsyncClient, base.PrefectHttpxSyncClient):
+        monkeypatch.setattr(each, "send", each.send)
+    yield
+
+
+def test_a_record_is_known_to_both_kinds_of_clients() -> None:
+    flow = {"name": "hello"}
+    prefect = Prefect(KnownAnswers(PENDING, {"/flows/1": flow}))
+    assert prefect.ask("GET", "/flows/1") == flow
+    assert prefect.ask_async("GET", "/flows/1") == flow
+    assert prefect.asked == []
+    assert prefect.ask("GET", "/flows/1") == "from Prefect"  # read a third time: it may be new
+
+
+def test_only_a_read_of_a_known_path_is_answered() -> None:
+    prefect = Prefect(KnownAnswers(PENDING, {"/flows/1": {}}))
+    assert prefect.ask("GET", "/flows/2") == "from Prefect"
+    assert prefect.ask("POST", "/flows/1") == "from Prefect"
+
+
+def test_an_old_answer_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(known_answers, "VALID_SECONDS", 0.0)
+    prefect = Prefect(KnownAnswers(PENDING, {"/flows/1": {}}))
+    assert prefect.ask("GET", "/flows/1") == "from Prefect"
+
+
+def test_the_run_is_known_once_at_the_start_and_once_after_it_is_running() -> None:
+    prefect = Prefect(KnownAnswers(PENDING, {}))
+    assert prefect.ask("GET", RUN_PATH) == PENDING
+    assert prefect.ask("GET", RUN_PATH) == "from Prefect"
+    prefect.propose(RUNNING)
+    found = prefect.ask_async("GET", RUN_PATH)
+    assert found == {
+        **PENDING,
+        "state": RUNNING,
+        "state_id": "s1",
+        "state_type": "RUNNING",
+        "state_name": "Running",
+        "run_count": 3,
+        "start_time": RUNNING["timestamp"],
+        "next_scheduled_start_time": None,
+    }
+    assert prefect.ask("GET", RUN_PATH) == "from Prefect"
+    prefect.propose(RUNNING)  # the flow's own retry
+    assert prefect.ask("GET", RUN_PATH)["run_count"] == 4
+
+
+@pytest.mark.parametrize("method", ["PATCH", "POST", "DELETE"])
+def test_another_change_of_the_run_makes_it_unknown(method: str) -> None:
+    prefect = Prefect(KnownAnswers(PENDING, {}))
+    prefect.ask(method, f"{RUN_PATH}/labels" if method == "POST" else RUN_PATH)
+    assert prefect.ask("GET", RUN_PATH) == "from Prefect"
+
+
+def test_a_refused_state_makes_the_run_unknown() -> None:
+    prefect = Prefect(KnownAnswers(PENDING, {}))
+    prefect.propose({"type": "SCHEDULED", "id": "s", "name": "AwaitingRetry"}, "REJECT")
+    assert prefect.ask("GET", RUN_PATH) == "from Prefect"
+
+
+def test_only_an_accepted_final_state_is_reported() -> None:
+    ended = list[str]()
+    prefect = Prefect(KnownAnswers(PENDING, {}, ended.append))
+    prefect.propose(RUNNING)
+    prefect.propose({"type": "FAILED", "id": "s", "name": "Failed"}, "REJECT")
+    assert ended == []
+    prefect.propose({"type": "COMPLETED", "id": "s", "name": "Completed"})
+    assert ended == ["COMPLETED"]
+
+
+def test_a_prefect_with_another_method_is_not_patched(monkeypatch: pytest.MonkeyPatch) -> None:
+    def send(self: Any, request: httpx.Request) -> httpx.Response:
+        raise NotImplementedError
+
+    monkeypatch.setattr(base.PrefectHttpxSyncClient, "send", send)
+    assert not known_answers.install(KnownAnswers(PENDING, {}))
+    assert base.PrefectHttpxSyncClient.send is send
