@@ -10,17 +10,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from datetime import datetime, timedelta
 from typing import Any, NoReturn
 
-from sqlalchemy import Column, Integer, event
+from sqlalchemy import event
 from sqlalchemy.engine import ExceptionContext, make_url
 from sqlalchemy.exc import TimeoutError as NoneFree
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlmodel import SQLModel
 
 from daybook import settings
 from daybook.clock import Clock
@@ -31,7 +30,6 @@ from daybook.ledger import (
     in_use,
     migration_copies,
     schema,
-    tables,
     texts,
 )
 from daybook.ledger.in_use import InUse
@@ -302,20 +300,15 @@ _warm: dict[tuple[str, timedelta], database.Database] = {}
 """Closed databases that `warm_up` has used, each for the next `Ledger` with its address."""
 
 
-def _unused_key(table: type[SQLModel]) -> tuple[object, ...]:
-    columns: Iterable[Column[Any]] = vars(table)["__table__"].primary_key
-    return tuple(-1 if isinstance(each.type, Integer) else "" for each in columns)
+async def warm_up(address: str, rehearse: Callable[[Ledger], Awaitable[None]]) -> None:
+    """Open the ledger, call ``rehearse`` with it, and close it.
 
-
-async def warm_up(address: str) -> None:
-    """Open and close the ledger, so that the next `Ledger` of this process needs less time.
-
-    The same holds for a process that is forked from this one: it inherits the compiled queries of
-    all tables. Raise the errors of `Ledger`.
+    The next `Ledger` of this process, or of one that is forked from it, with this address, then
+    uses the same database object, which keeps the statements that ``rehearse`` has compiled. Raise
+    the errors of `Ledger` and of ``rehearse``.
     """
-    async with Ledger(address) as ledger, ledger.read() as session:
-        for table in tables.ALL:
-            await session.get(table, _unused_key(table))
+    async with Ledger(address) as ledger:
+        await rehearse(ledger)
     ledger._database.forget()
     _warm[address, ledger._busy] = ledger._database
 

@@ -20,7 +20,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import JSON, BigInteger, Index, UniqueConstraint, text
-from sqlmodel import Field, SQLModel, col
+from sqlmodel import Field, col
 
 from daybook.json_text import JsonObject
 from daybook.ledger import job_kinds, triggers
@@ -593,11 +593,3 @@ class SummaryRow(Table, table=True):
     usage: Usage | None = Field(default=None, sa_type=NULLABLE_JSON)
     run_id: str
     at: datetime = Field(sa_type=Instant)
-
-
-ALL: tuple[type[SQLModel], ...] = tuple(
-    each
-    for each in list(globals().values())
-    if isinstance(each, type) and issubclass(each, SQLModel) and hasattr(each, "__table__")
-)
-"""All tables of this module."""

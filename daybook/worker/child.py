@@ -119,10 +119,11 @@ def _complete_models() -> None:
 def _warm_up_ledger() -> None:
     """Let the children inherit the queries of the ledger; without a ledger, do nothing."""
     with suppress(Exception):
+        from daybook.execution import rehearsal
 
         async def warm_up() -> None:
             async with asyncio.timeout(WARM_UP_SECONDS):
-                await engine.warm_up(settings.load().ledger_address)
+                await engine.warm_up(settings.load().ledger_address, rehearsal.rehearse)
 
         asyncio.run(warm_up())
     end = time.monotonic() + WARM_UP_SECONDS

@@ -257,7 +257,8 @@ class Dispatcher:
         self.deferred[run.id] = waiting
 
         async def set_back() -> None:
-            end = time.monotonic() + MAX_DEFERRAL_SECONDS
+            left = (waiting.until - self._ledger.now()).total_seconds()
+            end = time.monotonic() + min(left, MAX_DEFERRAL_SECONDS)
             try:
                 async with self._setting_back_deferred:
                     for pause in repeat(START_PAUSE_SECONDS / 4):
