@@ -111,15 +111,15 @@ async def _measure(bed: Testbed, plan: Plan, workers: int, others: int) -> Resul
 
 
 async def _add(count: int, prefix: str) -> datetime:
-    """Add ``count`` jobs that are due once, at the instant that is returned."""
-    seconds = 20.0 + count * SECONDS_PER_JOB
-    due = (SYSTEM_CLOCK.now() + timedelta(seconds=seconds)).replace(microsecond=0)
+    """Add ``count`` daily jobs; return when they are due first."""
+    seconds = 60.0 + 20.0 + count * SECONDS_PER_JOB
+    due = (SYSTEM_CLOCK.now() + timedelta(seconds=seconds)).replace(second=0, microsecond=0)
     limit = asyncio.Semaphore(CONCURRENT_ADDITIONS)
 
     async def add(number: int) -> None:
         async with limit:
-            fields = {"prompt": "What is on today?", "at": due.isoformat()}
-            await jobs.add({"name": f"{prefix}-{number}", **fields})
+            fields = {"prompt": "What is on today?", "cron": f"{due.minute} {due.hour} * * *"}
+            await jobs.add({"name": f"{prefix}-{number}", "timezone": "UTC", **fields})
 
     progress(f"adding {count} jobs")
     await asyncio.gather(*map(add, range(count)))

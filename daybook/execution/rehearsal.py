@@ -26,6 +26,10 @@ NAME = "rehearsal-7f0e4c52"
 """Name of the job of a rehearsal, which no other transaction sees."""
 
 
+MAX_WAIT = timedelta(seconds=1)
+"""How long a rehearsal waits for the claim lock."""
+
+
 class _Undone(Exception):
     """Rolls the rehearsal back."""
 
@@ -57,7 +61,7 @@ class _Stage(Ledger):
 async def rehearse(ledger: Ledger) -> None:
     """Rehearse a run of an agent's job. Raise the errors of `Ledger.write`."""
     with suppress(_Undone):
-        async with ledger.write() as session:
+        async with ledger.write(within=MAX_WAIT) as session:
             await _rehearse(_Stage(ledger, session))
             raise _Undone
 

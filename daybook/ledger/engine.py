@@ -75,7 +75,7 @@ class Ledger:
         self.clock = clock or self._database.clock
         self.id = ""
         self.loop: asyncio.AbstractEventLoop | None = None
-        """The event loop in which this ledger was opened, and can be used."""
+        """The event loop in which this ledger is open, and can be used; None if it is closed."""
         self._verified_at = 0.0
 
     @property
@@ -99,6 +99,7 @@ class Ledger:
 
     async def close(self) -> None:
         """Close the ledger's connections."""
+        self.loop = None
         await self._engine.dispose()
         self._database.closed()
 
@@ -338,7 +339,7 @@ async def open_ledger() -> AsyncIterator[Ledger]:
     with its kinds `LedgerReplaced` and `LedgerOlder`, and `LedgerNewer`.
     """
     shared = _shared.get()
-    if shared is not None and shared.loop in (None, asyncio.get_running_loop()):
+    if shared is not None and shared.loop is asyncio.get_running_loop():
         yield shared
         return
     async with Ledger(settings.load().ledger_address) as ledger:

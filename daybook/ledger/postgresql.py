@@ -278,6 +278,7 @@ class Postgresql:
 
     def forget(self) -> None:
         self.clock.forget()
+        self._lock = _LOCK_WITH_ERA
 
     def closed(self) -> None:
         """Do nothing: no file is left behind."""

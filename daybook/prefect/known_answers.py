@@ -6,9 +6,11 @@ read, and the process answers these requests itself::
 
     worker ─ LaunchRequest.known ─► `install` ─► each client of Prefect in the process
 
-An answer is given once, and only within `VALID_SECONDS`, so that a flow that reads its own records
-gets them from Prefect. The run itself is known at the start of the process, and once more after
-Prefect has accepted its change to Running.
+An answer is given once or twice, only within `VALID_SECONDS`, and not after a change of its record
+by the process itself, so that a flow that reads its own records gets them from Prefect. The run
+itself is known at the start of the process, and, at its first start, once more after Prefect has
+accepted its change to Running. A change of the run between the worker's poll and its start is not
+seen.
 """
 
 from __future__ import annotations
@@ -36,23 +38,24 @@ _FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 class KnownAnswers:
     """Known answers of one run's process.
 
-    ``flow_run`` is the run as JSON, in its state Pending. ``others`` maps paths below the API's
-    address (``/deployments/<id>``) to bodies. `answer` gives each answer once; the deployment twice
-    (`_USES`). ``ended`` is called with the type of a final state (``COMPLETED``) that Prefect has
-    accepted for the run.
+    ``address`` is that of Prefect's API; other servers are asked. ``flow_run`` is the run as JSON,
+    in its state Pending. ``others`` maps paths below the address (``/deployments/<id>``) to bodies,
+    each for `USES_OF_A_RECORD` answers. ``ended`` is called with the type of a final state
+    (``COMPLETED``) that Prefect has accepted for the run.
     """
 
     def __init__(
         self,
+        address: str,
         flow_run: JsonObject,
         others: Mapping[str, JsonObject],
         ended: Callable[[str], None] = lambda state: None,
     ) -> None:
-        self._run, self._ended = flow_run, ended
+        self.address, self._run, self._ended = address.rstrip("/"), flow_run, ended
         self._run_path = f"/flow_runs/{flow_run['id']}"
         self._known: dict[str, tuple[float, list[JsonObject]]] = {}
         for path, body in {self._run_path: flow_run, **others}.items():
-            self._learn(path, body, 1 if path == self._run_path else _USES)
+            self._learn(path, body, 1 if path == self._run_path else USES_OF_A_RECORD)
 
     def _learn(self, path: str, body: JsonObject, uses: int) -> None:
         self._known[path] = time.monotonic() + VALID_SECONDS, [body] * uses
@@ -64,33 +67,42 @@ class KnownAnswers:
         until, bodies = self._known.get(path, (0.0, []))
         if time.monotonic() >= until or not bodies:
             return None
-        return httpx.Response(httpx.codes.OK, json=bodies.pop(), request=request)
+        try:
+            body = bodies.pop()
+        except IndexError:  # another thread was faster
+            return None
+        return httpx.Response(httpx.codes.OK, json=body, request=request)
 
     def observe(self, request: httpx.Request, path: str, response: httpx.Response) -> None:
-        """Learn from Prefect's answer to a change of the run."""
-        if request.method == "GET" or not path.startswith(self._run_path):
+        """Learn from Prefect's answer to a change of a record."""
+        if request.method == "GET":
             return
-        self._known.pop(self._run_path, None)
-        if path != f"{self._run_path}/set_state" or not response.is_success:
+        for each in [known for known in self._known if path.startswith(known)]:
+            self._known.pop(each, None)
+        if not path.startswith(self._run_path) or not response.is_success:
+            return
+        if request.method == "PATCH" and path == self._run_path:
+            self._run = {**self._run, **json.loads(request.content)}
+        if path != f"{self._run_path}/set_state":
             return
         result = response.json()
         state = result.get("state") or {}
         if result.get("status") != "ACCEPT":
             return
-        if state.get("type") == "RUNNING":
+        if state.get("type") == "RUNNING" and not self._run["run_count"]:
             self._run = running(self._run, state)
             self._learn(self._run_path, self._run, 1)
         elif state.get("type") in _FINAL:
             self._ended(state["type"])
 
 
-_USES = 2
+USES_OF_A_RECORD = 2
 """How often each other record is known: the engine reads it, and an event of the engine names it.
 """
 
 
 def running(flow_run: JsonObject, state: JsonObject) -> JsonObject:
-    """Return the run as Prefect has it after it accepted ``state``, of the type Running."""
+    """Return a run that has never run as Prefect has it after it accepted the Running ``state``."""
     return {
         **flow_run,
         "state": state,
@@ -126,7 +138,7 @@ def install(known: KnownAnswers) -> bool:
     async def answer_async(
         self: Any, request: httpx.Request, *args: Any, **options: Any
     ) -> httpx.Response:
-        path = _path(self, request)
+        path = _path(known, self, request)
         if (response := known.answer(request, path)) is None:
             response = await send_async(self, request, *args, **options)
             known.observe(request, path, response)
@@ -135,7 +147,7 @@ def install(known: KnownAnswers) -> bool:
     def answer_sync(
         self: Any, request: httpx.Request, *args: Any, **options: Any
     ) -> httpx.Response:
-        path = _path(self, request)
+        path = _path(known, self, request)
         if (response := known.answer(request, path)) is None:
             response = send_sync(self, request, *args, **options)
             known.observe(request, path, response)
@@ -148,8 +160,10 @@ def install(known: KnownAnswers) -> bool:
 _PARAMETERS = ["self", "request", "args", "kwargs"]
 
 
-def _path(client: Any, request: httpx.Request) -> str:
-    """Return the path of the request below the API's address."""
+def _path(known: KnownAnswers, client: Any, request: httpx.Request) -> str:
+    """Return the path of the request below the API's address; "" for another server."""
+    if str(client.base_url).rstrip("/") != known.address:
+        return ""
     base: str = client.base_url.path.rstrip("/")
     return request.url.path.removeprefix(base)
 

@@ -1,7 +1,8 @@
 """Program of a run's process (`child_setup.Program`): executes a flow, or runs a flow's hooks.
 
-`prepare` runs in the parent of forked children. It imports Prefect's engine and Daybook's flows. It
-must not start a thread, so it uses no client and none of Prefect's loggers.
+`prepare` runs in the parent of forked children. It imports Prefect's engine and Daybook's flows,
+and rehearses a run in the ledger. It must leave no thread, so it uses no client and none of
+Prefect's loggers.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -118,7 +119,7 @@ def _complete_models() -> None:
 
 def _warm_up_ledger() -> None:
     """Let the children inherit the queries of the ledger; without a ledger, do nothing."""
-    with suppress(Exception):
+    try:
         from daybook.execution import rehearsal
 
         async def warm_up() -> None:
@@ -126,6 +127,8 @@ def _warm_up_ledger() -> None:
                 await engine.warm_up(settings.load().ledger_address, rehearsal.rehearse)
 
         asyncio.run(warm_up())
+    except Exception as error:  # the children compile their statements themselves
+        print(f"no rehearsal: {error!r}", file=sys.stderr)
     end = time.monotonic() + WARM_UP_SECONDS
     while threading.active_count() > 1 and time.monotonic() < end:  # of closed connections
         time.sleep(0.01)
@@ -186,7 +189,7 @@ def _run_flow(task: LaunchRequest, status: int, fresh: bool) -> int:
     name = task.kind.replace("-", "_")
     flow = getattr(repository.load_entry_point(f"flows/{name}.py"), name)
     flow_run = FlowRun.model_validate(task.flow_run)
-    _spare_requests(KnownAnswers(task.flow_run, task.known))
+    _use_known_answers(task)
     logger: Any = flow_run_logger(flow_run)
     try:
         with handle_engine_signals(flow_run.id):
@@ -199,8 +202,14 @@ def _run_flow(task: LaunchRequest, status: int, fresh: bool) -> int:
     return 0
 
 
-def _spare_requests(known: KnownAnswers) -> None:
-    known_answers.install(known)
+def _use_known_answers(
+    task: LaunchRequest, ended: Callable[[str], None] = lambda state: None
+) -> None:
+    from prefect.settings import get_current_settings
+
+    address = get_current_settings().api.url
+    if address is not None:
+        known_answers.install(KnownAnswers(address, task.flow_run, task.known, ended))
     private_names.watch_runs_later()
 
 
@@ -224,7 +233,7 @@ def _run_engine(task: LaunchRequest, status: int, fresh: bool) -> int:
         with suppress(OSError):
             os.write(status, json.dumps({"ended": state}).encode() + b"\n")
 
-    _spare_requests(KnownAnswers(task.flow_run, task.known, report_end))
+    _use_known_answers(task, report_end)
     sys.argv = ["prefect.engine"]
     # The parent imports this module on purpose.
     warnings.filterwarnings("ignore", "'prefect.engine' found in sys.modules", RuntimeWarning)

@@ -99,6 +99,7 @@ Prefect's client has 16 connections; the remaining connections are for starts.
 UNREADABLE_JOB_DELAY = timedelta(minutes=5)
 """Time until the next claim of a run whose job cannot be read; many such runs may accumulate."""
 MAX_DEFERRAL_SECONDS = 30.0
+"""How long a run that waits for a slot is not rescheduled in Prefect while other runs start."""
 START_PAUSE_SECONDS = 1.0
 """Time without a start after which the worker has nothing to start."""
 MAX_REMEMBERED_RUNS = 500
@@ -106,11 +107,11 @@ MAX_REMEMBERED_RUNS = 500
 """
 ResolveProcessSpec = Callable[[FlowRun], Awaitable[ProcessSpec]]
 """Function that returns a flow run's process settings, from the work pool and the deployment."""
-ReadKnown = Callable[[], Awaitable[dict[str, JsonObject]]]
+GetRecords = Callable[[], dict[str, JsonObject]]
 """Function that returns the records of Prefect that the process of each job's run needs."""
 
 
-async def know_nothing() -> dict[str, JsonObject]:
+def no_records() -> dict[str, JsonObject]:
     """Return no records, so that the run's process asks Prefect for them."""
     return {}
 
@@ -127,7 +128,7 @@ class Dispatcher:
     with each started process. It calls ``fill_slot`` when a run has to wait although a slot is
     free, so that the runs that were due earlier claim at once. ``worker``, ``labels`` and
     ``queues`` are the worker's name, its labels, and the queues that it serves (empty: all).
-    ``folders`` are the folders in which Daybook stores data. ``known`` returns the records of
+    ``folders`` are the folders in which Daybook stores data. ``records`` returns the records of
     Prefect that each run needs.
     """
 
@@ -141,7 +142,7 @@ class Dispatcher:
         most: int,
         free: Callable[[], bool],
         watch: Callable[[SupervisedRun], None],
-        known: ReadKnown = know_nothing,
+        records: GetRecords = no_records,
         worker: str = "",
         labels: tuple[str, ...] = (),
         queues: tuple[str, ...] = (),
@@ -150,7 +151,7 @@ class Dispatcher:
     ) -> None:
         self._ledger, self._client, self._launcher = ledger, client, launcher
         self._holder, self._max_active, self._free, self._watch = holder, most, free, watch
-        self._fill_slot, self._folders, self._known = fill_slot, folders, known
+        self._fill_slot, self._folders, self._records = fill_slot, folders, records
         self._worker, self._labels, self._queues = worker, labels, queues
         # One claim at a time, in `claim_order`, because SQLite grants its own lock in no particular
         # order.
@@ -158,11 +159,8 @@ class Dispatcher:
         self._setting_back = asyncio.Semaphore(MAX_CONCURRENT_RESCHEDULES)
         self._ending = asyncio.Semaphore(MAX_CONCURRENT_ENDS)
         self._waiting: dict[str, tuple[int, FlowRun]] = {}
-        self._setting_back_deferred = asyncio.Semaphore(1)
-        self._deferring: set[asyncio.Task[None]] = set()
-        self._started_at = float("-inf")
-        self.deferred: dict[UUID, Waiting] = {}
-        """Runs that wait for a slot, and that Prefect still shows as due."""
+        self._deferred: dict[UUID, asyncio.Event] = {}
+        self._started_at, self._defers = float("-inf"), True
         self.starting = 0
         """Number of runs that have a slot but are not supervised yet."""
 
@@ -200,7 +198,6 @@ class Dispatcher:
         # of a job, the later must not start before the earlier is claimed, unless the earlier is
         # missed.
         was_waiting = self._waiting.pop(str(run.id), None) is not None
-        self.deferred.pop(run.id, None)
         is_late, due = claim_order(run, self._ledger.now())
         order = (is_late and not was_waiting, due)
         async with self._claim_lock.turn(order):
@@ -238,51 +235,46 @@ class Dispatcher:
                         self._waiting[str(run.id)] = waiting.fence, run
                         if len(self._waiting) > MAX_REMEMBERED_RUNS:
                             del self._waiting[next(iter(self._waiting))]
-                    if waiting.for_slot and len(self.deferred) < MAX_REMEMBERED_RUNS:
-                        self._defer(run, waiting, job_id)
-                    else:
-                        await self._in_time(run, self._set_back(run, waiting, job_id))
+                    if waiting.for_slot:
+                        await self._defer(run, waiting)
+                    await self._in_time(run, self._set_back(run, waiting, job_id))
                 case WakeEarlier() if self._fill_slot is not None:
                     await self._fill_slot()
                 case ShowEnd(end):
                     await self._end(run, end, job_id)
         return True
 
-    def _defer(self, run: FlowRun, waiting: Waiting, job_id: str | None) -> None:
-        """Reschedule a run that waits for a slot once the worker has nothing to start.
+    async def _defer(self, run: FlowRun, waiting: Waiting) -> None:
+        """Wait before a run that waits for a slot is rescheduled, while this worker starts others.
 
-        Meanwhile the run stays due in Prefect: another worker with a free slot may start it, and
-        this one starts it with the next free slot, without a change in Prefect.
+        Meanwhile the run stays due in Prefect, so any worker with a free slot may start it. Return
+        at once when nothing starts, at the latest when the run would claim again, or after
+        `MAX_DEFERRAL_SECONDS`, or when `end_deferral` is called.
         """
-        self.deferred[run.id] = waiting
+        left = (waiting.until - self._ledger.now()).total_seconds()
+        end = time.monotonic() + min(left, MAX_DEFERRAL_SECONDS)
+        called = self._deferred[run.id] = asyncio.Event()
+        try:
+            for pause in repeat(START_PAUSE_SECONDS / 4):
+                if called.is_set() or not self._is_starting() or time.monotonic() >= end:
+                    return
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(pause):
+                        await called.wait()
+        finally:
+            del self._deferred[run.id]
 
-        async def set_back() -> None:
-            left = (waiting.until - self._ledger.now()).total_seconds()
-            end = time.monotonic() + min(left, MAX_DEFERRAL_SECONDS)
-            try:
-                async with self._setting_back_deferred:
-                    for pause in repeat(START_PAUSE_SECONDS / 4):
-                        if not self._is_starting() or time.monotonic() >= end:
-                            break
-                        await asyncio.sleep(pause)
-                    if self.deferred.get(run.id) is waiting:
-                        await self._in_time(run, self._set_back(run, waiting, job_id))
-            except Exception:  # the next poll fetches the run again
-                log.exception("cannot reschedule %s", run.name, extra=_UPDATE_FAILED)
-            finally:
-                if self.deferred.get(run.id) is waiting:
-                    del self.deferred[run.id]
-
-        task = asyncio.create_task(set_back())
-        self._deferring.add(task)
-        task.add_done_callback(self._deferring.discard)
-
-    async def until_shown(self) -> None:
-        """Wait until Prefect shows that the deferred runs wait."""
-        while self._deferring:
-            await asyncio.wait(self._deferring)
+    def end_deferral(self, run_id: UUID | None = None) -> None:
+        """End the deferral of a run; by default, of all runs, and defer no run any more."""
+        if run_id is None:
+            self._defers = False
+        for each, called in self._deferred.items():
+            if run_id in (None, each):
+                called.set()
 
     def _is_starting(self) -> bool:
+        if not self._defers:
+            return False
         return self.starting > 0 or time.monotonic() - self._started_at < START_PAUSE_SECONDS
 
     def waiting(self, row: RunRow) -> FlowRun | None:
@@ -360,7 +352,7 @@ class Dispatcher:
             mode="ours",
             kind=kind,
             handover=handover,
-            known=await self._known(),
+            known=self._records(),
         )
         try:
             running = await self._launcher.start(task)

@@ -4,12 +4,12 @@
 
     python -m daybook.worker.parent DESCRIPTOR JSON SECRETS FOLDER
 
-This process has one thread, and uses neither asyncio nor logging, because a fork copies only the
-forking thread. If an import starts a thread, each further child is a fresh interpreter. The worker
-sends messages over the socket ``DESCRIPTOR`` (`daybook.worker.messages`); ``JSON`` has the fields
-of `ParentConfig`. The parent reads the possibly secret variables of its environment from the
-descriptor ``SECRETS``, because other processes of this user can read a process's initial
-environment. ``FOLDER`` is not used; it identifies the process in process listings.
+This process has one thread, and uses no logging, because a fork copies only the forking thread. If
+an import starts a thread, each further child is a fresh interpreter. The worker sends messages over
+the socket ``DESCRIPTOR`` (`daybook.worker.messages`); ``JSON`` has the fields of `ParentConfig`.
+The parent reads the possibly secret variables of its environment from the descriptor ``SECRETS``,
+because other processes of this user can read a process's initial environment. ``FOLDER`` is not
+used; it identifies the process in process listings.
 
 Life of a child::
 
@@ -240,6 +240,7 @@ class Parent:
             return
         parent_end.settimeout(_HANDSHAKE_SECONDS)
         forked.flush_output()
+        has_threads = thread_count() > 1  # a child has one
         # No signal may reach a child that still has this process's handlers or has no group.
         old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
@@ -248,7 +249,7 @@ class Parent:
             pid = -1
             self._send({"number": number, "refused": str(error)})
         if pid == 0:
-            self._run_child(task, output, status, parent_end, child_end)
+            self._run_child(task, output, status, parent_end, child_end, is_fresh=has_threads)
         signal.pthread_sigmask(signal.SIG_SETMASK, old_mask)
         for descriptor in (output, status):
             os.close(descriptor)
@@ -280,13 +281,15 @@ class Parent:
         status: int,
         parent_end: socket.socket,
         child_end: socket.socket,
+        *,
+        is_fresh: bool,
     ) -> NoReturn:
         try:
             others = [self._worker, self._bell, self._bell_writer, self._selector, parent_end]
             numbers = [other.fileno() for other in others]  # type: ignore[attr-defined]
             waiting = [each for each in self._descriptors if each != _NOT_RECEIVED]
             child_setup.setup_child(output, child_end, [*numbers, *waiting])
-            if not self._config.preload or thread_count() > 1:
+            if not self._config.preload or is_fresh:
                 if self._config.lock is not None:
                     os.set_inheritable(self._config.lock, True)
                 child_setup.exec_fresh(self._config.program, task, status)

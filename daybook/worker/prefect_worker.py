@@ -54,17 +54,21 @@ class Variables(BaseVariables):
     working_dir: str | None = Field(default=None, title="Working directory")
 
 
+@cache
+def _settings_of_runs() -> dict[str, str]:
+    return get_current_settings().to_environment_variables(exclude_unset=True)
+
+
 class Configuration(BaseJobConfiguration):
     """`Variables`, filled in by the pool's template."""
 
     working_dir: str | None = Field(default=None)
 
     @classmethod
-    @cache
     def _base_environment(cls) -> dict[str, str]:
         # Prefect computes the variables of its settings for each run, in a third of the worker's
         # CPU of a run. They do not change in the worker's process.
-        return super()._base_environment()
+        return dict(_settings_of_runs())
 
 
 class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
@@ -125,6 +129,7 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
                 await work_queues.check(self.client, self._work_pool_name, queues)
             folder = stack.enter_context(output_folder(home.current_home().make().path / "runs"))
             self._environment = {
+                "PREFECT_LOGGING_COLORS": "false",  # the output is a file: search for no words
                 **os.environ,
                 # Prefect passes these settings with each run. If they equal the child's settings,
                 # the child need not read them again.
@@ -166,7 +171,7 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
                 config,
                 sync=self.sync_with_backend,
                 configure=partial(self._configure, records=records),
-                known=records.of_job_run,
+                records=records.of_job_run,
             )
             printer(f"Worker {self.name!r} started!")
             try:
@@ -191,13 +196,15 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
         if run.deployment_id is not None:
             deployment = await self.client.read_deployment(run.deployment_id)
         flow = await records.flow(run)
+        known = await records.of_external_run(run, flow, deployment)
+        # Prefect changes the job variables of what it is given.
         configuration = await self.job_configuration.resolve_for_flow_run(
-            run,
+            run.model_copy(deep=True),
             client=cast(PrefectClient, _ClientWithFlow(self.client, flow)),
             work_pool=self.work_pool,
             worker_name=self.name,
             worker_id=self.backend_id,
-            deployment=deployment,
+            deployment=deployment and deployment.model_copy(deep=True),
         )
         command = configuration.command or ""
         return ProcessSpec(
@@ -208,7 +215,7 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
             folder=configuration.working_dir or "",
             # Prefect's default, if neither the pool nor the deployment sets a command.
             command="" if command.startswith("prefect flow-run execute") else command,
-            known=await records.of_external_run(run, flow, deployment),
+            known=known,
         )
 
     async def get_and_submit_flow_runs(self) -> list[FlowRun]:
@@ -267,8 +274,6 @@ async def child_settings(client: PrefectClient) -> dict[str, str]:
     They request CSRF tokens only if the server issues them.
     """
     settings = {"PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED": "false"}
-    if "PREFECT_LOGGING_COLORS" not in os.environ:
-        settings["PREFECT_LOGGING_COLORS"] = "false"  # the output is a file: search for no words
     try:
         await client.request("GET", "/csrf-token", params={"client": "daybook-worker"})
     except PrefectHTTPStatusError as error:

@@ -26,7 +26,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, NoReturn
@@ -72,8 +72,8 @@ waits for long.
 class RunQueue:
     """Queue that calls ``dispatch`` with each flow run at its scheduled time.
 
-    It has the ``clock`` of the ledger, because this machine's may be wrong. It leaves out the runs
-    in ``deferred``, which changes: their dispatch has not ended.
+    It has the ``clock`` of the ledger, because this machine's may be wrong. It calls ``again`` if a
+    run is to be dispatched again when its dispatch has ended.
     """
 
     def __init__(
@@ -84,9 +84,9 @@ class RunQueue:
         dispatch: Callable[[FlowRun], Coroutine[Any, Any, None]],
         *,
         clock: Clock = SYSTEM_CLOCK,
-        deferred: Collection[UUID] = (),
+        again: Callable[[UUID], None] = lambda run_id: None,
     ) -> None:
-        self._clock, self._deferred = clock, deferred
+        self._clock, self._again = clock, again
         self._client, self._pool, self._served = client, pool, queues
         self._dispatch = dispatch
         self._queues, self._queues_read_at = queues, float("-inf")
@@ -106,6 +106,7 @@ class RunQueue:
         self._upcoming.pop(run.id, None)
         if run.id in self._dispatching:
             self._dispatch_again[run.id] = run
+            self._again(run.id)
         else:
             self._start(run)
 
@@ -168,7 +169,7 @@ class RunQueue:
         self.last_poll = SYSTEM_CLOCK.now()
         # A response that Prefect sent before a run was dispatched still lists the run as scheduled.
         self._dispatched = {each: at for each, at in self._dispatched.items() if at > polled_at}
-        busy = self._dispatching.keys() | self._dispatched.keys() | set(self._deferred)
+        busy = self._dispatching.keys() | self._dispatched.keys()
         self._upcoming = {run.id: (_scheduled(run, now), run) for run in runs if run.id not in busy}
         self._changed.set()
 

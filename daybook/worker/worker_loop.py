@@ -54,7 +54,7 @@ from daybook.runs.workers import WorkerRecord
 from daybook.timing import TIMING
 from daybook.tools import worker_tools
 from daybook.worker import exit_handling, external_runs, membership
-from daybook.worker.dispatcher import Dispatcher, ReadKnown, ResolveProcessSpec, know_nothing
+from daybook.worker.dispatcher import Dispatcher, GetRecords, ResolveProcessSpec, no_records
 from daybook.worker.launcher import Launcher
 from daybook.worker.membership import Membership
 from daybook.worker.run_queue import RunQueue
@@ -106,7 +106,7 @@ class WorkerLoop:
     """Main loop of a worker.
 
     ``sync`` sends the worker's heartbeat to Prefect; ``configure`` returns the pool's process
-    settings for an external run, and ``known`` the records that the runs of jobs need.
+    settings for an external run, and ``records`` the records of Prefect that the runs of jobs need.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class WorkerLoop:
         *,
         sync: Callable[[], Coroutine[Any, Any, Any]],
         configure: ResolveProcessSpec,
-        known: ReadKnown = know_nothing,
+        records: GetRecords = no_records,
     ) -> None:
         self._ledger, self._client, self._launcher = ledger, client, launcher
         self._config, self._sync, self._configure = config, sync, configure
@@ -146,7 +146,7 @@ class WorkerLoop:
             most=config.most,
             free=self._has_room,
             watch=self._watch,
-            known=known,
+            records=records,
             worker=self._name,
             labels=config.labels,
             queues=tuple(config.queues),
@@ -169,7 +169,7 @@ class WorkerLoop:
             config.queues,
             self._dispatch,
             clock=ledger.clock,
-            deferred=self._dispatcher.deferred.keys(),
+            again=self._dispatcher.end_deferral,
         )
         self.keeper = Keeper(
             ledger,
@@ -217,6 +217,7 @@ class WorkerLoop:
             handing_out = asyncio.create_task(self.run_queue.hand_out())
             await asyncio.sleep(0)
             handing_out.cancel()
+            self._dispatcher.end_deferral()
             await self.run_queue.wait_until_dispatched()
             await self._all_ended()
 
@@ -256,6 +257,7 @@ class WorkerLoop:
         except LedgerNewer as error:
             log.error("this worker ends: %s", error, extra={"action": "ledger_newer"})
             self._stopping = True
+            self._dispatcher.end_deferral()
             await self.run_queue.wait_until_dispatched()
             await self._all_ended()
             raise
@@ -495,6 +497,7 @@ class WorkerLoop:
     async def shutdown(self) -> None:
         """Start no more runs; wait for active runs, then end the rest and record their outcomes."""
         self._stopping = True
+        self._dispatcher.end_deferral()
         async with self._keep_up():
             await self.run_queue.wait_until_dispatched()
             if self._exits:

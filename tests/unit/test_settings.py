@@ -291,3 +291,46 @@ def test_settings_of_a_feature_that_would_stop_every_command_are_left_out(
     part: object, why: str
 ) -> None:
     assert settings._unsuitable(part, {"timezone"}) == why
+
+
+# --- the settings that were loaded last
+
+
+def test_settings_are_read_again_only_after_a_change(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DAYBOOK_HOME", str(tmp_path))
+    file = tmp_path / "config.toml"
+    first = settings.load()
+    assert settings.load() is first
+    file.write_text("max_concurrent = 5\n")
+    second = settings.load()
+    assert (second.max_concurrent, settings.load()) == (5, second)
+    file.write_text("max_concurrent = 6\n")  # of the same length
+    assert settings.load().max_concurrent == 6
+    monkeypatch.setenv("DAYBOOK_MAX_CONCURRENT", "7")
+    assert settings.load().max_concurrent == 7
+    monkeypatch.delenv("DAYBOOK_MAX_CONCURRENT")
+    assert settings.load().max_concurrent == 6
+    file.unlink()
+    assert settings.load() == first
+
+
+def test_an_invalid_change_is_an_error_until_it_is_repaired(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DAYBOOK_HOME", str(tmp_path))
+    file = tmp_path / "config.toml"
+    before = settings.load()
+    file.write_text("max_concurrent = -1\n")
+    for _ in range(2):
+        with pytest.raises(InvalidInput, match="max_concurrent"):
+            settings.load()
+    file.unlink()
+    assert settings.load() == before
+
+
+def test_given_values_are_not_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DAYBOOK_HOME", str(tmp_path))
+    assert settings.load(max_concurrent=9).max_concurrent == 9
+    assert settings.load().max_concurrent != 9

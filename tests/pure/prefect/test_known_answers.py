@@ -20,7 +20,7 @@ RUN_PATH = f"/flow_runs/{RUN_ID}"
 ADDRESS = "http://127.0.0.1:1/api"
 PENDING: JsonObject = {
     "id": RUN_ID,
-    "run_count": 2,
+    "run_count": 0,
     "start_time": None,
     "next_scheduled_start_time": "2026-01-15T12:00:00Z",
     "state": {"type": "PENDING"},
@@ -39,10 +39,10 @@ class Prefect:
         self.asked.append(f"{request.method} {request.url.path.removeprefix('/api')}")
         return httpx.Response(200, json=self.answers.get(self.asked[-1], "from Prefect"))
 
-    def ask(self, method: str, path: str) -> Any:
+    def ask(self, method: str, path: str, body: JsonObject | None = None) -> Any:
         transport = httpx.MockTransport(self._answer)
         with base.PrefectHttpxSyncClient(base_url=ADDRESS, transport=transport) as client:
-            return client.request(method, path).json()
+            return client.request(method, path, json=body).json()
 
     def ask_async(self, method: str, path: str) -> Any:
         async def ask() -> Any:
@@ -70,7 +70,7 @@ def clients(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def test_a_record_is_known_to_both_kinds_of_clients() -> None:
     flow = {"name": "hello"}
-    prefect = Prefect(KnownAnswers(PENDING, {"/flows/1": flow}))
+    prefect = Prefect(KnownAnswers(ADDRESS, PENDING, {"/flows/1": flow}))
     assert prefect.ask("GET", "/flows/1") == flow
     assert prefect.ask_async("GET", "/flows/1") == flow
     assert prefect.asked == []
@@ -78,19 +78,19 @@ def test_a_record_is_known_to_both_kinds_of_clients() -> None:
 
 
 def test_only_a_read_of_a_known_path_is_answered() -> None:
-    prefect = Prefect(KnownAnswers(PENDING, {"/flows/1": {}}))
+    prefect = Prefect(KnownAnswers(ADDRESS, PENDING, {"/flows/1": {}}))
     assert prefect.ask("GET", "/flows/2") == "from Prefect"
     assert prefect.ask("POST", "/flows/1") == "from Prefect"
 
 
 def test_an_old_answer_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(known_answers, "VALID_SECONDS", 0.0)
-    prefect = Prefect(KnownAnswers(PENDING, {"/flows/1": {}}))
+    prefect = Prefect(KnownAnswers(ADDRESS, PENDING, {"/flows/1": {}}))
     assert prefect.ask("GET", "/flows/1") == "from Prefect"
 
 
 def test_the_run_is_known_once_at_the_start_and_once_after_it_is_running() -> None:
-    prefect = Prefect(KnownAnswers(PENDING, {}))
+    prefect = Prefect(KnownAnswers(ADDRESS, PENDING, {}))
     assert prefect.ask("GET", RUN_PATH) == PENDING
     assert prefect.ask("GET", RUN_PATH) == "from Prefect"
     prefect.propose(RUNNING)
@@ -101,31 +101,51 @@ def test_the_run_is_known_once_at_the_start_and_once_after_it_is_running() -> No
         "state_id": "s1",
         "state_type": "RUNNING",
         "state_name": "Running",
-        "run_count": 3,
+        "run_count": 1,
         "start_time": RUNNING["timestamp"],
         "next_scheduled_start_time": None,
     }
     assert prefect.ask("GET", RUN_PATH) == "from Prefect"
-    prefect.propose(RUNNING)  # the flow's own retry
-    assert prefect.ask("GET", RUN_PATH)["run_count"] == 4
-
-
-@pytest.mark.parametrize("method", ["PATCH", "POST", "DELETE"])
-def test_another_change_of_the_run_makes_it_unknown(method: str) -> None:
-    prefect = Prefect(KnownAnswers(PENDING, {}))
-    prefect.ask(method, f"{RUN_PATH}/labels" if method == "POST" else RUN_PATH)
+    prefect.propose(RUNNING)  # the flow's own retry, of which Prefect knows more
     assert prefect.ask("GET", RUN_PATH) == "from Prefect"
 
 
+def test_a_run_that_was_started_before_is_not_known_once_it_runs() -> None:
+    """Prefect does not count the start of a resumed run."""
+    prefect = Prefect(KnownAnswers(ADDRESS, {**PENDING, "run_count": 1}, {}))
+    prefect.propose(RUNNING)
+    assert prefect.ask("GET", RUN_PATH) == "from Prefect"
+
+
+def test_the_known_run_has_what_the_process_has_changed() -> None:
+    prefect = Prefect(KnownAnswers(ADDRESS, PENDING, {}))
+    prefect.ask("PATCH", RUN_PATH, {"flow_version": "v2"})
+    prefect.propose(RUNNING)
+    assert prefect.ask("GET", RUN_PATH)["flow_version"] == "v2"
+
+
+@pytest.mark.parametrize("method", ["PATCH", "POST", "DELETE"])
+@pytest.mark.parametrize("path", [RUN_PATH, "/flows/1"])
+def test_another_change_of_a_record_makes_it_unknown(method: str, path: str) -> None:
+    prefect = Prefect(KnownAnswers(ADDRESS, PENDING, {"/flows/1": {}}))
+    prefect.ask(method, f"{path}/labels" if method == "POST" else path, {})
+    assert prefect.ask("GET", path) == "from Prefect"
+
+
+def test_another_server_is_asked() -> None:
+    prefect = Prefect(KnownAnswers("http://127.0.0.1:2/api", PENDING, {"/flows/1": {}}))
+    assert prefect.ask("GET", "/flows/1") == "from Prefect"
+
+
 def test_a_refused_state_makes_the_run_unknown() -> None:
-    prefect = Prefect(KnownAnswers(PENDING, {}))
+    prefect = Prefect(KnownAnswers(ADDRESS, PENDING, {}))
     prefect.propose({"type": "SCHEDULED", "id": "s", "name": "AwaitingRetry"}, "REJECT")
     assert prefect.ask("GET", RUN_PATH) == "from Prefect"
 
 
 def test_only_an_accepted_final_state_is_reported() -> None:
     ended = list[str]()
-    prefect = Prefect(KnownAnswers(PENDING, {}, ended.append))
+    prefect = Prefect(KnownAnswers(ADDRESS, PENDING, {}, ended.append))
     prefect.propose(RUNNING)
     prefect.propose({"type": "FAILED", "id": "s", "name": "Failed"}, "REJECT")
     assert ended == []
@@ -138,5 +158,5 @@ def test_a_prefect_with_another_method_is_not_patched(monkeypatch: pytest.Monkey
         raise NotImplementedError
 
     monkeypatch.setattr(base.PrefectHttpxSyncClient, "send", send)
-    assert not known_answers.install(KnownAnswers(PENDING, {}))
+    assert not known_answers.install(KnownAnswers(ADDRESS, PENDING, {}))
     assert base.PrefectHttpxSyncClient.send is send

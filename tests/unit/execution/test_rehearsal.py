@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,9 @@ import pytest
 from sqlalchemy import func, select
 from sqlmodel import SQLModel
 
+from daybook.errors import LedgerUnreachable
 from daybook.execution import rehearsal
+from daybook.home import Home
 from daybook.jobs import store
 from daybook.jobs.model import new_job
 from daybook.ledger import engine
@@ -18,6 +22,7 @@ from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import Fact, RunRow
 from daybook.runs import claims
 from daybook.runs.claim_requests import ClaimRequest, Granted
+from tests.databases import Server
 from tests.world import World
 
 pytestmark = pytest.mark.anyio
@@ -96,3 +101,44 @@ async def test_a_warm_ledger_is_like_a_new_one(tmp_path: Path) -> None:
     empty(tmp_path)
     async with Ledger(address) as ledger, ledger.write() as session:
         session.add(Fact(key="new", value="1"))
+
+
+async def test_a_rehearsal_does_not_wait_for_a_locked_ledger(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A parent that is started again must not delay the runs that wait for it."""
+    monkeypatch.setattr(rehearsal, "MAX_WAIT", timedelta(milliseconds=10))
+    address = f"sqlite+aiosqlite:///{tmp_path / 'ledger.db'}"
+    async with Ledger(address) as locking, locking.write(), Ledger(address) as ledger:
+        with pytest.raises(LedgerUnreachable):
+            await rehearsal.rehearse(ledger)
+
+
+async def test_a_shared_ledger_is_not_used_in_another_event_loop(
+    daybook_home: Home, world: World
+) -> None:
+    """The thread of a tool may call operations of Daybook in a loop of its own."""
+
+    async def uses_shared() -> bool:
+        async with engine.open_ledger() as opened:
+            return opened is world.ledger
+
+    with engine.sharing(world.ledger):
+        assert await uses_shared()
+        assert not await asyncio.to_thread(lambda: asyncio.run(uses_shared()))
+
+
+async def test_a_closed_ledger_is_not_shared(daybook_home: Home, tmp_path: Path) -> None:
+    closed = Ledger(f"sqlite+aiosqlite:///{tmp_path / 'closed.db'}")
+    async with closed:
+        pass
+    with engine.sharing(closed):
+        async with engine.open_ledger() as opened:
+            assert opened is not closed
+
+
+async def test_a_rehearsal_on_postgresql_stores_nothing(postgresql: Server) -> None:
+    address = postgresql.prepared().address
+    await engine.warm_up(address, rehearsal.rehearse)
+    async with Ledger(address) as ledger:
+        assert "runs" not in await count_rows(ledger)

@@ -460,5 +460,4 @@ async def test_a_run_that_waits_can_be_dispatched_again_while_many_runs_end(
             await there.taker._ending.acquire()
         assert await there.taker.dispatch(there.run)
         assert (await there.row()).waits_for == "slot"
-        await there.taker.until_shown()
         assert run_names.is_own_name(there.run.name)

@@ -31,7 +31,6 @@ async def test_a_waiting_run_is_set_back_and_remembered_until_another_worker_cla
 ) -> None:
     async with one_job(tmp_path) as there:
         assert await there.taker.dispatch(there.run)
-        await there.taker.until_shown()
 
         row = await there.row()
         assert (row.status, row.waits_for) == ("waiting", "slot")
@@ -61,7 +60,6 @@ async def test_a_run_that_is_woken_before_it_is_set_back_is_not_set_back(tmp_pat
         assert there.taker.waiting(called) is there.run
         there.taker._setting_back.release()
         assert await taking
-        await there.taker.until_shown()
 
         assert there.prefect.requests == []
 
@@ -69,15 +67,16 @@ async def test_a_run_that_is_woken_before_it_is_set_back_is_not_set_back(tmp_pat
 async def test_a_run_that_waits_is_not_rescheduled_while_other_runs_start(tmp_path: Path) -> None:
     async with one_job(tmp_path) as there, asyncio.timeout(60):
         there.taker.starting += 1
-        assert await there.taker.dispatch(there.run)
+        taking = asyncio.create_task(there.taker.dispatch(there.run))
+        while not there.taker._deferred:
+            await checkpoint()
         row = await there.row()
         assert (row.status, row.waits_for) == ("waiting", "slot")
-        assert there.taker.deferred.keys() == {there.run.id}
         assert there.taker.waiting(row) is there.run  # the next free slot starts it
+        assert there.prefect.requests == []
         there.taker.starting -= 1
-        await there.taker.until_shown()
+        assert await taking
         assert there.prefect.requests == ["set AwaitingConcurrencySlot"]
-        assert there.taker.deferred == {}
 
 
 async def test_a_deferred_run_is_rescheduled_at_last_although_others_start(
@@ -87,22 +86,36 @@ async def test_a_deferred_run_is_rescheduled_at_last_although_others_start(
     async with one_job(tmp_path) as there, asyncio.timeout(60):
         there.taker.starting += 1
         assert await there.taker.dispatch(there.run)
-        await there.taker.until_shown()
         assert there.prefect.requests == ["set AwaitingConcurrencySlot"]
 
 
-async def test_a_deferred_run_that_is_dispatched_again_is_not_rescheduled_for_its_old_wait(
-    tmp_path: Path,
-) -> None:
+async def test_a_deferred_run_that_gets_a_slot_is_not_rescheduled(tmp_path: Path) -> None:
     async with one_job(tmp_path) as there, asyncio.timeout(60):
         there.taker.starting += 1
-        assert await there.taker.dispatch(there.run)
-        old = there.taker.deferred[there.run.id]
-        assert await there.taker.dispatch(there.run)  # woken, and full once more
-        assert there.taker.deferred[there.run.id] is not old
-        there.taker.starting -= 1
-        await there.taker.until_shown()
+        taking = asyncio.create_task(there.taker.dispatch(there.run))
+        while not there.taker._deferred:
+            await checkpoint()
+        held = there.held
+        now = SYSTEM_CLOCK.now()
+        await claims.postpone(there.ledger, held.run_id, held.fence, now, "its slot is free")
+        async with there.ledger.write() as session:
+            await slots.wake_next(session, there.ledger.now(), 1, {})
+        there.taker.end_deferral(there.run.id)  # as the queue does if it has to dispatch it again
+        assert await taking
+        assert there.prefect.requests == []
+
+
+async def test_a_worker_that_stops_defers_no_run(tmp_path: Path) -> None:
+    """Nothing would start the run, which Prefect would show as late."""
+    async with one_job(tmp_path) as there, asyncio.timeout(60):
+        there.taker.starting += 1
+        taking = asyncio.create_task(there.taker.dispatch(there.run))
+        while not there.taker._deferred:
+            await checkpoint()
+        there.taker.end_deferral()
+        assert await taking
         assert there.prefect.requests == ["set AwaitingConcurrencySlot"]
+        assert await there.taker.dispatch(there.run)
 
 
 async def test_a_cancellation_that_was_overwritten_by_setting_back_takes_effect(
@@ -112,7 +125,6 @@ async def test_a_cancellation_that_was_overwritten_by_setting_back_takes_effect(
         there.prefect.states.append(Cancelled())  # after the worker's last poll
 
         assert await there.taker.dispatch(there.run)
-        await there.taker.until_shown()
 
         row = await there.row()
         assert (row.status, row.reason) == ("cancelled", "cancelled in Prefect")
@@ -134,7 +146,6 @@ async def test_an_end_set_in_prefect_while_the_run_is_set_back_stays(
         there.prefect.meanwhile = another
         if who == "worker":
             assert await there.taker.dispatch(there.run)
-            await there.taker.until_shown()
         else:
             monkeypatch.setattr(prefect_states, "get_client", lambda: nullcontext(there.prefect))
             run = there.run
