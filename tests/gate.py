@@ -25,7 +25,7 @@ class Gate:
         """Time, method and path of each request."""
 
     def close_for(self, word: str) -> None:
-        """Block each request from now on that has ``word`` in its first line or its headers."""
+        """Block each request from now on that has ``word`` in its first line, headers or body."""
         self._word = word.encode()
         self._open.clear()
         self.held.clear()

@@ -31,8 +31,8 @@ Modules for runs:
 - `flow_runs` reads runs and changes their states; `states` has the states that Daybook sets.
 - `unmirrored` stores the marks of the state mirror; `run_log` writes to the logs of runs.
 
-Modules for both: `client` and `address` for the connection, `console` for Prefect's log lines in
-the terminal, and `private_names`.
+Modules for both: `client` and `address` for the connection, `known_answers` for what the process of
+a run need not ask, `console` for Prefect's log lines in the terminal, and `private_names`.
 
 Contract: the package sends only changes, one after the other. It never writes to a deployment that
 belongs to no job of this ledger, and deletes only the deployments of archived jobs. Adoption makes
@@ -66,6 +66,7 @@ if TYPE_CHECKING:
         import_edits as import_edits,
         instances as instances,
         job_variables as job_variables,
+        known_answers as known_answers,
         links as links,
         occurrence as occurrence,
         parameter_schema as parameter_schema,

@@ -51,9 +51,9 @@ async def start(
     """
     own_pid = f"{mark}:{os.getpid()}"
     try:
+        spec = await configure(run)
         # Set the pid before the run is pending, so that Prefect has the worker even after a kill.
-        marking = client.update_flow_run(run.id, infrastructure_pid=own_pid)
-        spec, _ = await asyncio.gather(configure(run), marking)
+        await client.update_flow_run(run.id, infrastructure_pid=own_pid)
         await dispatcher.start(run, spec)
     except Exception as error:
         if not await _awaits_start(client, run, own_pid):

@@ -24,7 +24,7 @@ async def test_a_claimed_run_whose_process_is_killed_is_claimed_again(
     agent = await working.agents.add(WORKS)
     job = await working.deploy(on_demand=True, agent=agent.name)
     (gate,), (worker,) = working.workers.gates, working.workers.all
-    gate.close_for(f"/name/{agent.name}")  # the run's process reads its agent there
+    gate.close_for(f'["{agent.name}"]')  # the run's process reads its agent there
     asked = await working.prefect.custom_run(job)
     async with asyncio.timeout(30):
         await gate.held.wait()

@@ -75,7 +75,7 @@ async def taken_over(
     for each in (job, rerun):
         await world.prefect.custom_run(each)
     pids = [await each.says("running", within=STARTED) for each in (once, again)]
-    gate.close_for(f"/name/{before.name}")
+    gate.close_for(f'["{before.name}"]')
     await world.prefect.custom_run(not_started)
     async with asyncio.timeout(STARTED):
         await gate.held.wait()

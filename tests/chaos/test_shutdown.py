@@ -65,7 +65,7 @@ async def test_a_second_sigterm_ends_running_runs_at_once_and_claimed_runs_wait(
     job = await world.deploy(on_demand=True, agent=agent.name)
     claimed = await world.deploy(on_demand=True, agent=later.name)
     gate = await world.workers.gate()
-    gate.close_for(f"/name/{later.name}")
+    gate.close_for(f'["{later.name}"]')
     worker = await world.workers.begin(api_url=gate.api_url)
     await world.prefect.custom_run(job)
     pid = await agent.says("running")

@@ -23,7 +23,7 @@ async def test_a_claimed_run_that_has_not_begun_can_be_cancelled(working: Prefec
     agents, jobs = await two(working, FOR_EVER)
     (gate,) = working.workers.gates
     for agent, job in zip(agents, jobs, strict=True):
-        gate.close_for(f"/name/{agent.name}")
+        gate.close_for(f'["{agent.name}"]')
         await working.prefect.custom_run(job)
         async with asyncio.timeout(30):
             await gate.held.wait()
