@@ -24,7 +24,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coro
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, replace
 from datetime import datetime, timedelta
-from itertools import count, repeat
+from itertools import count
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -228,8 +228,7 @@ class Dispatcher:
                                 await self._name_run(run, job_id)
                         await self._start_claimed(run, granted, request.kind)
                     finally:
-                        self.starting -= 1
-                        self._started_at = time.monotonic()
+                        self.start_ended()
                 case Suspend(waiting):
                     if waiting.run_id is not None:
                         self._waiting[str(run.id)] = waiting.fence, run
@@ -251,16 +250,14 @@ class Dispatcher:
         at once when nothing starts, at the latest when the run would claim again, or after
         `MAX_DEFERRAL_SECONDS`, or when `end_deferral` is called.
         """
+        if not self._is_starting():
+            return
         left = (waiting.until - self._ledger.now()).total_seconds()
-        end = time.monotonic() + min(left, MAX_DEFERRAL_SECONDS)
         called = self._deferred[run.id] = asyncio.Event()
         try:
-            for pause in repeat(START_PAUSE_SECONDS / 4):
-                if called.is_set() or not self._is_starting() or time.monotonic() >= end:
-                    return
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(pause):
-                        await called.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(left, MAX_DEFERRAL_SECONDS)):
+                    await called.wait()
         finally:
             del self._deferred[run.id]
 
@@ -270,6 +267,18 @@ class Dispatcher:
             self._defers = False
         for each, called in self._deferred.items():
             if run_id in (None, each):
+                called.set()
+
+    def start_ended(self) -> None:
+        """Count a run in `starting` no longer: it is supervised, or could not be started."""
+        self.starting -= 1
+        self._started_at = time.monotonic()
+        loop = asyncio.get_running_loop()
+        loop.call_later(1.1 * START_PAUSE_SECONDS, self._end_deferrals_if_idle)
+
+    def _end_deferrals_if_idle(self) -> None:
+        if not self._is_starting():
+            for called in self._deferred.values():
                 called.set()
 
     def _is_starting(self) -> bool:

@@ -286,7 +286,7 @@ class WorkerLoop:
                         self._dispatcher, self._client, run, self._configure, self._mark
                     )
                 finally:
-                    self._dispatcher.starting -= 1
+                    self._dispatcher.start_ended()
         finally:
             del self._dispatching[str(run.id)]
 

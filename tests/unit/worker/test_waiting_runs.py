@@ -64,7 +64,10 @@ async def test_a_run_that_is_woken_before_it_is_set_back_is_not_set_back(tmp_pat
         assert there.prefect.requests == []
 
 
-async def test_a_run_that_waits_is_not_rescheduled_while_other_runs_start(tmp_path: Path) -> None:
+async def test_a_run_that_waits_is_not_rescheduled_while_other_runs_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatcher, "START_PAUSE_SECONDS", 0.0)
     async with one_job(tmp_path) as there, asyncio.timeout(60):
         there.taker.starting += 1
         taking = asyncio.create_task(there.taker.dispatch(there.run))
@@ -74,7 +77,7 @@ async def test_a_run_that_waits_is_not_rescheduled_while_other_runs_start(tmp_pa
         assert (row.status, row.waits_for) == ("waiting", "slot")
         assert there.taker.waiting(row) is there.run  # the next free slot starts it
         assert there.prefect.requests == []
-        there.taker.starting -= 1
+        there.taker.start_ended()
         assert await taking
         assert there.prefect.requests == ["set AwaitingConcurrencySlot"]
 
