@@ -28,6 +28,8 @@ from daybook.json_text import JsonObject
 
 logger = logging.getLogger(__name__)
 
+OF_FLOW = frozenset({"flow_version", "empirical_policy"})
+"""Fields of a run that Prefect's engine sets from its flow when it starts the run."""
 VALID_SECONDS = 5.0
 """How long an answer is known, from the moment at which it was handed over or derived."""
 STORAGE = "/admin/storage"
@@ -40,8 +42,9 @@ class KnownAnswers:
 
     ``address`` is that of Prefect's API; other servers are asked. ``flow_run`` is the run as JSON,
     in its state Pending. ``others`` maps paths below the address (``/deployments/<id>``) to bodies,
-    each for `USES_OF_A_RECORD` answers. ``ended`` is called with the type of a final state
-    (``COMPLETED``) that Prefect has accepted for the run.
+    each for `USES_OF_A_RECORD` answers. If the flow ``is_own``, Prefect need not know its version
+    and its retries, because Daybook's flows have none. ``ended`` is called with the type of a final
+    state (``COMPLETED``) that Prefect has accepted for the run.
     """
 
     def __init__(
@@ -50,8 +53,11 @@ class KnownAnswers:
         flow_run: JsonObject,
         others: Mapping[str, JsonObject],
         ended: Callable[[str], None] = lambda state: None,
+        *,
+        is_own: bool = False,
     ) -> None:
         self.address, self._run, self._ended = address.rstrip("/"), flow_run, ended
+        self._is_own = is_own
         self._run_path = f"/flow_runs/{flow_run['id']}"
         self._known: dict[str, tuple[float, list[JsonObject]]] = {}
         for path, body in {self._run_path: flow_run, **others}.items():
@@ -62,6 +68,10 @@ class KnownAnswers:
 
     def answer(self, request: httpx.Request, path: str) -> httpx.Response | None:
         """Return the known answer to the request for ``path``; None if Prefect has to answer."""
+        if request.method == "PATCH" and self._is_own and path == self._run_path:
+            if not json.loads(request.content).keys() <= OF_FLOW:
+                return None
+            return httpx.Response(httpx.codes.NO_CONTENT, request=request)
         if request.method != "GET":
             return None
         until, bodies = self._known.get(path, (0.0, []))

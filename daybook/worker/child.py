@@ -209,7 +209,9 @@ def _use_known_answers(
 
     address = get_current_settings().api.url
     if address is not None:
-        known_answers.install(KnownAnswers(address, task.flow_run, task.known, ended))
+        is_own = task.mode == "ours"
+        known = KnownAnswers(address, task.flow_run, task.known, ended, is_own=is_own)
+        known_answers.install(known)
     private_names.watch_runs_later()
 
 

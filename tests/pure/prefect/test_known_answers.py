@@ -132,6 +132,17 @@ def test_another_change_of_a_record_makes_it_unknown(method: str, path: str) -> 
     assert prefect.ask("GET", path) == "from Prefect"
 
 
+def test_prefect_is_not_told_what_daybooks_flows_never_have() -> None:
+    prefect = Prefect(KnownAnswers(ADDRESS, PENDING, {}, is_own=True))
+    transport = httpx.MockTransport(prefect._answer)
+    with base.PrefectHttpxSyncClient(base_url=ADDRESS, transport=transport) as client:
+        of_flow = {"flow_version": "1", "empirical_policy": {"retries": 0}}
+        assert client.patch(RUN_PATH, json=of_flow).status_code == 204
+    assert prefect.asked == []
+    prefect.ask("PATCH", RUN_PATH, {"flow_version": "1", "name": "new"})
+    assert prefect.asked == [f"PATCH {RUN_PATH}"]
+
+
 def test_another_server_is_asked() -> None:
     prefect = Prefect(KnownAnswers("http://127.0.0.1:2/api", PENDING, {"/flows/1": {}}))
     assert prefect.ask("GET", "/flows/1") == "from Prefect"
