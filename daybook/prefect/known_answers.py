@@ -87,8 +87,9 @@ class KnownAnswers:
         """Learn from Prefect's answer to a change of a record."""
         if request.method == "GET":
             return
-        for each in [known for known in self._known if path.startswith(known)]:
-            self._known.pop(each, None)
+        for each in list(self._known):
+            if _collection(each) == _collection(path):  # also an upsert, which names no id
+                self._known.pop(each, None)
         if not path.startswith(self._run_path) or not response.is_success:
             return
         if request.method == "PATCH" and path == self._run_path:
@@ -109,6 +110,10 @@ class KnownAnswers:
 USES_OF_A_RECORD = 2
 """How often each other record is known: the engine reads it, and an event of the engine names it.
 """
+
+
+def _collection(path: str) -> str:
+    return path.split("/")[1].replace("work_queues", "work_pools") if "/" in path else ""
 
 
 def running(flow_run: JsonObject, state: JsonObject) -> JsonObject:

@@ -98,8 +98,13 @@ Prefect's client has 16 connections; the remaining connections are for starts.
 """
 UNREADABLE_JOB_DELAY = timedelta(minutes=5)
 """Time until the next claim of a run whose job cannot be read; many such runs may accumulate."""
-MAX_DEFERRAL_SECONDS = 30.0
-"""How long a run that waits for a slot is not rescheduled in Prefect while other runs start."""
+MAX_DEFERRAL_SECONDS = 10.0
+"""How long a run that waits for a slot is not rescheduled in Prefect while other runs start.
+
+After 15 s, Prefect shows such a run as late.
+"""
+MAX_DEFERRED_RUNS = 50
+"""Maximum number of such runs, which each poll lists before the runs that are due later."""
 START_PAUSE_SECONDS = 1.0
 """Time without a start after which the worker has nothing to start."""
 MAX_REMEMBERED_RUNS = 500
@@ -197,6 +202,7 @@ class Dispatcher:
         # Await nothing before this lock, so that runs get the lock in their order. Of two due times
         # of a job, the later must not start before the earlier is claimed, unless the earlier is
         # missed.
+        self._records()  # read in the background what the process needs
         was_waiting = self._waiting.pop(str(run.id), None) is not None
         is_late, due = claim_order(run, self._ledger.now())
         order = (is_late and not was_waiting, due)
@@ -234,14 +240,27 @@ class Dispatcher:
                         self._waiting[str(run.id)] = waiting.fence, run
                         if len(self._waiting) > MAX_REMEMBERED_RUNS:
                             del self._waiting[next(iter(self._waiting))]
-                    if waiting.for_slot:
-                        await self._defer(run, waiting)
-                    await self._in_time(run, self._set_back(run, waiting, job_id))
+                    await self._show_wait(run, waiting, job_id)
                 case WakeEarlier() if self._fill_slot is not None:
                     await self._fill_slot()
                 case ShowEnd(end):
                     await self._end(run, end, job_id)
         return True
+
+    async def _show_wait(self, run: FlowRun, waiting: Waiting, job_id: str | None) -> None:
+        """Reschedule the run in Prefect; if it waits for a slot, perhaps only later.
+
+        If the ledger is unreachable, leave the run as it is: another worker may have started it
+        since the claim.
+        """
+        if waiting.for_slot and not waiting.free and len(self._deferred) < MAX_DEFERRED_RUNS:
+            await self._defer(run, waiting)
+            if waiting.until <= self._ledger.now():
+                return  # the run is due, so the next poll fetches it
+        try:
+            await self._in_time(run, self._set_back(run, waiting, job_id))
+        except UNAVAILABLE_ERRORS as error:
+            log.warning("cannot reschedule %s: %s", run.name, error, extra=_UPDATE_FAILED)
 
     async def _defer(self, run: FlowRun, waiting: Waiting) -> None:
         """Wait before a run that waits for a slot is rescheduled, while this worker starts others.

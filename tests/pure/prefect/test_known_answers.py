@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,7 +14,7 @@ from daybook.json_text import JsonObject
 from daybook.prefect import known_answers
 from daybook.prefect.known_answers import KnownAnswers
 
-RUN_ID = str(uuid.uuid4())
+RUN_ID = "5a0b21ef-5a3c-4b3e-8c1c-1d9f0c9a0001"
 RUN_PATH = f"/flow_runs/{RUN_ID}"
 ADDRESS = "http://127.0.0.1:1/api"
 PENDING: JsonObject = {
@@ -141,6 +140,17 @@ def test_prefect_is_not_told_what_daybooks_flows_never_have() -> None:
     assert prefect.asked == []
     prefect.ask("PATCH", RUN_PATH, {"flow_version": "1", "name": "new"})
     assert prefect.asked == [f"PATCH {RUN_PATH}"]
+
+
+@pytest.mark.parametrize(
+    ("change", "record"),
+    [("/deployments/", "/deployments/1"), ("/work_pools/p/queues/q", "/work_queues/1")],
+)
+def test_a_change_that_names_no_id_makes_its_records_unknown(change: str, record: str) -> None:
+    prefect = Prefect(KnownAnswers(ADDRESS, PENDING, {record: {}, "/flows/1": {"name": "f"}}))
+    prefect.ask("POST", change, {})
+    assert prefect.ask("GET", record) == "from Prefect"
+    assert prefect.ask("GET", "/flows/1") == {"name": "f"}
 
 
 def test_another_server_is_asked() -> None:

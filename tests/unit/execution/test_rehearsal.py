@@ -110,8 +110,9 @@ async def test_a_rehearsal_does_not_wait_for_a_locked_ledger(
     monkeypatch.setattr(rehearsal, "MAX_WAIT", timedelta(milliseconds=10))
     address = f"sqlite+aiosqlite:///{tmp_path / 'ledger.db'}"
     async with Ledger(address) as locking, locking.write(), Ledger(address) as ledger:
-        with pytest.raises(LedgerUnreachable):
-            await rehearsal.rehearse(ledger)
+        async with asyncio.timeout(5):
+            with pytest.raises(LedgerUnreachable):
+                await rehearsal.rehearse(ledger)
 
 
 async def test_a_shared_ledger_is_not_used_in_another_event_loop(

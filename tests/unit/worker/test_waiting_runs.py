@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from anyio.lowlevel import checkpoint
@@ -15,11 +16,14 @@ from prefect.exceptions import Abort
 from prefect.states import Cancelled
 
 from daybook.clock import SYSTEM_CLOCK
+from daybook.errors import LedgerUnreachable
 from daybook.execution import claim
+from daybook.execution.claim_effects import Effect, Suspend, WakeEarlier
 from daybook.ledger.states import Status
 from daybook.prefect import occurrence, unmirrored
 from daybook.prefect import states as prefect_states
 from daybook.runs import claims, slots
+from daybook.runs.claim_requests import Waiting
 from daybook.worker import dispatcher
 from tests.unit.worker.one_job import DEPLOYMENT, one_job
 
@@ -104,8 +108,50 @@ async def test_a_deferred_run_that_gets_a_slot_is_not_rescheduled(tmp_path: Path
         async with there.ledger.write() as session:
             await slots.wake_next(session, there.ledger.now(), 1, {})
         there.taker.end_deferral(there.run.id)  # as the queue does if it has to dispatch it again
-        assert await taking
+        async with asyncio.timeout(5):
+            assert await taking
         assert there.prefect.requests == []
+
+
+async def test_a_run_that_waits_although_a_slot_is_free_wakes_the_earlier_ones_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with one_job(tmp_path) as there, asyncio.timeout(5):
+        filled = asyncio.Event()
+
+        async def fill_slot() -> None:
+            filled.set()
+
+        async def decide(*_: Any, **__: Any) -> list[Effect]:
+            return [Suspend(waiting), WakeEarlier()]
+
+        until = there.ledger.now() + timedelta(minutes=1)
+        waiting = Waiting(until, "reserved", "r", free=True, for_slot=True)
+        monkeypatch.setattr(claim, "decide", decide)
+        monkeypatch.setattr(there.taker, "_fill_slot", fill_slot)
+        there.taker.starting += 1
+        assert await there.taker.dispatch(there.run)
+        assert filled.is_set()
+
+
+async def test_a_run_that_may_run_elsewhere_is_not_forced_to_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*_: Any) -> bool:
+        raise LedgerUnreachable("ledger", "a failover")
+
+    async with one_job(tmp_path) as there:
+        monkeypatch.setattr(there.taker, "_still_waits", away)
+        assert await there.taker.dispatch(there.run)
+        assert there.prefect.requests == []
+
+
+async def test_only_some_runs_are_deferred(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatcher, "MAX_DEFERRED_RUNS", 0)
+    async with one_job(tmp_path) as there, asyncio.timeout(5):
+        there.taker.starting += 1
+        assert await there.taker.dispatch(there.run)
+        assert there.prefect.requests == ["set AwaitingConcurrencySlot"]
 
 
 async def test_a_worker_that_stops_defers_no_run(tmp_path: Path) -> None:
@@ -116,9 +162,10 @@ async def test_a_worker_that_stops_defers_no_run(tmp_path: Path) -> None:
         while not there.taker._deferred:
             await checkpoint()
         there.taker.end_deferral()
-        assert await taking
-        assert there.prefect.requests == ["set AwaitingConcurrencySlot"]
-        assert await there.taker.dispatch(there.run)
+        async with asyncio.timeout(5):
+            assert await taking
+            assert there.prefect.requests == ["set AwaitingConcurrencySlot"]
+            assert await there.taker.dispatch(there.run)
 
 
 async def test_a_cancellation_that_was_overwritten_by_setting_back_takes_effect(
