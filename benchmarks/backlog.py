@@ -13,6 +13,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sqlalchemy import ColumnElement
 from sqlmodel import col, select
 
 from benchmarks.report import header, progress, row, short
@@ -90,14 +91,24 @@ async def _request(names: Sequence[str], count: int) -> list[str]:
 
 async def _wait_for_all(ids: Sequence[str]) -> float:
     """Wait until all runs have ended; return the seconds from the first start to the last end."""
+    rows = await wait_for_runs(col(RunRow.id).in_(ids), len(ids))
+    started = [each.started_at for each in rows if each.started_at is not None]
+    finished = [each.finished_at for each in rows if each.finished_at is not None]
+    return float((max(finished) - min(started)).total_seconds())
+
+
+async def wait_for_runs(which: ColumnElement[bool], count: int) -> Sequence[RunRow]:
+    """Wait until ``count`` runs have succeeded; return their rows.
+
+    Raise `RuntimeError` if one ends otherwise, or if none ends for `STANDSTILL_SECONDS`.
+    """
     loop = asyncio.get_running_loop()
-    left, since = len(ids), loop.time()
+    left, since = count, loop.time()
     async with open_ledger() as ledger:
         while True:
             async with ledger.read() as session:
-                query = select(RunRow).where(col(RunRow.id).in_(ids))
-                rows = (await session.execute(query)).scalars().all()
-            now_left = sum(each.state not in TERMINAL for each in rows)
+                rows = (await session.execute(select(RunRow).where(which))).scalars().all()
+            now_left = count - sum(each.state in TERMINAL for each in rows)
             if not now_left:
                 break
             if now_left < left:
@@ -109,9 +120,7 @@ async def _wait_for_all(ids: Sequence[str]) -> float:
             await asyncio.sleep(POLL_INTERVAL_SECONDS)
     if outcomes := {each.status for each in rows} - {Status.SUCCEEDED.value}:
         raise RuntimeError(f"some runs ended as {', '.join(sorted(outcomes))}")
-    started = [each.started_at for each in rows if each.started_at is not None]
-    finished = [each.finished_at for each in rows if each.finished_at is not None]
-    return float((max(finished) - min(started)).total_seconds())
+    return rows
 
 
 def table(result: Result) -> str:

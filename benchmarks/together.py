@@ -16,21 +16,19 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from statistics import median
 
-from sqlmodel import col, select
+from sqlmodel import col
 
 from benchmarks import usage
+from benchmarks.backlog import wait_for_runs
 from benchmarks.report import header, progress, row, short
-from benchmarks.testbed import POLL_INTERVAL_SECONDS, Testbed
+from benchmarks.testbed import Testbed
 from daybook.api import jobs, runs
 from daybook.clock import SYSTEM_CLOCK
-from daybook.ledger.engine import open_ledger
-from daybook.ledger.states import TERMINAL, Status
 from daybook.ledger.tables import RunRow
 
 CONCURRENT_ADDITIONS = 4
 SECONDS_PER_JOB = 0.35
 """Time to add a job on a slow machine; the jobs are due after all of them were added."""
-STANDSTILL_SECONDS = 90.0
 RUNS_PER_OTHER_JOB = 10
 TARGET_SECONDS = 30.0
 """Time until the last of `TARGET_JOBS` has begun on one worker."""
@@ -91,7 +89,7 @@ async def _measure(bed: Testbed, plan: Plan, workers: int, others: int) -> Resul
         before = [usage.cpu(each.pid) for each in started]
         server_before, machine_before = usage.cpu(bed.server.pid), usage.machine_cpu()
         progress(f"{plan.jobs} jobs are due, {workers} workers, {others} others wait")
-        rows = await _wait_for_all(due, plan.jobs)
+        rows = await wait_for_runs(col(RunRow.due) == due, plan.jobs)
         seconds = (SYSTEM_CLOCK.now() - due).total_seconds() + 1.0
         cpu = sum(usage.cpu(each.pid) - at for each, at in zip(started, before, strict=True))
         server, machine = usage.cpu(bed.server.pid), usage.machine_cpu()
@@ -137,26 +135,6 @@ async def _add_others(count: int) -> None:
     progress(f"requesting {count} other runs")
     for number in range(count):
         await runs.run(names[number % len(names)])
-
-
-async def _wait_for_all(due: datetime, count: int) -> list[RunRow]:
-    left, since = count, SYSTEM_CLOCK.now()
-    async with open_ledger() as ledger:
-        while True:
-            async with ledger.read() as session:
-                query = select(RunRow).where(col(RunRow.due) == due)
-                rows = list((await session.execute(query)).scalars().all())
-            now_left = count - sum(each.state in TERMINAL for each in rows)
-            if not now_left:
-                break
-            if now_left < left:
-                left, since = now_left, SYSTEM_CLOCK.now()
-            elif (SYSTEM_CLOCK.now() - since).total_seconds() > STANDSTILL_SECONDS:
-                raise RuntimeError(f"{left} runs are left, and none ended for a long time")
-            await asyncio.sleep(5 * POLL_INTERVAL_SECONDS)
-    if outcomes := {each.status for each in rows} - {Status.SUCCEEDED.value}:
-        raise RuntimeError(f"some runs ended as {', '.join(sorted(outcomes))}")
-    return rows
 
 
 def table(results: Sequence[Result]) -> str:

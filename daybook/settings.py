@@ -7,11 +7,9 @@ feature adds; `docs/reference/settings.md` is generated from the fields. The doc
 
 from __future__ import annotations
 
-import base64
 import os
 import re
-import tomllib
-from functools import cache
+from functools import cache, lru_cache
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -34,10 +32,11 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from daybook import feature, plain_text, zone_names
+from daybook import feature, settings_file, zone_names
 from daybook.errors import DaybookError, InvalidInput
 from daybook.home import Home, home_path
 from daybook.markers import Marker
+from daybook.signing_secrets import SIGNING_SECRET_FORMAT, signing_key
 
 T = TypeVar("T")
 
@@ -52,19 +51,6 @@ _PUBLIC_URL = re.compile(
     r"(?P<path>(/(?!\.)[a-z0-9._~-]+)*)/?\Z",
     re.IGNORECASE,
 )
-
-SIGNING_SECRET_FORMAT = "use whsec_ followed by 24 to 64 bytes in base64 (Standard Webhooks)"
-"""Format of a signing secret, for error messages; `signing_key` parses such a secret."""
-
-
-def signing_key(secret: str) -> bytes:
-    """Return the key of a Standard Webhooks secret; empty if ``secret`` is not valid."""
-    prefix, _, encoded = secret.partition("_")
-    try:
-        key = base64.b64decode(encoded, validate=True)
-    except ValueError:
-        return b""
-    return key if prefix == "whsec" and 24 <= len(key) <= 64 else b""
 
 
 def machine_timezone() -> str:
@@ -461,7 +447,11 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        file = InitSettingsSource(settings_cls, _read_file())
+        # `home` is no key, because the file is in the home. A feature that is left out may know
+        # other keys.
+        keys = all_settings().model_fields.keys() - {"home"}
+        values = settings_file.read(config_file(), keys, strict=not feature.failures)
+        file = InitSettingsSource(settings_cls, values)
         return (init_settings, env_settings, file)
 
     @property
@@ -560,16 +550,14 @@ def load(**given: Any) -> Settings:
     The values in ``given`` override both. Raise an `InvalidInput` that names the invalid variable,
     or the file and its problem.
     """
-    if given or (sources := _sources()) is None:
-        return _load(given)
-    if _last is None or _last[0] != sources:
-        globals()["_last"] = sources, _load(given)
-    assert _last is not None
-    return _last[1]
+    sources = None if given else _sources()
+    return _load(given) if sources is None else _load_once(sources)
 
 
-_last: tuple[tuple[object, ...], Settings] | None = None
-"""The settings that were loaded last, and their `_sources`: to load them takes milliseconds."""
+@lru_cache(maxsize=1)
+def _load_once(sources: tuple[object, ...]) -> Settings:
+    """Return the settings of these `_sources`; to load them takes milliseconds."""
+    return _load({})
 
 
 def _sources() -> tuple[object, ...] | None:
@@ -605,30 +593,3 @@ def invalid_setting(key: str, problem: str, hint: str = "") -> InvalidInput:
     if variable in os.environ:
         return InvalidInput(variable, problem, hint)
     return InvalidInput(str(config_file()), f"{key}: {problem}", hint)
-
-
-def _read_file() -> dict[str, Any]:
-    """Return the values in the settings file; empty if there is no file.
-
-    Raise `InvalidInput` for an unreadable file, invalid TOML, or an unknown key. `home` is not a
-    key, because the file is in the home.
-    """
-    file = config_file()
-    try:
-        values = tomllib.loads(plain_text.read(file))
-    except FileNotFoundError:
-        return {}
-    except NotADirectoryError:  # the home is a file: `daybook doctor` reports it
-        return {}
-    except OSError as error:
-        raise InvalidInput(str(file), f"cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        hint = 'write lines such as timezone = "UTC"'
-        raise InvalidInput(str(file), f"is not valid TOML: {error}", hint) from error
-    known = sorted(all_settings().model_fields.keys() - {"home"})
-    unknown = [key for key in values if key not in known]
-    if unknown and not feature.failures:  # a feature that is left out may know them
-        raise InvalidInput(
-            str(file), f"unknown settings: {', '.join(unknown)}", f"known: {', '.join(known)}"
-        )
-    return {key: value for key, value in values.items() if key in known}

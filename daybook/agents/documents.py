@@ -228,14 +228,8 @@ async def _find(
     """
     slug, _, name = ref.rpartition("/")
     candidates = [kind for kind in kinds.KINDS.values() if slug in ("", kind.slug)]
-    found: dict[str, BlockDocument] = {}
-    if slug:
-        for kind in candidates:
-            if (document := await kind.find(client, name, include_secrets=secrets)) is not None:
-                found[slug] = document
-    else:
-        slugs = [kind.slug for kind in candidates]
-        found = await planned.find(client, name, slugs, include_secrets=secrets)
+    slugs = [kind.slug for kind in candidates]
+    found = await planned.find(client, name, slugs, include_secrets=secrets) if slugs else {}
     matches = [(kind, found[kind.slug]) for kind in candidates if kind.slug in found]
     if not matches:
         raise UnknownName("agent", ref, await names(client))

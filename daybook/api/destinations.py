@@ -29,6 +29,7 @@ from daybook.ledger.tables import OutboxRow
 from daybook.ledger.views import UtcTime
 from daybook.prefect import client as prefect
 from daybook.resources import secrets as secret_blocks
+from daybook.signing_secrets import signing_key
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -129,7 +130,7 @@ async def _secret_of(client: PrefectClient, name: str) -> str | None:
         destination = destinations.build(name, dict(document.data))
     except InvalidInput:  # the replacement fixes the stored settings
         secret = str(document.data.get("secret"))
-        return secret if home_settings.signing_key(secret) else None
+        return secret if signing_key(secret) else None
     secrets.check_rotation(destination.secrets(SYSTEM_CLOCK.now()), secrets.ROTATION_GRACE)
     return destination.secret
 

@@ -215,7 +215,7 @@ def headers(
 ) -> dict[str, str]:
     """Return the headers of one attempt to send ``row`` with ``body`` at ``now`` (UTC).
 
-    ``secrets`` are signing secrets that `settings.signing_key` accepts, newest first.
+    ``secrets`` are signing secrets that `signing_secrets.signing_key` accepts, newest first.
     """
     text = body.decode("utf-8")
     result = {

@@ -13,6 +13,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr, fie
 
 from daybook.errors import InvalidInput
 from daybook.markers import Marker
+from daybook.signing_secrets import SIGNING_SECRET_FORMAT, signing_key
 
 DEFAULT_TIMEOUT_SECONDS = 15.0
 MAX_TIMEOUT_SECONDS = 45.0
@@ -78,10 +79,8 @@ class DestinationSettings(BaseModel):
     @field_validator("secret", "previous_secret")
     @classmethod
     def _a_secret(cls, value: SecretStr) -> SecretStr:
-        from daybook import settings
-
         text = value.get_secret_value()
         # In a list of documents, there are asterisks in place of the secret.
-        if text.strip("*") and not settings.signing_key(text):
-            raise ValueError(f"is not a signing secret; {settings.SIGNING_SECRET_FORMAT}")
+        if text.strip("*") and not signing_key(text):
+            raise ValueError(f"is not a signing secret; {SIGNING_SECRET_FORMAT}")
         return value

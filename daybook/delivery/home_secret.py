@@ -21,6 +21,7 @@ from daybook import plain_text, settings
 from daybook.errors import InvalidInput
 from daybook.home import Home, make_private_file, write_private_draft
 from daybook.json_text import JsonObject
+from daybook.signing_secrets import SIGNING_SECRET_FORMAT, signing_key
 
 if TYPE_CHECKING:
     from daybook.resources.store import BlockStore
@@ -146,7 +147,7 @@ def _read(file: Path) -> list[SigningSecret] | None:
     except ValueError:
         secrets_found = []
     if not secrets_found or secrets_found[0][1] is not None:
-        legal = f"{settings.SIGNING_SECRET_FORMAT}; without the file, Daybook creates a new one"
+        legal = f"{SIGNING_SECRET_FORMAT}; without the file, Daybook creates a new one"
         raise InvalidInput(str(file), "holds no signing secret", legal)
     return secrets_found
 
@@ -154,6 +155,6 @@ def _read(file: Path) -> list[SigningSecret] | None:
 def _of_line(line: str) -> SigningSecret:
     secret, _, until = line.strip().partition(" ")
     ends = datetime.fromisoformat(until) if until else None
-    if not settings.signing_key(secret) or (ends is not None and ends.tzinfo is None):
+    if not signing_key(secret) or (ends is not None and ends.tzinfo is None):
         raise ValueError
     return secret, ends

@@ -24,8 +24,6 @@ from daybook.runs.claim_requests import ClaimRequest, Granted
 
 NAME = "rehearsal-7f0e4c52"
 """Name of the job of a rehearsal, which no other transaction sees."""
-
-
 MAX_WAIT = timedelta(seconds=1)
 """How long a rehearsal waits for the claim lock."""
 
@@ -38,13 +36,8 @@ class _Stage(Ledger):
     """A ledger all of whose transactions are parts of the one transaction ``session``."""
 
     def __init__(self, ledger: Ledger, session: AsyncSession) -> None:
-        self.address, self.clock, self.id, self.loop = (
-            ledger.address,
-            ledger.clock,
-            ledger.id,
-            ledger.loop,
-        )
-        self._session = session
+        self.address, self.clock, self.id = ledger.address, ledger.clock, ledger.id
+        self.loop, self._session = ledger.loop, session
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncSession]:

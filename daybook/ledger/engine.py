@@ -24,14 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from daybook import settings
 from daybook.clock import Clock
 from daybook.errors import LedgerNewer, LedgerOlder, LedgerUnreachable
-from daybook.ledger import (
-    database,
-    feature_tables,
-    in_use,
-    migration_copies,
-    schema,
-    texts,
-)
+from daybook.ledger import database, feature_tables, in_use, migration_copies, schema, texts
 from daybook.ledger.in_use import InUse
 from daybook.ledger.tables import Fact
 from daybook.timing import TIMING

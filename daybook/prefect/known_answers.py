@@ -25,6 +25,7 @@ from typing import Any
 import httpx
 
 from daybook.json_text import JsonObject
+from daybook.prefect.flow_runs import ENDED_TYPES
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +35,9 @@ VALID_SECONDS = 5.0
 """How long an answer is known, from the moment at which it was handed over or derived."""
 STORAGE = "/admin/storage"
 """Path of the default storage of results."""
-_FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+USES_OF_A_RECORD = 2
+"""How often each other record is known: the engine reads it, and an event of the engine names it.
+"""
 
 
 class KnownAnswers:
@@ -103,13 +106,8 @@ class KnownAnswers:
         if state.get("type") == "RUNNING" and not self._run["run_count"]:
             self._run = running(self._run, state)
             self._learn(self._run_path, self._run, 1)
-        elif state.get("type") in _FINAL:
+        elif state.get("type") in ENDED_TYPES:
             self._ended(state["type"])
-
-
-USES_OF_A_RECORD = 2
-"""How often each other record is known: the engine reads it, and an event of the engine names it.
-"""
 
 
 def _collection(path: str) -> str:
@@ -181,9 +179,3 @@ def _path(known: KnownAnswers, client: Any, request: httpx.Request) -> str:
         return ""
     base: str = client.base_url.path.rstrip("/")
     return request.url.path.removeprefix(base)
-
-
-def as_json(record: Any) -> JsonObject:
-    """Return a record of Prefect's client, a pydantic model, as the body of an answer."""
-    body: JsonObject = json.loads(record.model_dump_json())
-    return body

@@ -62,9 +62,8 @@ MODEL_MODULES = (
     "prefect.client.schemas.objects",
     "prefect.client.schemas.responses",
     "prefect.events.schemas.events",
-    "daybook.settings",
 )
-"""Modules whose pydantic models the processes of runs use."""
+"""Modules of Prefect whose pydantic models the processes of runs use."""
 
 LEARNED_MODULE_PREFIXES = (
     "asyncpg",
@@ -118,7 +117,7 @@ def _complete_models() -> None:
 
 
 def _warm_up_ledger() -> None:
-    """Let the children inherit the queries of the ledger; without a ledger, do nothing."""
+    """Let the children inherit the queries of the ledger, unless it is unreachable or locked."""
     try:
         from daybook.execution import rehearsal
 

@@ -14,7 +14,6 @@ from prefect.client.schemas.responses import DeploymentResponse
 
 from daybook.json_text import JsonObject
 from daybook.prefect import known_answers
-from daybook.prefect.known_answers import as_json
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +46,7 @@ class Records:
             read = self._client.read_server_default_result_storage
             self._reading = asyncio.create_task(self._read(known_answers.STORAGE, read))
         is_known = storage is not None and age < 2 * MAX_AGE_SECONDS
-        return {known_answers.STORAGE: as_json(storage)} if is_known else {}
+        return {known_answers.STORAGE: storage.model_dump(mode="json")} if is_known else {}
 
     async def of_external_run(
         self, run: FlowRun, flow: Flow, deployment: DeploymentResponse | None
@@ -64,7 +63,9 @@ class Records:
             reads[f"/work_pools/{pool}"] = lambda: client.read_work_pool(pool)
         records = await asyncio.gather(*(self._read(path, read) for path, read in reads.items()))
         found |= {path: each for path, each in zip(reads, records, strict=True) if each is not None}
-        return self.of_job_run() | {path: as_json(each) for path, each in found.items()}
+        return self.of_job_run() | {
+            path: each.model_dump(mode="json") for path, each in found.items()
+        }
 
     async def flow(self, run: FlowRun) -> Flow:
         """Return the flow of a run; raise `ObjectNotFound` and `httpx.HTTPError`."""

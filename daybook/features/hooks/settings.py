@@ -14,6 +14,7 @@ from daybook.errors import InvalidInput
 from daybook.features.hooks.filters import Filter
 from daybook.features.hooks.signatures import MIN_SECRET_LENGTH, SCHEMES, SchemeName
 from daybook.markers import Marker
+from daybook.signing_secrets import SIGNING_SECRET_FORMAT
 from daybook.validation import raising_pydantic_error
 
 DEFAULT_RATE = 600
@@ -69,8 +70,6 @@ def check_secret(scheme: SchemeName, secret: str) -> None:
     # If a document was read without its secrets, it has asterisks in place of the secret.
     if not secret.strip("*") or SCHEMES[scheme].is_secret(secret):
         return
-    from daybook.settings import SIGNING_SECRET_FORMAT  # this import is slow
-
     own = f"use one line of at least {MIN_SECRET_LENGTH} characters"
     hint = SIGNING_SECRET_FORMAT if scheme == "standard" else own
     raise InvalidInput("secret", f"is not a secret of the scheme {scheme}", hint)

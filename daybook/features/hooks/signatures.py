@@ -27,6 +27,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal, get_args
 
+from daybook.signing_secrets import signing_key
+
 TOLERANCE = timedelta(minutes=5)
 """Maximum difference between a signed timestamp and the current time, in both directions."""
 MAX_ID_LENGTH = 100
@@ -111,7 +113,7 @@ class Standard(Scheme):
     id_form = f"{ID_FORM} without a dot"
 
     def is_secret(self, secret: str) -> bool:
-        return bool(_signing_key(secret))
+        return bool(signing_key(secret))
 
     def is_signed(self, headers: Mapping[str, str]) -> bool:
         return f"{_prefix(headers)}-signature" in headers
@@ -146,7 +148,7 @@ class Standard(Scheme):
     @staticmethod
     def _signature(secret: str, delivery_id: str, timestamp: str, body: bytes) -> str:
         content = f"{delivery_id}.{timestamp}.".encode("latin-1", "replace") + body
-        made = hmac.digest(_signing_key(secret), content, hashlib.sha256)
+        made = hmac.digest(signing_key(secret), content, hashlib.sha256)
         return base64.b64encode(made).decode()
 
 
@@ -254,10 +256,3 @@ def _hex(secret: str, content: bytes) -> str:
 def _seconds(timestamp: str) -> int | None:
     is_number = timestamp.isascii() and timestamp.isdigit()
     return int(timestamp) if is_number and len(timestamp) <= _MAX_TIMESTAMP_DIGITS else None
-
-
-def _signing_key(secret: str) -> bytes:
-    # This import is slow, and a help text only needs the names of the schemes.
-    from daybook import settings
-
-    return settings.signing_key(secret)

@@ -15,7 +15,7 @@ from daybook.api import secrets
 from daybook.delivery import destinations
 from daybook.delivery.destinations import Destination, DestinationInfo
 from daybook.errors import InvalidInput, NotFound
-from daybook.settings import signing_key
+from daybook.signing_secrets import signing_key
 from tests.unit.delivery.rows import NEW, NOON, OLD
 
 pytestmark = pytest.mark.anyio

@@ -23,7 +23,7 @@ from daybook.features.hooks.index import HookIndex
 from daybook.features.hooks.settings import DEFAULT_RATE
 from daybook.home import Home
 from daybook.ledger.engine import open_ledger
-from daybook.settings import signing_key
+from daybook.signing_secrets import signing_key
 from tests.at_prefect import knowing_our_blocks
 from tests.world.jobs import Jobs
 

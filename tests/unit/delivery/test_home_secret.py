@@ -10,7 +10,7 @@ import pytest
 from daybook.delivery import home_secret
 from daybook.errors import InvalidInput
 from daybook.home import Home
-from daybook.settings import signing_key
+from daybook.signing_secrets import signing_key
 from tests import key_makers, side_by_side
 from tests.unit.delivery.rows import NEW, NOON, OLD
 

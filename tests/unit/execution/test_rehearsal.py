@@ -22,10 +22,15 @@ from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import Fact, RunRow
 from daybook.runs import claims
 from daybook.runs.claim_requests import ClaimRequest, Granted
-from tests.databases import Server
+from tests.databases import Server, of_kind
 from tests.world import World
 
 pytestmark = pytest.mark.anyio
+
+
+def prepared(folder: Path) -> str:
+    """Return the address of a new ledger in ``folder``."""
+    return of_kind("sqlite", folder / "ledger.db", pytest.fail, prepared=True).address
 
 
 def empty(folder: Path) -> None:
@@ -67,7 +72,7 @@ async def test_a_rehearsal_reaches_the_end_of_its_run(
 
 
 async def test_a_run_after_a_rehearsal_compiles_no_statement(tmp_path: Path) -> None:
-    address = f"sqlite+aiosqlite:///{tmp_path / 'ledger.db'}"
+    address = prepared(tmp_path)
     await engine.warm_up(address, rehearsal.rehearse)
     async with Ledger(address) as ledger:
         cache: Any = ledger._engine.sync_engine._compiled_cache
@@ -108,7 +113,7 @@ async def test_a_rehearsal_does_not_wait_for_a_locked_ledger(
 ) -> None:
     """A parent that is started again must not delay the runs that wait for it."""
     monkeypatch.setattr(rehearsal, "MAX_WAIT", timedelta(milliseconds=10))
-    address = f"sqlite+aiosqlite:///{tmp_path / 'ledger.db'}"
+    address = prepared(tmp_path)
     async with Ledger(address) as locking, locking.write(), Ledger(address) as ledger:
         async with asyncio.timeout(5):
             with pytest.raises(LedgerUnreachable):
@@ -130,7 +135,7 @@ async def test_a_shared_ledger_is_not_used_in_another_event_loop(
 
 
 async def test_a_closed_ledger_is_not_shared(daybook_home: Home, tmp_path: Path) -> None:
-    closed = Ledger(f"sqlite+aiosqlite:///{tmp_path / 'closed.db'}")
+    closed = Ledger(prepared(tmp_path))
     async with closed:
         pass
     with engine.sharing(closed):

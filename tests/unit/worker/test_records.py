@@ -83,7 +83,7 @@ async def test_an_external_run_has_its_flow_pool_and_queue() -> None:
     prefect = Prefect()
     known = records_of(prefect)
     run = FlowRun(id=uuid4(), flow_id=uuid4(), work_pool_name="p", work_queue_id=uuid4())
-    deployment: Any = SimpleNamespace(id="d", model_dump_json=lambda: '{"name": "d"}')
+    deployment: Any = SimpleNamespace(id="d", model_dump=lambda mode: {"name": "d"})
     for _ in range(2):
         flow = await known.flow(run)
         found = await known.of_external_run(run, flow, deployment)
