@@ -304,6 +304,7 @@ def run(port: int) -> None:
     private_names.execute_in_one_step()
     hide_parameters()
     private_names.cache_time_zones()
+    private_names.check_schemas_once()
     private_names.slow_down_background_tasks(BACKGROUND_INTERVAL)
     private_names.listen_rarely(BACKGROUND_INTERVAL)
     application = private_names.server_application()

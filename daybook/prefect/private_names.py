@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import hashlib
 import importlib
 import inspect
 import logging
@@ -198,6 +199,48 @@ def listen_rarely(interval: timedelta) -> bool:
         logger.warning("Prefect's server looks for cancelled tasks often: %s", error)
         return False
     return True
+
+
+def check_schemas_once() -> bool:
+    """Make this process's server check a JSON schema against its metaschema only once.
+
+    By default, the server checks the schema of the work pool and of the flow's parameters whenever
+    it creates a run, and whenever it creates or changes a deployment, which is a quarter of its
+    time in a burst of one-time jobs. A schema that is refused is checked again. Return whether the
+    change succeeded. Fallback: Prefect's own behaviour.
+    """
+    try:
+        from prefect.utilities.schema_tools import validation
+
+        validator: Any = validation._VALIDATOR
+        own = validator.check_schema
+        if list(inspect.signature(own).parameters) != ["schema", "format_checker"]:
+            raise LookupError("its validator does not check a schema as expected")
+    except (ImportError, AttributeError, LookupError, TypeError, ValueError) as error:
+        logger.warning("Prefect's server checks the same schemas again and again: %s", error)
+        return False
+    validator.check_schema = staticmethod(_checked_once(own))
+    return True
+
+
+CHECKED_SCHEMAS = 1_000
+"""Maximum number of schemas that the server remembers as checked."""
+
+
+def _checked_once(check: Callable[..., None]) -> Callable[..., None]:
+    checked: set[bytes] = set()
+
+    def check_schema(schema: Any, **options: Any) -> None:
+        # `repr` distinguishes what the metaschema distinguishes: 1 from True, a list from a tuple.
+        digest = hashlib.sha256(repr((schema, options)).encode()).digest()
+        if digest in checked:
+            return
+        check(schema, **options)
+        if len(checked) >= CHECKED_SCHEMAS:
+            checked.clear()
+        checked.add(digest)
+
+    return check_schema
 
 
 def server_application() -> Any | None:

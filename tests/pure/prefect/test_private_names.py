@@ -18,6 +18,7 @@ import pytest
 from prefect import flow_engine as engine_of_flows
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.types import _datetime
+from prefect.utilities.schema_tools import is_valid_schema, validation
 from pydantic import ValidationError
 from sqlalchemy import text
 from sqlalchemy.dialects.sqlite.aiosqlite import AsyncAdapt_aiosqlite_cursor
@@ -236,3 +237,60 @@ def test_an_engine_that_watches_otherwise_is_not_patched(
     monkeypatch.setattr(flow_engine, "observe_flow_run_suspension", other)
     assert not private_names.watch_runs_later()
     assert flow_engine._send_heartbeats == own
+
+
+@pytest.fixture
+def checks(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Record the schemas that Prefect's own validator checks, starting without Daybook's patch."""
+    found, own = list[Any](), validation._VALIDATOR.check_schema
+
+    def counted(schema: Any, format_checker: Any = None) -> None:
+        found.append(schema)
+        own(schema, format_checker=format_checker)
+
+    monkeypatch.setattr(validation._VALIDATOR, "check_schema", staticmethod(counted))
+    return found
+
+
+def test_the_server_checks_a_schema_only_once(checks: list[Any]) -> None:
+    def schema() -> dict[str, Any]:
+        return {"type": "object", "properties": {"n": {"type": "integer", "maximum": 1}}}
+
+    is_valid_schema(schema())
+    is_valid_schema(schema())
+    assert len(checks) == 2  # without the patch
+
+    assert private_names.check_schemas_once()
+    for _ in range(3):
+        is_valid_schema(schema())
+        assert [error.json_path for error in validation.validate({"n": 2}, schema())] == ["$.n"]
+        validation.validate({"n": 1}, schema(), raise_on_error=True)
+    assert len(checks) == 4  # `validate` does not check formats
+
+
+def test_a_schema_that_is_refused_is_refused_again(checks: list[Any]) -> None:
+    assert private_names.check_schemas_once()
+    is_valid_schema({"maximum": 1, "required": ["a"]})
+    for wrong in ({"maximum": True, "required": ["a"]}, {"maximum": 1, "required": ("a",)}):
+        for _ in range(2):
+            with pytest.raises(ValueError, match="Invalid schema"):
+                is_valid_schema(wrong)
+    assert len(checks) == 5
+
+
+def test_the_server_remembers_a_limited_number_of_schemas(
+    checks: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(private_names, "CHECKED_SCHEMAS", 2)
+    assert private_names.check_schemas_once()
+    for minimum in (1, 2, 3, 3, 1):
+        is_valid_schema({"minimum": minimum})
+    assert [schema["minimum"] for schema in checks] == [1, 2, 3, 1]
+
+
+def test_another_validator_is_not_patched(monkeypatch: pytest.MonkeyPatch) -> None:
+    def other(schema: Any) -> None: ...
+
+    monkeypatch.setattr(validation._VALIDATOR, "check_schema", staticmethod(other))
+    assert not private_names.check_schemas_once()
+    assert vars(validation._VALIDATOR)["check_schema"].__func__ is other
