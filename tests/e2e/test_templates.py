@@ -179,7 +179,7 @@ def test_a_person_adds_a_job_of_each_template_on_the_page_and_reads_its_first_an
         page = watched.page
         page.set_default_timeout(60_000)
         page.goto(link)
-        page.wait_for_url(f"{url}/")
+        page.wait_for_url(lambda reached: reached in (f"{url}/", f"{url}/start"))
         watched.open("/jobs")
         page.get_by_role("link", name="Start from a template").press("Enter")
         page.get_by_role("link", name="A value that is compared with a limit").press("Enter")
