@@ -117,6 +117,7 @@ class Cluster:
             for name, command in replicas.bases():
                 await self._add(name, partial(replicas.start, name, command))
             if self.databases is not None:
+                await _wait_for_checks(self.members["balancer"], self.databases)
                 await _create_databases(self.ledger)
             await replicas.migrate()
             for name, command in replicas.processes():
@@ -205,6 +206,15 @@ class Cluster:
             )
 
         return start
+
+
+async def _wait_for_checks(balancer: Member, databases: Databases) -> None:
+    """Wait until HAProxy has found out which server is the standby; at its start it asks both."""
+    standby = next(name for name in databases.ports if name != databases.primary)
+    line = f"{standby.replace('postgres-', 'postgresql-')} is DOWN"
+    async with asyncio.timeout(DATABASE_RESTART_SECONDS):
+        while balancer.child is None or line not in balancer.child.tail():
+            await asyncio.sleep(0.1)
 
 
 async def cut_ledger(cluster: Cluster, seconds: float) -> None:
