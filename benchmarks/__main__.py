@@ -13,7 +13,19 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks import chats, commands, full, hooks, idle, pages, report, scale, start, testbed
+from benchmarks import (
+    capacity,
+    chats,
+    commands,
+    full,
+    hooks,
+    idle,
+    pages,
+    report,
+    scale,
+    start,
+    testbed,
+)
 from daybook import repository
 from daybook.clock import SYSTEM_CLOCK
 from daybook.home import Home
@@ -26,6 +38,7 @@ PARTS = (
     "chats",
     "pages",
     "scale",
+    "capacity",
     "hooks",
     "worker",
     "jobs",
@@ -39,7 +52,7 @@ PARTS = (
 )
 
 WITHOUT_TESTBED = {
-    *("start", "commands", "full", "pages", "scale", "hooks", "idle", "chats"),
+    *("start", "commands", "full", "pages", "scale", "capacity", "hooks", "idle", "chats"),
 }
 """Parts that need no Prefect server of the benchmarks."""
 
@@ -112,6 +125,11 @@ def _measure_processes(options: argparse.Namespace) -> list[str]:
         sizes = asyncio.run(scale.measure((largest // 100, largest // 10, largest)))
         print(scale.table(sizes), flush=True)
         missed += scale.missed(sizes)
+    if "capacity" in options.only:
+        found = asyncio.run(capacity.measure(options.together, options.workers))
+        print("\n## Capacity and overload\n")
+        print(capacity.table(found), flush=True)
+        missed += capacity.missed(found)
     if "chats" in options.only:
         print("\n## A chat\n")
         chatted = asyncio.run(chats.measure(2 * options.idle))
@@ -225,8 +243,8 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     )
     add("--minutes", float, 5.0, "jobs: minutes of scheduled jobs with --long")
     add("--scale", int, 10_000, "scale: jobs of the largest ledger, each with 100 runs")
-    add("--together", int, 200, "together: jobs that are due at the same instant")
-    add("--workers", int, 1, "together: measure with one worker, and with up to N")
+    add("--together", int, 200, "together, capacity: jobs due at the same instant")
+    add("--workers", int, 1, "together, capacity: measure with 1 to N workers")
     add("--others", int, 0, "together: other runs that wait meanwhile, in a last measurement")
     add("--backlog", int, 200, "backlog: runs in the backlog")
     add("--callbacks", int, 10_000, "outbox: callbacks to send")

@@ -213,7 +213,9 @@ async def _wait_for_checks(balancer: Member, databases: Databases) -> None:
     standby = next(name for name in databases.ports if name != databases.primary)
     line = f"{standby.replace('postgres-', 'postgresql-')} is DOWN"
     async with asyncio.timeout(DATABASE_RESTART_SECONDS):
-        while balancer.child is None or line not in balancer.child.tail():
+        while True:
+            if balancer.child is not None and line in balancer.child.tail():
+                return
             await asyncio.sleep(0.1)
 
 

@@ -65,7 +65,7 @@ MIN_PROCESS_MEMORY = 512
 STATUS_FINDINGS = (
     *("prefect", "pool", "worker", "clock", "ledger clock", "one prefect", "ledger", "disk"),
     *("keeper", "sync", "jobs", "leases", "outbox", "settings", "leftovers", "processes"),
-    *("prefect database", "late", "approvals"),
+    *("prefect database", "late", "waiting", "approvals"),
 )
 """Names of the findings of `daybook status`, without those of features."""
 

@@ -57,6 +57,7 @@ LEDGER_CHECKS: tuple[tuple[str, Check], ...] = (
     ("sync", ledger_checks.sync),
     ("jobs", ledger_checks.jobs),
     ("leases", ledger_checks.leases),
+    ("waiting", ledger_checks.waiting),
     ("sandbox", ledger_checks.sandbox),
     ("one prefect", ledger_checks.one_prefect),
     ("ledger clock", late.ledger_clock),

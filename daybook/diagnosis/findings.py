@@ -26,6 +26,7 @@ ledger nor Prefect::
     one prefect       x       x              `prefect.instances.conflict`
     prefect           x       x        x     Prefect does not answer (`checks.prefect`: the reason)
     late              x       x        x     overdue runs (`runs.overdue`, as the keeper's alerts)
+    waiting           x       x              runs that have waited long for a slot or a worker
 
 Checks that only `doctor` makes, and the check of the settings, are in `checks`. The metrics count
 the same facts. Features add findings to `doctor` (`ledger_checks`) and to `status` (`status`).
@@ -376,6 +377,26 @@ def late(listed: Sequence[OverdueRun], count: int | None = None) -> list[Finding
         runs = "run is" if more == 1 else "runs are"
         found.append(problem("late", f"{more:,} more {runs} overdue", "daybook status"))
     return found
+
+
+WAITS_LONG = timedelta(seconds=30)
+"""Time after which a run that waits for a slot is a sign of too many runs."""
+
+
+def waiting(live: Iterable[RunRow], now: datetime) -> list[Finding]:
+    """Warn if runs have waited for a slot or for room in a worker longer than `WAITS_LONG`.
+
+    A run that waits for a further attempt does not count: nothing tells since when it waits.
+    """
+    waits = [each for each in live if each.wait_reason.for_slot and not each.attempts]
+    longest = min(waits, key=lambda each: each.queued_at, default=None)
+    if longest is None or now - longest.queued_at <= WAITS_LONG:
+        return []
+    count = "A run waits" if len(waits) == 1 else f"{len(waits):,} runs wait"
+    long = duration_in_words(now - longest.queued_at)
+    message = f"{count} for a slot, the longest for {long}: {longest.reason}"
+    fix = "raise the limit if the machine has room, add a worker, or let jobs be due at other times"
+    return [warning("waiting", message, fix)]
 
 
 def unset_command() -> str:

@@ -80,6 +80,38 @@ def test_at_most_three_overdue_runs_are_described(runs: int, last: str | None) -
     )
 
 
+def waiting_run(seconds: int, waits_for: str = "slot", **changes: Any) -> RunRow:
+    begins = NOW - timedelta(seconds=seconds)
+    fields = {"due": begins - timedelta(days=1), "queued_at": begins, "status": "waiting"}
+    why = "4 of 4 runs are active"
+    return RunRow(**fields | {"waits_for": waits_for, "reason": why, "attempts": 0} | changes)
+
+
+def test_more_runs_than_slots_are_a_warning() -> None:
+    runs = [waiting_run(5), waiting_run(45, "worker"), waiting_run(31)]
+    (found,) = findings.waiting(runs, NOW)
+    assert (found.check, found.severity) == ("waiting", Severity.WARNING)
+    assert found.message == (
+        "3 runs wait for a slot, the longest for 45 seconds: 4 of 4 runs are active"
+    )
+    (found,) = findings.waiting([waiting_run(60)], NOW)
+    assert found.message.startswith("A run waits for a slot, the longest for 1 minute")
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        waiting_run(30),
+        waiting_run(3600, "overlap"),
+        waiting_run(3600, "due"),
+        waiting_run(3600, attempts=1),
+    ],
+    ids=["not for long", "for another run", "for its due time", "for its second attempt"],
+)
+def test_a_run_that_waits_as_it_should_is_no_warning(run: RunRow) -> None:
+    assert findings.waiting([run], NOW) == []
+
+
 def test_a_paused_pool_is_a_warning_and_the_pool_of_another_daybook_a_problem(
     daybook_home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
