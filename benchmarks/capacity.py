@@ -50,7 +50,7 @@ CONCURRENCY = 8
 OVERLOAD_MINUTES = 3
 CONCURRENT_ADDITIONS = 4
 SECONDS_PER_JOB = 0.35
-"""Time to add a job on a slow machine."""
+"""Time to add a job on a slow machine, until it was measured."""
 STATUS_INTERVAL_SECONDS = 5.0
 STANDSTILL_SECONDS = 30.0
 """The overload is over when no run waited, and none was recorded, for so long."""
@@ -146,8 +146,10 @@ def main(words: Sequence[str]) -> None:
 
 async def _measure(home: Home, setup: Setup, workers: int, jobs: int) -> Result:
     async with _started(home, setup, workers) as cluster:
-        burst = await _burst(cluster, setup, home, jobs)
-        overload = await _overload(2 * burst.rate) if workers == 1 else None
+        burst, seconds_per_job = await _burst(cluster, setup, home, jobs)
+        overload = None
+        if workers == 1:
+            overload = await _overload(2 * burst.rate, 1.5 * seconds_per_job)
     return Result(setup, workers, burst, overload)
 
 
@@ -181,13 +183,16 @@ async def _started(home: Home, setup: Setup, workers: int) -> AsyncIterator[Clus
             await cluster.close()
 
 
-async def _burst(cluster: Cluster, setup: Setup, home: Home, count: int) -> Burst:
+async def _burst(cluster: Cluster, setup: Setup, home: Home, count: int) -> tuple[Burst, float]:
+    """Return the burst, and the time to add one of its jobs."""
     from sqlmodel import col
 
     from benchmarks.backlog import wait_for_runs
     from daybook.ledger.tables import RunRow
 
-    due = await _add("burst", count, minutes=1)
+    start = SYSTEM_CLOCK.now()
+    due = await _add("burst", count, 1, SECONDS_PER_JOB)
+    adding = (SYSTEM_CLOCK.now() - start).total_seconds()
     await SYSTEM_CLOCK.wait_until(due - timedelta(seconds=1))
     sizes, cpu, machine = await _sizes(cluster, setup, home), _cpu(cluster), usage.machine_cpu()
     rows = await wait_for_runs(col(RunRow.due) == due, count)
@@ -200,10 +205,11 @@ async def _burst(cluster: Cluster, setup: Setup, home: Home, count: int) -> Burs
         for after, before in zip(await _sizes(cluster, setup, home), sizes, strict=True)
     ]
     last = max(each.finished_at for each in rows if each.finished_at)
-    return Burst(count, (last - due).total_seconds(), used, machine / seconds, grown)
+    burst = Burst(count, (last - due).total_seconds(), used, machine / seconds, grown)
+    return burst, adding / count
 
 
-async def _overload(rate: float) -> Overload:
+async def _overload(rate: float, seconds_per_job: float) -> Overload:
     from sqlmodel import col, select
 
     from daybook.ledger.engine import open_ledger
@@ -211,7 +217,7 @@ async def _overload(rate: float) -> Overload:
     from daybook.ledger.tables import RunRow
 
     jobs = round(60 * rate)
-    first = await _add("overload", jobs, OVERLOAD_MINUTES)
+    first = await _add("overload", jobs, OVERLOAD_MINUTES, seconds_per_job)
     last, end = (first + timedelta(minutes=n) for n in (OVERLOAD_MINUTES - 1, OVERLOAD_MINUTES))
     await SYSTEM_CLOCK.wait_until(first)
     progress(f"{jobs} jobs are due each minute")
@@ -252,12 +258,13 @@ async def _until_noticed(first: datetime, end: datetime) -> float | None:
     return None
 
 
-async def _add(prefix: str, count: int, minutes: int) -> datetime:
+async def _add(prefix: str, count: int, minutes: int, seconds_per_job: float) -> datetime:
     """Add ``count`` jobs that are due in ``minutes`` minutes of each day; return the first."""
     from daybook.api import jobs
 
-    seconds = 60.0 + 20.0 + count * SECONDS_PER_JOB
-    first = (SYSTEM_CLOCK.now() + timedelta(seconds=seconds)).replace(second=0, microsecond=0)
+    seconds = 20.0 + count * seconds_per_job
+    at = SYSTEM_CLOCK.now() + timedelta(seconds=60 + seconds)
+    first = at.replace(second=0, microsecond=0)
     if first.minute + minutes > 60:
         first = first.replace(minute=0) + timedelta(hours=1)
     due = f"{first.minute}-{first.minute + minutes - 1} {first.hour} * * *"
@@ -270,7 +277,7 @@ async def _add(prefix: str, count: int, minutes: int) -> datetime:
 
     progress(f"adding {count} jobs")
     await asyncio.gather(*map(add, range(count)))
-    if SYSTEM_CLOCK.now() > first - timedelta(seconds=15):
+    if SYSTEM_CLOCK.now() > first - timedelta(seconds=5):
         raise RuntimeError(f"the machine needs more than {seconds:.0f} s to add {count} jobs")
     return first
 
