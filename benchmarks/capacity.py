@@ -267,7 +267,7 @@ async def _add(prefix: str, count: int, minutes: int, seconds_per_job: float) ->
     first = at.replace(second=0, microsecond=0)
     if first.minute + minutes > 60:
         first = first.replace(minute=0) + timedelta(hours=1)
-    due = f"{first.minute}-{first.minute + minutes - 1} {first.hour} * * *"
+    due = f"{','.join(str(first.minute + n) for n in range(minutes))} {first.hour} * * *"
     limit = asyncio.Semaphore(CONCURRENT_ADDITIONS)
 
     async def add(number: int) -> None:
