@@ -44,6 +44,8 @@ EVENT_DAYS = 2
 """Days for which Prefect stores events. Its default is a week. A run's events have about 50 KB."""
 BACKGROUND_INTERVAL = timedelta(seconds=1)
 """Interval at which the server queries for due background tasks."""
+POLL_RECORD_INTERVAL = timedelta(seconds=15)
+"""Interval at which the server records that the deployments of polled queues are ready."""
 POLL_INTERVAL_SECONDS = 0.1
 ANSWER_TIMEOUT_SECONDS = 5.0
 """Timeout of one request to a server that is starting.
@@ -307,6 +309,7 @@ def run(port: int) -> None:
     private_names.check_schemas_once()
     private_names.slow_down_background_tasks(BACKGROUND_INTERVAL)
     private_names.listen_rarely(BACKGROUND_INTERVAL)
+    private_names.record_polls_rarely(POLL_RECORD_INTERVAL)
     application = private_names.server_application()
     if application is None:
         # A client with write access to the API can make a worker run any program.

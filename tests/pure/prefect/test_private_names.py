@@ -9,6 +9,7 @@ import zoneinfo
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from inspect import signature
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +18,7 @@ import aiosqlite
 import pytest
 from prefect import flow_engine as engine_of_flows
 from prefect.client.schemas.schedules import CronSchedule
+from prefect.server.api import workers as workers_of_server
 from prefect.types import _datetime
 from prefect.utilities.schema_tools import is_valid_schema, validation
 from pydantic import ValidationError
@@ -28,6 +30,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from daybook.prefect import private_names
 
 flow_engine: Any = engine_of_flows
+workers: Any = workers_of_server
 PubSub: Any = importlib.import_module("burner_redis.pubsub").PubSub
 
 
@@ -179,6 +182,72 @@ def test_another_driver_of_background_tasks_is_not_patched(monkeypatch: pytest.M
     monkeypatch.setattr(PubSub, "_queue_get", other)
     assert not private_names.listen_rarely(timedelta(hours=1))
     assert vars(PubSub)["_queue_get"] is other
+
+
+@pytest.fixture
+def polls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Record the queues whose deployments are written, starting without Daybook's patch."""
+    found = list[Any]()
+
+    async def mark_deployments_ready(
+        *, db: Any = None, deployment_ids: Any = None, work_queue_ids: Any = None, retry: Any = None
+    ) -> None:
+        found.append(work_queue_ids)
+
+    monkeypatch.setattr(workers, "mark_deployments_ready", mark_deployments_ready)
+    return found
+
+
+async def test_polls_of_the_same_queues_write_their_deployments_rarely(polls: list[Any]) -> None:
+    assert private_names.record_polls_rarely(timedelta(hours=1))
+    task: Any = vars(workers)["mark_deployments_ready"]
+    for queues in (["a", "b"], ["b", "a"], ["a"], ["a", "b"], ["a"]):
+        await task(db=None, work_queue_ids=queues, retry=None)
+    assert polls == [["a", "b"], ["a"]]
+
+
+async def test_polls_after_the_interval_write_the_deployments_again(polls: list[Any]) -> None:
+    assert private_names.record_polls_rarely(timedelta(0))
+    for _ in range(2):
+        await vars(workers)["mark_deployments_ready"](work_queue_ids=["a"])
+    assert polls == [["a"], ["a"]]
+
+
+async def test_a_poll_that_could_not_be_recorded_is_recorded_next_time(
+    polls: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, fails = vars(workers)["mark_deployments_ready"], True
+
+    async def mark_deployments_ready(
+        *, db: Any = None, deployment_ids: Any = None, work_queue_ids: Any = None, retry: Any = None
+    ) -> None:
+        if fails:
+            raise OSError("database is locked")
+        await own(work_queue_ids=work_queue_ids)
+
+    monkeypatch.setattr(workers, "mark_deployments_ready", mark_deployments_ready)
+    assert private_names.record_polls_rarely(timedelta(hours=1))
+    task: Any = vars(workers)["mark_deployments_ready"]
+    with pytest.raises(OSError, match="locked"):
+        await task(work_queue_ids=["a"])
+    fails = False
+    await task(work_queue_ids=["a"])
+    assert polls == [["a"]]
+
+
+def test_the_servers_own_task_is_as_the_patch_expects(monkeypatch: pytest.MonkeyPatch) -> None:
+    own: Any = workers.mark_deployments_ready
+    monkeypatch.setattr(workers, "mark_deployments_ready", own)
+    assert private_names.record_polls_rarely(timedelta(hours=1))
+    patched: Any = vars(workers)["mark_deployments_ready"]
+    assert patched is not own
+    assert (patched.__name__, signature(patched)) == (own.__name__, signature(own))
+
+    def other(work_queue_ids: Any) -> None: ...
+
+    monkeypatch.setattr(workers, "mark_deployments_ready", other)
+    assert not private_names.record_polls_rarely(timedelta(hours=1))
+    assert vars(workers)["mark_deployments_ready"] is other
 
 
 class Watches:
