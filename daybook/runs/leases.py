@@ -245,7 +245,7 @@ async def return_to_waiting(
 ) -> None:
     """Make a held run wait until ``until``; a higher fencing token excludes the old holder.
 
-    The next run with its label, and the next message of its session, get its place.
+    The next run with its label gets its place.
     """
     states.check_transition(row.id, row.state, Status.WAITING)
     row.status, row.waits_for = Status.WAITING, reason.name
@@ -253,7 +253,7 @@ async def return_to_waiting(
     row.fence += 1
     row.holder, row.lease_until, row.suspected_at = "", None, None
     session.add(row)
-    await slots.release_places(session, row, now)
+    await slots.release_label(session, row, now)
 
 
 async def expire_job(session: AsyncSession, job_id: str, now: datetime) -> int:

@@ -4,8 +4,7 @@
 
     claim ──┬─ no run holds the session, none waits ahead ──► granted, with the last messages
             └─ held, or a run due earlier waits for it ─────► waiting; it claims again soon
-    finish ─┬─ succeeded ──► prompt and answer appended, in the transaction of the outcome
-            └─ always ─────► the next message claims at once
+    finish ─── succeeded ──► prompt and answer appended, in the transaction of the outcome
 
 The claim of a session's run is the session's lock (promise 17: two runs never interleave in one
 history). There is no other lock that a dead process could leave behind. A run reads the history
@@ -58,14 +57,14 @@ WAITER_GRACE = timedelta(seconds=10)
 Runs that are due later wait that long, so a run whose process died does not delay them longer.
 """
 
-FIRST_MESSAGE_INTERVAL = timedelta(seconds=5)
-MESSAGE_INTERVAL = timedelta(seconds=15)
-"""How long a message waits before it claims again by itself: the first one, and each further one
-so much longer, at most `slots.MESSAGE_WAIT`.
+MESSAGE_GRACE = timedelta(minutes=5)
+"""The same for a run that answers a message and has not begun, so that answers keep their order.
 
-The end of the run that holds the session lets the next message claim at once
-(`slots.release_places`). This is for a run that such an end did not reach.
+After the death of all processes that could start it, two leases (`leases.check_lease`) and
+`Timing.start_limit` may pass until another process claims it.
 """
+MESSAGE_WAIT = timedelta(minutes=1)
+"""The longest time after which such a run claims again, also after a failure of Prefect."""
 
 
 def session_id_of(
@@ -112,9 +111,8 @@ async def wait_for_turn(session: AsyncSession, row: RunRow, now: datetime) -> Se
     """Return how long ``row`` has to wait for its session; None if its turn has come.
 
     Check expired leases on the session first. Of the waiting runs, the earliest due run goes first,
-    and so does a message that was written earlier, although its process died, for
-    `slots.MESSAGE_GRACE`: after the death of all processes that could start it, two leases
-    (`leases.check_lease`) and `Timing.start_limit` may pass until another process claims it.
+    and so does a message that was written earlier, although its process died. A message with others
+    before it waits longer: if all claimed every two seconds, they would leave no time to answer.
     """
     if row.session_id is None:
         return None
@@ -127,12 +125,18 @@ async def wait_for_turn(session: AsyncSession, row: RunRow, now: datetime) -> Se
     # A run that waits for something else, such as a backoff, has a later `until`.
     until = col(RunRow.until)
     claims_soon = (until >= now - WAITER_GRACE) & (until <= now + RETRY_INTERVAL)
+    is_next_message = (
+        (col(RunRow.trigger) == triggers.SESSION.name)
+        & (col(RunRow.attempts) == 0)
+        & (until >= now - MESSAGE_GRACE)
+        & (until <= now + MESSAGE_WAIT)
+    )
     waiting = (
         select(RunRow.id)
         .where(
             *same_session,
             col(RunRow.status) == Status.WAITING,
-            claims_soon | slots.waiting_message(now),
+            claims_soon | is_next_message,
             slots.earlier(row),
         )
         .order_by(*slots.ORDER)
@@ -140,12 +144,9 @@ async def wait_for_turn(session: AsyncSession, row: RunRow, now: datetime) -> Se
     before = (await session.execute(waiting)).scalars().all()
     if before and not why:
         why = f"session {row.session_id} is busy: run {before[0][:8]} goes first"
-    if not why:
-        return None
-    interval = RETRY_INTERVAL
-    if row.started_by is triggers.SESSION and not row.attempts:
-        interval = FIRST_MESSAGE_INTERVAL + MESSAGE_INTERVAL * len(before)
-    return SessionWait(now + min(interval, slots.MESSAGE_WAIT), why)
+    is_message = row.started_by is triggers.SESSION and not row.attempts
+    interval = RETRY_INTERVAL * (1 + len(before) if is_message else 1)
+    return SessionWait(now + min(interval, MESSAGE_WAIT), why) if why else None
 
 
 # --- the messages

@@ -147,7 +147,7 @@ async def wait_for_label(
     runs with the label are active. A direct call never waits.
 
     The runs are counted as in `wait_for_agent`. If a run with the label ends, the next one goes to
-    the queue for slots (`release_places`), so a run that waits seldom claims again by itself.
+    the queue for slots (`release_label`), so a run that waits seldom claims again by itself.
     """
     label = row.policy.worker_label
     limit = request.max_per_label.get(label) if label else None
@@ -319,37 +319,10 @@ async def release_slot(session: AsyncSession, ended: RunRow, now: datetime) -> N
         await _move_next(session, of_job, lambda each: each.ends_with_run, now)
 
 
-async def release_places(session: AsyncSession, row: RunRow, now: datetime) -> None:
-    """Move the runs that come after ``row``, which had a place, to the queue for slots.
-
-    These are the next run with its label, and the next message of its session.
-    """
+async def release_label(session: AsyncSession, row: RunRow, now: datetime) -> None:
+    """Move the next run with the label of ``row``, which had a place in it, to the slot queue."""
     if label := row.policy.worker_label:
         await _move_next(session, label == _LABEL, lambda each: each is waits.LABEL, now)
-    if row.session_id is not None:
-        messages = and_(
-            col(RunRow.session_id) == row.session_id,
-            col(RunRow.id) != row.id,
-            col(RunRow.flow_run_id).is_not(None),  # else a process is about to create it
-            waiting_message(now),
-        )
-        await _move_next(session, messages, lambda each: each is waits.UNTIL, now)
-
-
-MESSAGE_GRACE = timedelta(minutes=5)
-"""How long a message that missed its claim still goes before later ones (`sessions`)."""
-MESSAGE_WAIT = timedelta(minutes=2)
-"""The longest time after which a message claims again, also after a failure of Prefect."""
-
-
-def waiting_message(now: datetime) -> ColumnElement[bool]:
-    """Return the condition for waiting runs that answer a message and have not begun."""
-    return and_(
-        col(RunRow.trigger) == triggers.SESSION.name,
-        col(RunRow.attempts) == 0,
-        col(RunRow.until) >= now - MESSAGE_GRACE,
-        col(RunRow.until) <= now + MESSAGE_WAIT,
-    )
 
 
 async def _move_next(

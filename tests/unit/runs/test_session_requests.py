@@ -10,7 +10,7 @@ from daybook.errors import InvalidInput
 from daybook.jobs.model import normal_parameters
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import RunRow, SessionRow
-from daybook.runs import claims, outcomes, sessions, slots
+from daybook.runs import claims, outcomes, sessions
 from daybook.runs.claim_requests import ClaimRequest, Granted, Waiting
 from tests.world import World
 
@@ -94,85 +94,13 @@ async def test_many_messages_claim_seldom_and_in_their_order(world: World) -> No
         assert waits.why.endswith(f"run {first.id[:8]} goes first")
         number = int(row.parameters["prompt"].rstrip("?"))
         seconds = (waits.until - world.ledger.now()).total_seconds()
-        assert seconds == min(5 + 15 * number, 120)
-
-
-def message(row: RunRow, flow_run: str | None = None) -> ClaimRequest:
-    """Return the claim of a worker, whose Prefect run is ``flow_run``, for a message."""
-    return ClaimRequest(
-        row.occurrence,
-        row.kind,
-        "manual",
-        row.due,
-        "here:1",
-        row.parameters,
-        flow_run_id=flow_run or f"flow-{row.id}",
-    )
-
-
-async def three_messages(world: World) -> list[RunRow]:
-    """Return three messages of a session, of which the first is being answered."""
-    found = [await ask(world, "One?", "1")]
-    for number in (2, 3):
-        world.clock.move(timedelta(seconds=1))
-        found.append(await ask(world, f"{number}?", str(number), str(found[0].session_id)))
-    await world.runs.running(message(found[0]))
-    for row in found[1:]:
-        assert isinstance(await claims.claim(world.ledger, message(row)), Waiting)
-    return found
-
-
-async def test_the_end_of_an_answer_lets_only_the_next_message_claim_at_once(world: World) -> None:
-    first, second, third = await three_messages(world)
-    held = await world.runs.row(first.id)
-    await claims.finish(world.ledger, first.id, held.fence, Outcome(Status.FAILED, error="no"))
-
-    rows = [await world.runs.row(each.id) for each in (second, third)]
-    assert [(each.state, each.waits_for) for each in rows] == [
-        (Status.WAITING, "slot"),
-        (Status.WAITING, ""),
-    ]
-    assert rows[0].until == world.ledger.now() < (rows[1].until or world.ledger.now())
-    waits = await claims.claim(world.ledger, message(third))
-    assert isinstance(waits, Waiting)
-    assert isinstance(await claims.claim(world.ledger, message(second)), Granted)
-
-
-async def test_a_message_that_waits_for_its_second_attempt_lets_the_next_one_go(
-    world: World,
-) -> None:
-    first, second, _ = await three_messages(world)
-    held = await world.runs.row(first.id)
-    later = world.ledger.now() + timedelta(minutes=5)
-    outcome = Outcome(Status.FAILED, error="429")
-    await claims.retry(world.ledger, first.id, held.fence, outcome, later)
-
-    assert (await world.runs.row(second.id)).waits_for == "slot"
-    assert isinstance(await claims.claim(world.ledger, message(second)), Granted)
-
-
-async def test_a_message_that_is_cancelled_in_its_turn_lets_the_next_one_go(world: World) -> None:
-    first, second, third = await three_messages(world)
-    held = await world.runs.row(first.id)
-    await claims.finish(world.ledger, first.id, held.fence, Outcome(Status.FAILED, error="no"))
-    await claims.cancel(world.ledger, second.id)
-
-    assert (await world.runs.row(third.id)).waits_for == "slot"
-
-
-async def test_a_message_without_a_prefect_run_is_left_to_its_creator(world: World) -> None:
-    first = await ask(world, "One?", "1")
-    held = await world.runs.running(message(first))
-    second = await ask(world, "Two?", "2", str(first.session_id))
-    await claims.finish(world.ledger, first.id, held.fence, Outcome(Status.FAILED, error="no"))
-
-    assert (await world.runs.row(second.id)).waits_for == ""
+        assert seconds == min(2 * (number + 1), 60)
 
 
 async def test_a_message_without_an_answer_does_not_stop_the_next_for_ever(world: World) -> None:
     first = await ask(world, "One?", "a")
     second = await ask(world, "Two?", "b", str(first.session_id))
-    world.clock.move(slots.MESSAGE_GRACE + timedelta(seconds=1))
+    world.clock.move(sessions.MESSAGE_GRACE + timedelta(seconds=1))
     later = ClaimRequest(
         second.occurrence, second.kind, "manual", second.due, "here:1", second.parameters
     )
