@@ -30,7 +30,7 @@ import os
 import sys
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -39,6 +39,7 @@ from urllib.parse import urlsplit
 
 from benchmarks import testbed, usage
 from benchmarks.report import header, progress, row, short
+from chaos import replicas
 from chaos.cluster import Cluster, database, of_prefect
 from daybook.clock import SYSTEM_CLOCK
 from daybook.home import Home
@@ -116,6 +117,9 @@ async def measure(jobs: int, workers: int) -> list[Result]:
     """Measure each setup with one worker and overload, and with up to ``workers`` workers."""
     found = []
     for setup in get_args(Setup):
+        if setup == "replicas" and (program := replicas.missing()):
+            progress(f"capacity: no replicas without {program}")
+            continue
         for count in range(1, workers + 1):
             progress(f"capacity: {setup}, {count} workers")
             words = (setup, str(count), str(jobs))
@@ -243,7 +247,7 @@ async def _overload(rate: float, seconds_per_job: float) -> Overload:
         (end - first).total_seconds(),
         sum(each.finished_at <= end for each in in_time if each.finished_at),
         noticed,
-        (max(ends) - last).total_seconds(),
+        (max(ends, default=end) - last).total_seconds(),
         dict(outcomes),
     )
 
@@ -296,7 +300,7 @@ def _cpu(cluster: Cluster) -> dict[str, float]:
 def _postmaster() -> int:
     """Return the process of this machine's PostgreSQL server."""
     for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
+        with suppress(OSError):  # it has ended
             words = (entry / "cmdline").read_bytes().split(b"\0")
             if words[0].endswith(b"/postgres") and b"-D" in words:
                 return int(entry.name)

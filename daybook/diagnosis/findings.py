@@ -26,7 +26,7 @@ ledger nor Prefect::
     one prefect       x       x              `prefect.instances.conflict`
     prefect           x       x        x     Prefect does not answer (`checks.prefect`: the reason)
     late              x       x        x     overdue runs (`runs.overdue`, as the keeper's alerts)
-    waiting           x       x              runs that have waited long for a slot or a worker
+    waiting           x       x              many runs that wait for a slot or a worker's room
 
 Checks that only `doctor` makes, and the check of the settings, are in `checks`. The metrics count
 the same facts. Features add findings to `doctor` (`ledger_checks`) and to `status` (`status`).
@@ -379,24 +379,41 @@ def late(listed: Sequence[OverdueRun], count: int | None = None) -> list[Finding
     return found
 
 
-WAITS_LONG = timedelta(seconds=30)
+MAX_SLOT_WAIT = timedelta(seconds=30)
 """Time after which a run that waits for a slot is a sign of too many runs."""
 
 
-def waiting(live: Iterable[RunRow], now: datetime) -> list[Finding]:
-    """Warn if runs have waited for a slot or for room in a worker longer than `WAITS_LONG`.
+def waiting(live: Iterable[RunRow], now: datetime, state: WorkPool | None) -> list[Finding]:
+    """Warn if runs have waited longer than `MAX_SLOT_WAIT` and wait for a slot or a worker's room.
 
-    A run that waits for a further attempt does not count: nothing tells since when it waits.
+    Without a worker that may start them, another finding has the cause. A backfill waits until
+    nothing else does, and the beginning of the wait for a further attempt is unknown, so these do
+    not count, and neither does a run that was called to claim now.
     """
-    waits = [each for each in live if each.wait_reason.for_slot and not each.attempts]
-    longest = min(waits, key=lambda each: each.queued_at, default=None)
-    if longest is None or now - longest.queued_at <= WAITS_LONG:
+    if state is None or state.idle or state.paused:
         return []
-    count = "A run waits" if len(waits) == 1 else f"{len(waits):,} runs wait"
-    long = duration_in_words(now - longest.queued_at)
-    message = f"{count} for a slot, the longest for {long}: {longest.reason}"
-    fix = "raise the limit if the machine has room, add a worker, or let jobs be due at other times"
-    return [warning("waiting", message, fix)]
+    waits_for_slot = [
+        each
+        for each in live
+        if each.wait_reason.for_slot
+        and each.until is not None
+        and each.until > now
+        and not each.attempts
+        and not each.started_by.is_backfill
+    ]
+    first = min(waits_for_slot, key=lambda each: each.queued_at, default=None)
+    if first is None or now - first.queued_at <= MAX_SLOT_WAIT:
+        return []
+    count = len(waits_for_slot)
+    message = (
+        f"{'A run waits' if count == 1 else f'{count:,} runs wait'} for a slot ({first.reason}); "
+        f"the first one began to wait {duration_in_words(now - first.queued_at)} ago"
+    )
+    if all(each.wait_reason.of_worker for each in waits_for_slot):
+        fix = "add a worker, or raise `worker_limit`"
+    else:
+        fix = "raise `max_concurrent` or the limit of the class if the machines have room"
+    return [warning("waiting", message, f"{fix}; or let jobs be due at other times")]
 
 
 def unset_command() -> str:

@@ -264,7 +264,7 @@ def check_schemas_once() -> bool:
     return True
 
 
-CHECKED_SCHEMAS = 1_000
+MAX_CHECKED_SCHEMAS = 1_000
 """Maximum number of schemas that the server remembers as checked."""
 
 
@@ -277,7 +277,7 @@ def _checked_once(check: Callable[..., None]) -> Callable[..., None]:
         if digest in checked:
             return
         check(schema, **options)
-        if len(checked) >= CHECKED_SCHEMAS:
+        if len(checked) >= MAX_CHECKED_SCHEMAS:
             checked.clear()
         checked.add(digest)
 

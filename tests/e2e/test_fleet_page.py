@@ -34,7 +34,6 @@ pytestmark = [
     pytest.mark.skipif(bool(MISSING), reason=f"service absent: {MISSING}"),
 ]
 PAGE = (REPOSITORY / "docs/operations/fleet.md").read_text()
-MAX_SECONDS = 120.0
 
 
 def block(title: str, number: int = 0) -> str:

@@ -17,6 +17,7 @@ from daybook.execution import outcome_spool
 from daybook.finding import Finding, passed, problem
 from daybook.keeper import leader_lease
 from daybook.ledger.engine import open_ledger
+from daybook.runs import history
 from daybook.runs import overdue as run_overdue
 from daybook.schedules.zones import time_with_zone
 from daybook.short_text import first_names
@@ -101,6 +102,15 @@ async def late(client: PrefectClient) -> list[Finding]:
         overdue_runs = overdue.without_catch_up(overdue_runs, leader, known.now)
     found = findings.late([OverdueRun.of(each, known) for each in overdue_runs])
     return [each.model_copy(update={"fix": "daybook status"}) for each in found]
+
+
+async def waiting(client: PrefectClient) -> list[Finding]:
+    """Check that no run has waited long for a slot."""
+    if not await ledger_checks.stored_jobs():
+        return []
+    pool = await prefect.pool_state(client)
+    async with open_ledger() as ledger, ledger.read() as session:
+        return findings.waiting(await history.live(session), ledger.now(), pool)
 
 
 async def maintenance() -> list[Finding]:

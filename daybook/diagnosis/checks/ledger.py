@@ -168,14 +168,6 @@ async def leases() -> list[Finding]:
         return findings.expired_leases(await history.live(session), opened.now())
 
 
-async def waiting() -> list[Finding]:
-    """Check that no run has waited long for a slot."""
-    if not exists():
-        return []
-    async with open_ledger() as opened, opened.read() as session:
-        return findings.waiting(await history.live(session), opened.now())
-
-
 async def ledger_key() -> list[Finding]:
     """Check that this home has the key of the ledger's copies of agents and secrets."""
     if not exists():

@@ -1,6 +1,6 @@
 """Prefect's replica and services at a Redis with TLS and a password, which is rotated.
 
-The steps are those of `docs/operations/fleet.md`.
+The commands are those of `docs/operations/fleet.md`.
 """
 
 from __future__ import annotations
@@ -162,9 +162,7 @@ def administer(folder: Path, port: int, password: str, *words: str) -> str:
     return done.stdout.strip()
 
 
-async def test_the_password_of_a_redis_with_tls_is_rotated_without_a_lost_event(
-    tmp_path: Path,
-) -> None:
+async def test_the_password_of_a_redis_with_tls_is_rotated(tmp_path: Path) -> None:
     async with redis(tmp_path) as port:
         prefect = Prefect(tmp_path, port)
         try:

@@ -350,7 +350,7 @@ def test_a_schema_that_is_refused_is_refused_again(checks: list[Any]) -> None:
 def test_the_server_remembers_a_limited_number_of_schemas(
     checks: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(private_names, "CHECKED_SCHEMAS", 2)
+    monkeypatch.setattr(private_names, "MAX_CHECKED_SCHEMAS", 2)
     assert private_names.check_schemas_once()
     for minimum in (1, 2, 3, 3, 1):
         is_valid_schema({"minimum": minimum})

@@ -82,20 +82,31 @@ def test_at_most_three_overdue_runs_are_described(runs: int, last: str | None) -
 
 def waiting_run(seconds: int, waits_for: str = "slot", **changes: Any) -> RunRow:
     begins = NOW - timedelta(seconds=seconds)
-    fields = {"due": begins - timedelta(days=1), "queued_at": begins, "status": "waiting"}
-    why = "4 of 4 runs are active"
-    return RunRow(**fields | {"waits_for": waits_for, "reason": why, "attempts": 0} | changes)
+    fields: dict[str, Any] = {
+        "due": begins - timedelta(days=1),
+        "queued_at": begins,
+        "status": "waiting",
+        "waits_for": waits_for,
+        "until": NOW + timedelta(seconds=30),
+        "reason": "4 of 4 runs are active",
+        "trigger": "schedule",
+        "attempts": 0,
+    }
+    return RunRow(**fields | changes)
 
 
 def test_more_runs_than_slots_are_a_warning() -> None:
     runs = [waiting_run(5), waiting_run(45, "worker"), waiting_run(31)]
-    (found,) = findings.waiting(runs, NOW)
+    (found,) = findings.waiting(runs, NOW, POOL)
     assert (found.check, found.severity) == ("waiting", Severity.WARNING)
     assert found.message == (
-        "3 runs wait for a slot, the longest for 45 seconds: 4 of 4 runs are active"
+        "3 runs wait for a slot (4 of 4 runs are active); the first one began to wait 45 seconds "
+        "ago"
     )
-    (found,) = findings.waiting([waiting_run(60)], NOW)
-    assert found.message.startswith("A run waits for a slot, the longest for 1 minute")
+    assert found.fix.startswith("raise `max_concurrent`")
+    (found,) = findings.waiting([waiting_run(60, "worker")], NOW, POOL)
+    assert found.message.startswith("A run waits for a slot (")
+    assert found.fix.startswith("add a worker")
 
 
 @pytest.mark.parametrize(
@@ -105,11 +116,22 @@ def test_more_runs_than_slots_are_a_warning() -> None:
         waiting_run(3600, "overlap"),
         waiting_run(3600, "due"),
         waiting_run(3600, attempts=1),
+        waiting_run(3600, until=NOW),
+        waiting_run(3600, trigger="backfill"),
     ],
-    ids=["not for long", "for another run", "for its due time", "for its second attempt"],
+    ids=["short", "overlap", "not due", "second attempt", "called", "backfill"],
 )
 def test_a_run_that_waits_as_it_should_is_no_warning(run: RunRow) -> None:
-    assert findings.waiting([run], NOW) == []
+    assert findings.waiting([run], NOW, POOL) == []
+
+
+@pytest.mark.parametrize(
+    "state",
+    [None, replace(POOL, workers=[]), replace(POOL, paused=("the work pool daybook",))],
+    ids=["unknown", "no worker", "paused"],
+)
+def test_runs_that_no_worker_may_start_are_not_too_many(state: WorkPool | None) -> None:
+    assert findings.waiting([waiting_run(60)], NOW, state) == []
 
 
 def test_a_paused_pool_is_a_warning_and_the_pool_of_another_daybook_a_problem(
