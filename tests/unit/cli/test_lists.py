@@ -54,7 +54,6 @@ def names(result: Any) -> list[str]:
         ("--since yesterday", []),
         ("--limit 2", ["by hand", "often"]),
         ("--limit 1 --tag team", ["weekly"]),
-        ("--limit 1 --sort next", ["often"]),
     ],
 )
 def test_list_filters_jobs(daybook: Callable[..., Any], options: str, expected: list[str]) -> None:
@@ -102,14 +101,16 @@ def test_next_without_a_job_lists_the_next_due_time_of_each_job(
     daybook: Callable[..., Any],
 ) -> None:
     listed = daybook("next", "--json").json
-    assert [each["name"] for each in listed] == ["often", "weekly"]
+    order = [each["name"] for each in listed]
+    assert sorted(order) == ["often", "weekly"]  # on a Monday morning, `weekly` may be the first
     first, second = (datetime.fromisoformat(each["next_due"][0]) for each in listed)
-    assert first < second
-    assert names(daybook("next", "--count", "1", "--json")) == ["often"]
+    assert first <= second
+    assert names(daybook("next", "--count", "1", "--json")) == order[:1]
+    assert names(daybook("list", "--limit", "1", "--sort", "next", "--json")) == order[:1]
     header, *rows = daybook("next").out.splitlines()
     assert header.split() == ["NEXT", "JOB", "SCHEDULE", "LAST"]
     assert [row.split()[-1] for row in rows] == ["-", "-"]
-    assert "  often   every 1 hour 30 minutes  " in rows[0]
+    assert "  often   every 1 hour 30 minutes  " in rows[order.index("often")]
 
 
 def test_next_without_jobs_says_so(
