@@ -11,9 +11,9 @@ replicas    PostgreSQL  two API replicas, services, HAProxy, Redis (`deployments
 ==========  ==========  ==================================================================
 
 Jobs that are due at one instant give the **burst rate** and what a run costs. Then jobs are due
-each minute that would need **twice** the burst rate, for `OVERLOAD_MINUTES`. A due time whose job
-still waits is skipped, so about half of them have to succeed, at the burst rate; `daybook status`
-has to say that runs wait; and after the last due time the waiting runs have to end.
+each minute that would need **twice** the burst rate, for `OVERLOAD_MINUTES`. Meanwhile runs have to
+succeed at the burst rate, and `daybook status` has to say that runs wait. After the last due time,
+every due time has to get its outcome.
 
 `predict` returns the rate that the costs of a run allow on other machines: the busiest resource is
 the limit (the bottleneck law of queueing networks). The table compares it with further bursts.
@@ -49,9 +49,6 @@ URL = os.environ.get("TEST_POSTGRESQL_URL", "postgresql://root@127.0.0.1:5432/te
 CONCURRENCY = 8
 """Concurrent runs of all workers together."""
 OVERLOAD_MINUTES = 3
-CONCURRENT_ADDITIONS = 4
-SECONDS_PER_JOB = 0.35
-"""Time to add a job on a slow machine, until it was measured."""
 STATUS_INTERVAL_SECONDS = 5.0
 STANDSTILL_SECONDS = 30.0
 """The overload is over when no run waited, and none was recorded, for so long."""
@@ -62,7 +59,7 @@ MAX_NOTICE_SECONDS = 60.0
 FLEET = (10, 100_000)
 """Workers, each on a machine like this one, and jobs of the fleet that the table predicts."""
 ONE_PROCESS = ("server",)
-"""Kinds of processes that use at most one core each, and of which there is one."""
+"""Kinds of processes of which only one runs, so that it uses at most one core."""
 
 
 @dataclass(frozen=True)
@@ -161,10 +158,7 @@ async def _measure(home: Home, setup: Setup, workers: int, jobs: int) -> Result:
 async def _started(home: Home, setup: Setup, workers: int) -> AsyncIterator[Cluster]:
     from prefect.client.orchestration import get_client
 
-    from daybook import repository
-    from daybook.agents import documents
     from daybook.api import jobs, runs
-    from daybook.prefect import work_pool
 
     port = urlsplit(os.environ["PREFECT_API_URL"]).port
     assert port is not None
@@ -177,9 +171,7 @@ async def _started(home: Home, setup: Setup, workers: int) -> AsyncIterator[Clus
         try:
             await cluster.start(workers, 0, concurrency=CONCURRENCY)
             async with get_client() as client:
-                await repository.load_entry_point("blocks/__init__.py").register(client)
-                await work_pool.ensure(client)
-                await documents.ensure_default(client)
+                await testbed.prepare(client)
             await jobs.add({"name": "first", "prompt": "Hello", "on_demand": True})
             await runs.run("first", wait=True)  # do the imports of the first run now
             yield cluster
@@ -191,11 +183,12 @@ async def _burst(cluster: Cluster, setup: Setup, home: Home, count: int) -> tupl
     """Return the burst, and the time to add one of its jobs."""
     from sqlmodel import col
 
+    from benchmarks import together
     from benchmarks.backlog import wait_for_runs
     from daybook.ledger.tables import RunRow
 
     start = SYSTEM_CLOCK.now()
-    due = await _add("burst", count, 1, SECONDS_PER_JOB)
+    due = await together.add(count, "burst")
     adding = (SYSTEM_CLOCK.now() - start).total_seconds()
     await SYSTEM_CLOCK.wait_until(due - timedelta(seconds=1))
     sizes, cpu, machine = await _sizes(cluster, setup, home), _cpu(cluster), usage.machine_cpu()
@@ -216,12 +209,13 @@ async def _burst(cluster: Cluster, setup: Setup, home: Home, count: int) -> tupl
 async def _overload(rate: float, seconds_per_job: float) -> Overload:
     from sqlmodel import col, select
 
+    from benchmarks import together
     from daybook.ledger.engine import open_ledger
     from daybook.ledger.states import TERMINAL, Status
     from daybook.ledger.tables import RunRow
 
     jobs = round(60 * rate)
-    first = await _add("overload", jobs, OVERLOAD_MINUTES, seconds_per_job)
+    first = await together.add(jobs, "overload", OVERLOAD_MINUTES, seconds_per_job)
     last, end = (first + timedelta(minutes=n) for n in (OVERLOAD_MINUTES - 1, OVERLOAD_MINUTES))
     await SYSTEM_CLOCK.wait_until(first)
     progress(f"{jobs} jobs are due each minute")
@@ -260,30 +254,6 @@ async def _until_noticed(first: datetime, end: datetime) -> float | None:
             return (SYSTEM_CLOCK.now() - first).total_seconds()
         await SYSTEM_CLOCK.wait_until(now + timedelta(seconds=STATUS_INTERVAL_SECONDS))
     return None
-
-
-async def _add(prefix: str, count: int, minutes: int, seconds_per_job: float) -> datetime:
-    """Add ``count`` jobs that are due in ``minutes`` minutes of each day; return the first."""
-    from daybook.api import jobs
-
-    seconds = 20.0 + count * seconds_per_job
-    at = SYSTEM_CLOCK.now() + timedelta(seconds=60 + seconds)
-    first = at.replace(second=0, microsecond=0)
-    if first.minute + minutes > 60:
-        first = first.replace(minute=0) + timedelta(hours=1)
-    due = f"{','.join(str(first.minute + n) for n in range(minutes))} {first.hour} * * *"
-    limit = asyncio.Semaphore(CONCURRENT_ADDITIONS)
-
-    async def add(number: int) -> None:
-        async with limit:
-            fields = {"prompt": "What is on today?", "cron": due, "timezone": "UTC"}
-            await jobs.add({"name": f"{prefix}-{number}", **fields})
-
-    progress(f"adding {count} jobs")
-    await asyncio.gather(*map(add, range(count)))
-    if SYSTEM_CLOCK.now() > first - timedelta(seconds=5):
-        raise RuntimeError(f"the machine needs more than {seconds:.0f} s to add {count} jobs")
-    return first
 
 
 def _cpu(cluster: Cluster) -> dict[str, float]:

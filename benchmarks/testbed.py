@@ -133,6 +133,13 @@ class Worker:
                 await asyncio.sleep(POLL_INTERVAL_SECONDS)
 
 
+async def prepare(client: PrefectClient) -> None:
+    """Register the block types, and create the work pool and the default agent, like `up`."""
+    await repository.load_entry_point("blocks/__init__.py").register(client)
+    await work_pool.ensure(client)
+    await documents.ensure_default(client)
+
+
 @dataclass(frozen=True)
 class Testbed:
     """A running server, and a client whose requests are not counted."""
@@ -143,10 +150,7 @@ class Testbed:
     client: PrefectClient
 
     async def prepare(self) -> None:
-        """Register the block types, and create the work pool and the default agent, like `up`."""
-        await repository.load_entry_point("blocks/__init__.py").register(self.client)
-        await work_pool.ensure(self.client)
-        await documents.ensure_default(self.client)
+        await prepare(self.client)
 
     def worker_command(self, name: str, limit: int) -> tuple[list[str], dict[str, str]]:
         """Return command and environment of a Daybook worker with ``limit`` concurrent runs."""

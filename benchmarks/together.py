@@ -84,7 +84,7 @@ async def _measure(bed: Testbed, plan: Plan, workers: int, others: int) -> Resul
             started.append(await stack.enter_async_context(bed.worker(command, environment)))
         await jobs.add({"name": f"{prefix}-first", "prompt": "Hello", "on_demand": True})
         await runs.run(f"{prefix}-first", wait=True)  # do the imports of the first run now
-        due = await _add(plan.jobs, prefix)
+        due = await add(plan.jobs, prefix)
         await SYSTEM_CLOCK.wait_until(due - timedelta(seconds=1))
         before = [usage.cpu(each.pid) for each in started]
         server_before, machine_before = usage.cpu(bed.server.pid), usage.machine_cpu()
@@ -108,19 +108,24 @@ async def _measure(bed: Testbed, plan: Plan, workers: int, others: int) -> Resul
     )
 
 
-async def _add(count: int, prefix: str) -> datetime:
-    """Add ``count`` daily jobs; return when they are due first."""
-    seconds = 60.0 + 20.0 + count * SECONDS_PER_JOB
+async def add(
+    count: int, prefix: str, minutes: int = 1, seconds_per_job: float = SECONDS_PER_JOB
+) -> datetime:
+    """Add ``count`` jobs that are due in ``minutes`` minutes of each day; return the first one."""
+    seconds = 60.0 + 20.0 + count * seconds_per_job
     due = (SYSTEM_CLOCK.now() + timedelta(seconds=seconds)).replace(second=0, microsecond=0)
+    if due.minute + minutes > 60:
+        due = due.replace(minute=0) + timedelta(hours=1)
+    of_hour = ",".join(str(due.minute + number) for number in range(minutes))
     limit = asyncio.Semaphore(CONCURRENT_ADDITIONS)
 
-    async def add(number: int) -> None:
+    async def add_one(number: int) -> None:
         async with limit:
-            fields = {"prompt": "What is on today?", "cron": f"{due.minute} {due.hour} * * *"}
+            fields = {"prompt": "What is on today?", "cron": f"{of_hour} {due.hour} * * *"}
             await jobs.add({"name": f"{prefix}-{number}", "timezone": "UTC", **fields})
 
     progress(f"adding {count} jobs")
-    await asyncio.gather(*map(add, range(count)))
+    await asyncio.gather(*map(add_one, range(count)))
     if SYSTEM_CLOCK.now() > due - timedelta(seconds=15):
         raise RuntimeError(f"the machine needs more than {seconds:.0f} s to add {count} jobs")
     return due

@@ -35,6 +35,12 @@ def missing() -> str:
     return next((each for each in ("haproxy", "redis-server") if not shutil.which(each)), "")
 
 
+def fleet_settings() -> dict[str, str]:
+    """Return the settings of `deployments/fleet/prefect.env`."""
+    lines = (FLEET / "prefect.env").read_text().splitlines()
+    return dict(line.split("=", 1) for line in lines if line[:1] not in ("", "#"))
+
+
 @dataclass
 class Replicas:
     """The processes of Prefect on ``host`` with a database at ``database``.
@@ -95,8 +101,7 @@ class Replicas:
         await (await self.start("flush", ["redis-cli", *port, "flushall"])).wait()
 
     def _environment(self, name: str) -> dict[str, str]:
-        lines = (FLEET / "prefect.env").read_text().splitlines()
-        settings = dict(line.split("=", 1) for line in lines if line[:1] not in ("", "#"))
+        settings = fleet_settings()
         redis = f"redis://127.0.0.1:{self._redis}"
         addresses = {
             f"FLEET_API_{number}": f"{server.HOST}:{port}"

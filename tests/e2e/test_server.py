@@ -9,6 +9,7 @@ import re
 import signal
 import socket
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
@@ -16,6 +17,8 @@ from typing import Any
 
 import httpx
 import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import WorkPoolCreate
 from websockets import Subprotocol
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -28,6 +31,7 @@ from daybook.prefect.address import ui_address
 from daybook.processes import children, open_files, proc
 from tests.at_prefect import basic
 from tests.servers import free_port, migrate
+from tests.waiting import becomes_true
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow]
 
@@ -291,6 +295,35 @@ async def test_many_concurrent_deployments_get_no_503(prefect_server: Any) -> No
         assert codes == {201: DEPLOYMENTS}
         flow_filter = {"flows": {"name": {"any_": ["at-once"]}}}
         assert (await client.post("/deployments/count", json=flow_filter)).json() == DEPLOYMENTS
+
+
+async def test_repeated_polls_of_a_worker_rarely_write_the_deployments(
+    prefect_server: Any,
+) -> None:
+    async with get_client() as client:
+        pool = await client.create_work_pool(WorkPoolCreate(name="polled", type="process"))
+        try:
+            flow_id = await client.create_flow_from_name("polled")
+            deployment_id = await client.create_deployment(
+                flow_id, "polled", work_pool_name=pool.name
+            )
+            recorded, start = set[Any](), time.monotonic()
+            for _ in range(8):
+                (queue,) = await client.read_work_queues(work_pool_name=pool.name)
+                await client.get_scheduled_flow_runs_for_work_pool(pool.name)
+
+                async def is_recorded(before: Any = queue.last_polled) -> bool:
+                    (polled,) = await client.read_work_queues(work_pool_name=pool.name)
+                    return bool(polled.last_polled != before)
+
+                assert await becomes_true(is_recorded, 30.0)
+                recorded.add((await client.read_deployment(deployment_id)).last_polled)
+            seconds = time.monotonic() - start
+        finally:
+            await client.delete_work_pool(pool.name)
+    interval = server.POLL_RECORD_INTERVAL.total_seconds()
+    assert len(recorded - {None}) <= 1 + seconds // interval
+    assert recorded - {None}  # the first poll made it ready
 
 
 async def test_an_acknowledged_write_survives_a_kill_of_the_server(daybook_home: Home) -> None:

@@ -20,11 +20,11 @@ import httpx
 import pytest
 from cryptography import x509
 
+from chaos.replicas import fleet_settings
 from daybook.operations import server
 from daybook.processes import children
 from daybook.processes.children import Child
 from tests import certificates
-from tests.conftest import REPOSITORY
 from tests.waiting import becomes_true
 
 pytestmark = [
@@ -51,14 +51,12 @@ class Prefect:
         return f"http://127.0.0.1:{self.port}/api"
 
     def _environment(self, password: str) -> dict[str, str]:
-        lines = (REPOSITORY / "deployments/fleet/prefect.env").read_text().splitlines()
-        fleet = dict(line.split("=", 1) for line in lines if line[:1] not in ("", "#"))
         own = ("PREFECT_", "DAYBOOK_")
         clean = {name: value for name, value in os.environ.items() if not name.startswith(own)}
         redis = f"rediss://:{password}@localhost:{self.redis_port}"
         trust = f"ssl_ca_certs={self.folder / 'authority.pem'}"
         return clean | {
-            **fleet,
+            **fleet_settings(),
             "PREFECT_HOME": str(self.folder),
             "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{self.folder}/prefect.db",
             "PREFECT_REDIS_MESSAGING_URL": f"{redis}/0?{trust}",

@@ -53,6 +53,7 @@ pytestmark = [
 CHANNEL = "telegram"
 WORDS = "approve yes ok reject no"
 GONE = "This is no longer possible: it was decided, or it has changed."
+UNUSED = "only the listener and the outbox call this, never the handling of an update"
 CALL = Question("1.1", "d" * 64, 1, "mail_send", 'to="ann"', timedelta(hours=1))
 
 
@@ -77,7 +78,7 @@ class FakePlatform:
         return ()
 
     async def confirm(self, updates: Sequence[Update]) -> None:
-        raise NotImplementedError
+        raise AssertionError(UNUSED)
 
     async def read_pictures(self, ids: Sequence[str]) -> Sequence[ReceivedPicture]:
         if self.picture_faults:
@@ -91,16 +92,16 @@ class FakePlatform:
         self.acknowledged.append((press_id, text))
 
     async def send(self, post: Post) -> str:
-        raise NotImplementedError
+        raise AssertionError(UNUSED)
 
     async def edit(self, message_id: str, post: Post) -> None:
-        raise NotImplementedError
+        raise AssertionError(UNUSED)
 
     async def delete(self, chat_id: str, message_id: str) -> None:
-        raise NotImplementedError
+        raise AssertionError(UNUSED)
 
     async def remove_buttons(self, chat_id: str, message_id: str) -> None:
-        raise NotImplementedError
+        raise AssertionError(UNUSED)
 
 
 class FakeAccount:
@@ -109,7 +110,7 @@ class FakeAccount:
     name, agent, account_id = CHANNEL, "default", "bot-1"
 
     def open(self) -> AbstractAsyncContextManager[Platform]:
-        raise NotImplementedError
+        raise AssertionError(UNUSED)
 
 
 class Chat:
