@@ -30,6 +30,7 @@ from daybook.keeper import alerts, auditor, retention
 from daybook.ledger.engine import Ledger, open_ledger
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import JobRow
+from daybook.processes import garbage
 from daybook.runs import claims, counts, leases
 from daybook.runs.claim_requests import ClaimRequest, Granted
 from daybook.web import login, pages
@@ -97,6 +98,7 @@ class Parts:
 
 
 async def main() -> None:
+    garbage.settle()  # as the processes of `daybook up` do after their start
     logging.disable(logging.ERROR)  # the processes of a home are missing
     async with open_ledger() as ledger:
         async with ledger.read() as session:

@@ -27,7 +27,7 @@ from daybook.processes.children import Child
 FLEET = Path(__file__).parents[1] / "deployments" / "fleet"
 COUNT = 2
 """Number of API replicas, as `haproxy.cfg` has."""
-_PREFECT = (sys.executable, "-m", "prefect", "server")
+_PREFECT = (sys.executable, "-m", "daybook.operations.prefect_server")
 
 
 def missing() -> str:

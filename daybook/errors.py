@@ -18,7 +18,7 @@
     │   │   └── PrefectRefused   4  Prefect answers and denies access (401, 403)
     │   └── LedgerUnreachable    4
     │       ├── LedgerReplaced   4  the database was deleted or replaced while it was in use
-    │       ├── LedgerOlder      4  this program is newer than the running `daybook up`
+    │       ├── LedgerOlder      4  an earlier schema, which this program may not migrate
     │       └── LedgerNewer      2  a newer program migrated the ledger, and this one cannot use it
     ├── LedgerError              1
     │   ├── LedgerKeyMissing     1  this home does not have the key of the ledger's encrypted copies
@@ -379,15 +379,22 @@ class LedgerReplaced(LedgerUnreachable):
 
 
 class LedgerOlder(LedgerUnreachable):
-    """The ledger has an earlier schema, which the running `daybook up` still uses."""
+    """The ledger has an earlier schema, and this program may not migrate it.
+
+    ``is_in_use`` is true if the running `daybook up` still uses that schema.
+    """
 
     code = "ledger_older"
 
-    def __init__(self, place: str) -> None:
+    def __init__(self, place: str, *, is_in_use: bool) -> None:
         super().__init__(place, "it has an earlier schema")
+        self.is_in_use = is_in_use
         self.args = (
             f"the ledger at {place} is in use by an older `daybook up`, which restarts within "
-            "minutes after an upgrade; to restart it now, run `daybook down`, then `daybook up`",
+            "minutes after an upgrade; to restart it now, run `daybook down`, then `daybook up`"
+            if is_in_use
+            else f"the ledger at {place} belongs to an older version of Daybook; install the "
+            "version of its workers here, or upgrade them first",
         )
 
 

@@ -11,9 +11,10 @@ To change the lease of runs, change `run_lease` in this module, which affects:
   `rerun_stop`) and `worker_signal`, which `Timing` checks, and
   `tools.connection.OPEN_TIMEOUT_SECONDS`, which has to be shorter than the lease.
 - Code that uses it and needs no change: `runs.leases` (expiry), `runs.claims`, `runs.decision`,
-  `runs.overlap` and `prefect.ended_runs`; the renewals in `worker.worker_loop`, `execution.lease`,
-  `execution.execute` and `execution.attempt`; the retries in `execution.recording` and
-  `worker.exit_handling`; and the silence after which `worker.parent` ends the runs.
+  `runs.overlap`, `prefect.ended_runs` and `prefect.scheduled_runs`; the renewals in
+  `worker.worker_loop`, `execution.lease`, `execution.execute` and `execution.attempt`; the retries
+  in `execution.recording` and `worker.exit_handling`; and the silence after which `worker.parent`
+  ends the runs.
 - Texts with its 60 seconds, or with times derived from them: `docs/promise.md` (rule 5),
   `docs/concepts/claim.md`, `docs/chaos.md`, and the decisions 0009 and 0011.
 - Tests with these times: `tests/unit/test_timing.py` and `tests/unit/runs/test_leases.py`.

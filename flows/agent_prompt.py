@@ -31,8 +31,15 @@ from daybook.prefect.parameter_schema import FLOW_DESCRIPTION, describes_paramet
 
 # Results are not persisted, because Prefect's Retry executes no run that already has a result. The
 # artifact has the full answer, and the ledger has the data for programs. Prefect's own retries are
-# off, because they would bypass the claim.
-@flow(name="agent-prompt", description=FLOW_DESCRIPTION, persist_result=False, retries=0)
+# off, because they would bypass the claim. `carry_out` validates the parameters and records why it
+# refuses them; Prefect would build a model of them for each run, a tenth of its CPU time.
+@flow(
+    name="agent-prompt",
+    description=FLOW_DESCRIPTION,
+    persist_result=False,
+    retries=0,
+    validate_parameters=False,
+)
 @describes_parameters_of("agent-prompt")
 async def agent_prompt(
     *,

@@ -38,9 +38,13 @@ from daybook.prefect.parameter_schema import FLOW_DESCRIPTION, describes_paramet
 from daybook.runs.claim_requests import Granted
 
 
-@flow(
-    name="heartbeat", description=FLOW_DESCRIPTION, persist_result=False, retries=0
-)  # see flows/agent_prompt.py
+@flow(  # see flows/agent_prompt.py
+    name="heartbeat",
+    description=FLOW_DESCRIPTION,
+    persist_result=False,
+    retries=0,
+    validate_parameters=False,
+)
 @describes_parameters_of("heartbeat")
 async def heartbeat(
     *,

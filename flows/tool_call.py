@@ -37,9 +37,13 @@ from daybook.tools import calls
 from daybook.tools.server_blocks import PrefectServers
 
 
-@flow(
-    name="tool-call", description=FLOW_DESCRIPTION, persist_result=False, retries=0
-)  # see flows/agent_prompt.py
+@flow(  # see flows/agent_prompt.py
+    name="tool-call",
+    description=FLOW_DESCRIPTION,
+    persist_result=False,
+    retries=0,
+    validate_parameters=False,
+)
 @describes_parameters_of("tool-call")
 async def tool_call(
     *,

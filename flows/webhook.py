@@ -37,9 +37,13 @@ from daybook.resources.secrets import PrefectSecretStore
 from daybook.runs.claim_requests import Granted
 
 
-@flow(
-    name="webhook", description=FLOW_DESCRIPTION, persist_result=False, retries=0
-)  # see flows/agent_prompt.py
+@flow(  # see flows/agent_prompt.py
+    name="webhook",
+    description=FLOW_DESCRIPTION,
+    persist_result=False,
+    retries=0,
+    validate_parameters=False,
+)
 @describes_parameters_of("webhook")
 async def webhook(
     *,

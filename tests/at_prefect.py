@@ -39,6 +39,12 @@ def with_client(ask: Callable[[PrefectClient], Awaitable[Any]]) -> Any:
     return asyncio.run(with_it())
 
 
+async def delete_deployments(client: PrefectClient) -> None:
+    """Delete all deployments: beside those of another ledger, no worker of a new ledger starts."""
+    for each in await client.read_deployments():
+        await client.delete_deployment(each.id)
+
+
 async def add_document(
     store: BlockStore[Any],
     client: PrefectClient,

@@ -2,7 +2,8 @@
 
 The environment is set here, before any test module imports Prefect, which reads it once. So no test
 can reach the developer's own Prefect or `~/.daybook`. The server itself starts at the first use of
-`prefect_server`; without that fixture a test's connection to Prefect is refused.
+`prefect_server`; without that fixture a test's connection to Prefect is refused, also after other
+tests of this process have used it.
 """
 
 from __future__ import annotations
@@ -35,11 +36,12 @@ from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 from daybook.home import CLIENT_CREDENTIAL, SERVER_CREDENTIAL, Home
 from daybook.operations import server
 from daybook.prefect import client as connection
+from daybook.prefect import private_names
 from daybook.processes import garbage
 from daybook.processes.children import Child
 from daybook.timing import TIMING
 from tests import costs
-from tests.servers import free_port, migrated
+from tests.servers import NOWHERE, free_port, migrated
 
 if TYPE_CHECKING:
     from tests.commands import Daybook
@@ -356,6 +358,31 @@ class OnePrefect(LoadScopeScheduling):  # type: ignore[misc]
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> OnePrefect | None:
     """Return the scheduler of `make test`, which is chosen by `--dist loadgroup`."""
     return OnePrefect(config, log) if config.getvalue("dist") == "loadgroup" else None
+
+
+@pytest.hookimpl(tryfirst=True)  # before any fixture
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Point Prefect's client at the session's server if the test uses it, else at no server.
+
+    Fixtures cannot do that for each other: an asynchronous test does not see the context variables,
+    such as `temporary_settings`, of a fixture that follows its first asynchronous one.
+    """
+    uses_server = "prefect_server" in getattr(item, "fixturenames", ())
+    address = server.api_url(SESSION_PORT) if uses_server else NOWHERE
+    if {os.environ["PREFECT_API_URL"], _address_of_prefect(address)} != {address}:
+        _send_queued_logs()
+        os.environ["PREFECT_API_URL"] = address
+        if "prefect" in sys.modules:
+            private_names.reload_settings()
+
+
+def _address_of_prefect(default: str) -> str | None:
+    """Return the address in Prefect's own settings; ``default`` if it has not read any yet."""
+    if "prefect.settings" not in sys.modules or "prefect.context" not in sys.modules:
+        return default
+    from prefect.settings import get_current_settings
+
+    return get_current_settings().api.url
 
 
 @pytest.hookimpl(wrapper=True)

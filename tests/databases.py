@@ -39,6 +39,7 @@ from daybook.clock import Clock
 from daybook.ledger import feature_tables, postgresql, schema, sqlite
 from daybook.ledger.engine import Ledger
 from daybook.ledger.feature_tables import all_tables
+from daybook.ledger.sqlite_driver import BEGIN_WRITING
 from daybook.ledger.tables import new_id
 
 KINDS = ("sqlite", "postgresql")
@@ -290,8 +291,8 @@ def _execute_at_once(connection: Any, _: Any) -> None:
     """Let the driver's connection execute each function in the thread of the event loop.
 
     To switch to the connection's thread and back needs more CPU time than a small statement. After
-    each function, other tasks have their turn, as they have while the thread executes it. The
-    thread still waits for the lock, because another task may hold it with another ledger.
+    each function that the thread would execute, other tasks have their turn. The thread still waits
+    for the lock, because another task may hold it with another ledger.
     """
     driver = connection._connection
     in_thread = driver._execute
@@ -308,11 +309,11 @@ def _execute_at_once(connection: Any, _: Any) -> None:
 
 
 def _begins_writing(function: Any) -> bool:
-    """Return whether the function of `sqlite_driver.execute` executes `BEGIN IMMEDIATE`."""
+    """Return whether the function of `sqlite_driver.execute` begins a transaction that writes."""
     names = getattr(getattr(function, "__code__", None), "co_freevars", ())
     if "operation" not in names:
         return False
-    return bool(function.__closure__[names.index("operation")].cell_contents == "BEGIN IMMEDIATE")
+    return bool(function.__closure__[names.index("operation")].cell_contents == BEGIN_WRITING)
 
 
 class SharedLedger(Ledger):

@@ -77,9 +77,14 @@ class Dovecot:
         draft.rename(self.folder / "mail" / "new" / name)
 
     def renumber(self) -> None:
-        """Make the server give all mails new numbers, as after a restored backup."""
-        for each in (self.folder / "mail").glob("dovecot*"):
-            each.unlink()
+        """Make the server give all mails new numbers, as after a restored backup.
+
+        Keep its files about the last UIDVALIDITY: without them, the next one is the time in
+        seconds, which may be the same as before.
+        """
+        for each in (self.folder / "mail").glob("dovecot[.-]*"):
+            if not each.name.startswith("dovecot-uidvalidity"):
+                each.unlink()
 
     def flags(self) -> list[str]:
         """Return the flags of the mails that a client has seen, such as `S`."""

@@ -7,10 +7,11 @@ them with a few queries. So a page of a list of a thousand jobs is as fast as a 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -26,7 +27,7 @@ from daybook.jobs.views import DueTime, DueTimes, FieldChange, ListedJob, change
 from daybook.ledger.engine import open_ledger, reading
 from daybook.ledger.states import FAILURES, Status
 from daybook.ledger.views import UtcTime
-from daybook.runs import history
+from daybook.runs import daily, history
 from daybook.runs.daily import Total
 from daybook.schedules.zones import is_known
 
@@ -187,6 +188,12 @@ def matches(job: JobSummary, choice: Choice, running: Iterable[str | None]) -> b
         and choice.agent in ("", job.agent)
         and states.get(choice.state, False)
     )
+
+
+async def totals(job_ids: Collection[str], days: Sequence[date], tz: ZoneInfo) -> list[Total]:
+    """Return the totals of these jobs on ``days``, consecutive days in ``tz``, oldest first."""
+    async with reading() as session:
+        return await daily.add_up_jobs(session, job_ids, days, tz)
 
 
 def strips(totals: Iterable[Total], days: Sequence[date]) -> dict[str | None, list[DayStrip]]:

@@ -12,6 +12,7 @@
     release ──► pending, as before the claim
     killed ───► the lease expires; the next claim sends the row again under the same id
     retry ────► pending: its attempts and `MAX_DELIVERY_AGE` start over
+    its account works again ─► pending and due (`pending.send_now`)
 
 A destination queue (column ``queue``) groups the rows for one destination that may be unavailable
 as a whole: a URL, or a chat of a channel. The number of rows that are sent at a time is limited for

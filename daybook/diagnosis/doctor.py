@@ -28,6 +28,7 @@ from daybook.feature import Feature
 from daybook.finding import Finding, passed, problem, skipped
 from daybook.ledger.engine import open_ledger, sharing
 from daybook.operations import service, versions
+from daybook.processes.ending import cancel_all
 
 Check = Callable[..., list[Finding] | Awaitable[list[Finding]]]
 
@@ -108,7 +109,7 @@ async def _find() -> list[Finding]:
         others = await _run_groups()
         return await slow + others
     finally:
-        slow.cancel()
+        await cancel_all(slow)
 
 
 async def _find_about(pool: str) -> list[Finding]:

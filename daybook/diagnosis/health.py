@@ -336,6 +336,9 @@ class HealthMonitor:
             return
         with suppress(TimeoutError):
             async with asyncio.timeout(ANSWER_TIMEOUT_SECONDS):
+                await self._thread.cancel_all()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(ANSWER_TIMEOUT_SECONDS):
                 await self._thread.run(self._stack.aclose())
         await self._thread.stop(ANSWER_TIMEOUT_SECONDS)
 

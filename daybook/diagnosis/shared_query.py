@@ -8,6 +8,8 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Generic, TypeVar
 
+from daybook.processes import ending
+
 T = TypeVar("T")
 
 MAX_ANSWER_AGE_SECONDS = 60.0
@@ -105,12 +107,16 @@ class LoopThread:
         """
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
 
+    async def cancel_all(self) -> None:
+        """Cancel all work and wait until it has ended."""
+        await self.run(_cancel_all())
+
     async def stop(self, patience: float) -> None:
         """Cancel all work and end the thread, each within ``patience`` seconds.
 
         If work hangs for longer, it ends with the process.
         """
-        await asyncio.wait({asyncio.create_task(self.run(_cancel_all()))}, timeout=patience)
+        await asyncio.wait({asyncio.create_task(self.cancel_all())}, timeout=patience)
         self._loop.call_soon_threadsafe(self._loop.stop)
         await asyncio.to_thread(self._thread.join, patience)
         if not self._thread.is_alive():
@@ -118,7 +124,4 @@ class LoopThread:
 
 
 async def _cancel_all() -> None:
-    others = asyncio.all_tasks() - {asyncio.current_task()}
-    for each in others:
-        each.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
+    await ending.cancel_all(*asyncio.all_tasks() - {asyncio.current_task()})

@@ -16,7 +16,8 @@ process, however long the wait is.
 Between claim and `begin`, the job's check runs (before the first attempt only), and the flow
 prepares the act. If the ledger or Prefect is unreachable before `begin` is recorded, the process
 reschedules the run; a direct call raises the error. Afterwards it does not, because the effect may
-have happened.
+have happened. A run in another work pool that cannot open the job's ledger ends as crashed instead
+(`ledger_opening`): its environment may stay wrong, and the keeper reads the reason in Prefect.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import asyncio
 import logging
 from contextlib import AsyncExitStack, nullcontext, suppress
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import httpx
@@ -53,6 +54,7 @@ from daybook.execution import (
     delivery,
     handover,
     lease,
+    ledger_opening,
     outcome_spool,
     session_upkeep,
     switched_off,
@@ -143,7 +145,8 @@ async def carry_out(
     raise it if the run was skipped or missed; a direct call returns this state instead. If the
     ledger or Prefect is unreachable before the effect, a direct call raises the error, and any
     other run waits. The same applies if a newer version wrote the ledger, or if a setting is
-    invalid. A direct call raises `LeaseNotRenewed` if its lease could not be renewed in time.
+    invalid; but a run that no worker of Daybook has started ends as crashed if it cannot open the
+    job's ledger. A direct call raises `LeaseNotRenewed` if its lease could not be renewed in time.
     """
     flow_run, refused = occurrence.current_flow_run(), ""
     parameters = {
@@ -176,13 +179,13 @@ async def carry_out(
 
 
 async def _execute(run: _Run) -> State[Any]:
-    given, clock, address = run.given, run.clock, await _ledger_address(run)
+    given, clock = run.given, run.clock
     async with AsyncExitStack() as stack:
         outcome: Outcome | RetryAt | None = None
         while not isinstance(outcome, Outcome):
             try:
                 if outcome is None:
-                    ledger = await stack.enter_async_context(Ledger(address))
+                    ledger = await ledger_opening.open_ledger(stack, run.flow_run, given, run.clock)
                     stack.enter_context(sharing(ledger))
                     # The worker compares `RetryAt.until` with the ledger's clock.
                     clock = ledger.clock if clock is SYSTEM_CLOCK else clock
@@ -191,7 +194,7 @@ async def _execute(run: _Run) -> State[Any]:
                 if run.is_direct:
                     raise
                 # No ledger, no effect (promise 7): reschedule the run.
-                await suspend_flow_run(run.id, _next_try(run, clock), str(error))
+                await suspend_flow_run(run.id, ledger_opening.next_try(given, clock), str(error))
             if isinstance(claimed, Finished):
                 return _state_of_end(claimed, run)
             granted, number, act = claimed
@@ -226,30 +229,6 @@ async def _execute(run: _Run) -> State[Any]:
     return _state(granted.run_id, outcome, run)
 
 
-async def _ledger_address(run: _Run) -> str:
-    """Return the ledger's address.
-
-    While a setting is invalid, a direct call raises `InvalidInput`, and any other run waits.
-    """
-    try:
-        return settings.load().ledger_address
-    except InvalidInput as error:
-        if run.is_direct:
-            raise
-        await suspend_flow_run(run.id, _next_try(run, run.clock), str(error))
-
-
-def _next_try(run: _Run, clock: Clock) -> datetime:
-    """Return when a run that cannot use the ledger claims again.
-
-    Before the ledger has answered, ``clock`` is this machine's; the worker knows its error.
-    """
-    skew = timedelta(0)
-    if run.given is not None and clock is SYSTEM_CLOCK:
-        skew = run.given.skew
-    return clock.now() + skew + NO_LEDGER_DELAY
-
-
 async def _tend_session(ledger: Ledger, run: _Run, granted: Granted, answered: Outcome) -> None:
     """Title or compress the session; return early if the worker cancels this work.
 
@@ -278,6 +257,10 @@ async def _claim_and_begin(ledger: Ledger, run: _Run) -> tuple[Granted, int, Act
                 return prepared
     deployment_id = str(flow_run.deployment_id) if flow_run.deployment_id else None
     if occurrence.belongs_to_other_ledger(flow_run, ledger.id):
+        if given is None:
+            why = f"the ledger at {ledger.place} is not the ledger of the job; set "
+            why += "DAYBOOK_LEDGER_URL in the environment of the run"
+            await ledger_opening.end_as_crashed(run.id, why)
         why = (
             f"the run and its worker use different ledgers (the worker: {ledger.id}); check the "
             "worker's DAYBOOK_HOME"

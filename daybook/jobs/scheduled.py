@@ -10,11 +10,12 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Self
 
 from pydantic import TypeAdapter, ValidationError
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlmodel import col, select
+from sqlmodel import col
 
 from daybook.jobs import stored_columns, upcoming
 from daybook.ledger.tables import NEWEST_REVISION, JobRow, RevisionRow
@@ -25,12 +26,33 @@ from daybook.validation import STORED, parse_stored
 _SCHEDULE = TypeAdapter[Schedule](Schedule)
 
 
+_JOBS: Any = JobRow.__table__  # type: ignore[attr-defined]
+_LIVE = select(
+    *(_JOBS.c.id, _JOBS.c.name, _JOBS.c.owner, _JOBS.c.revision, _JOBS.c.sync_pending),
+    *(_JOBS.c.skips, _JOBS.c.snoozed_until, _JOBS.c.audited_until),
+).where(_JOBS.c.archived_at.is_(None))
+"""The columns of the live jobs that may change within a revision."""
+
+
+@dataclass(frozen=True)
+class RevisionInForce:
+    """The parts of a job's newest revision that decide when it is due; a revision never changes.
+
+    ``since`` is the time at which it came into force.
+    """
+
+    enabled: bool
+    since: datetime
+    schedule: Schedule
+    policy: Policy
+
+
 @dataclass(frozen=True)
 class ScheduledJob:
     """A live job in its newest revision; instants are in UTC.
 
     ``audited_until`` is the job's audit watermark, or the start of the revision if that is later:
-    an earlier revision may have had other due times.
+    an earlier revision may have had other due times. ``stored`` is the row of `_LIVE`.
     """
 
     id: str
@@ -44,6 +66,27 @@ class ScheduledJob:
     audited_until: datetime
     schedule: Schedule
     policy: Policy
+    in_force: RevisionInForce
+    stored: Any
+
+    @classmethod
+    def of(cls, row: Any, revision: RevisionInForce) -> Self:
+        """Return the job of a row of `_LIVE`."""
+        return cls(
+            id=row.id,
+            name=row.name,
+            owner=row.owner,
+            revision=row.revision,
+            enabled=revision.enabled,
+            sync_pending=row.sync_pending,
+            skips=row.skips,
+            snoozed_until=row.snoozed_until,
+            audited_until=max(row.audited_until, revision.since),
+            schedule=revision.schedule,
+            policy=revision.policy,
+            in_force=revision,
+            stored=row,
+        )
 
     def next_start(self, now: datetime) -> datetime | None:
         """Return the first due time after ``now`` that is neither skipped nor snoozed, or None."""
@@ -54,53 +97,44 @@ class ScheduledJob:
 async def read(
     session: AsyncSession, known: Mapping[str, ScheduledJob] | None = None
 ) -> dict[str, ScheduledJob]:
-    """Return all live jobs by id; reuse the schedules of jobs in ``known`` that are unchanged.
+    """Return all live jobs by id; reuse the jobs and the revisions in ``known`` that are unchanged.
 
     Leave out jobs whose schedule, policy or skips cannot be read (`store.read_all`).
     """
-    columns = (
-        *(JobRow.id, JobRow.name, JobRow.owner, JobRow.revision, RevisionRow.enabled),
-        *(JobRow.sync_pending, JobRow.skips, JobRow.snoozed_until),
-        *(JobRow.audited_until, RevisionRow.effective_from),
-    )
-    rows = (await session.execute(_newest(*columns))).mappings().all()
-    known = known or {}
-    changed = {
-        row["id"]
-        for row in rows
-        if row["id"] not in known or known[row["id"]].revision != row["revision"]
+    known, jobs, changed = known or {}, dict[str, ScheduledJob](), list[Any]()
+    for row in (await session.execute(_LIVE)).all():
+        before = known.get(row[0])
+        if before is not None and before.stored == row:
+            jobs[before.id] = before
+        else:
+            changed.append(row)
+    revised = {
+        row.id for row in changed if row.id not in known or known[row.id].revision != row.revision
     }
-    schedules = await _read_schedules(session, changed) if changed else {}
-    jobs = dict[str, ScheduledJob]()
-    for row in rows:
-        id_, columns_read = row["id"], dict(row)
-        if id_ in changed and id_ not in schedules:
-            continue
-        if not stored_columns.are_skips(row["skips"]):
-            continue
-        since = columns_read.pop("effective_from")
-        columns_read["audited_until"] = max(columns_read["audited_until"], since)
-        schedule, policy = schedules.get(id_) or (known[id_].schedule, known[id_].policy)
-        jobs[id_] = ScheduledJob(**columns_read, schedule=schedule, policy=policy)
+    revisions = await _read_revisions(session, revised) if revised else {}
+    for row in changed:
+        revision = revisions.get(row.id) if row.id in revised else known[row.id].in_force
+        if revision is not None and stored_columns.are_skips(row.skips):
+            jobs[row.id] = ScheduledJob.of(row, revision)
     return jobs
 
 
-async def _read_schedules(
-    session: AsyncSession, ids: set[str]
-) -> dict[str, tuple[Schedule, Policy]]:
-    query = _newest(JobRow.id, RevisionRow.schedule, RevisionRow.policy)
+async def _read_revisions(session: AsyncSession, ids: set[str]) -> dict[str, RevisionInForce]:
+    query = (
+        select(
+            *(col(JobRow.id), col(RevisionRow.enabled), col(RevisionRow.effective_from)),
+            *(col(RevisionRow.schedule), col(RevisionRow.policy)),
+        )
+        .join(RevisionRow, NEWEST_REVISION)
+        .where(col(JobRow.archived_at).is_(None))
+    )
     if len(ids) <= stored_columns.MAX_IDS_PER_QUERY:
         query = query.where(col(JobRow.id).in_(ids))
-    found = dict[str, tuple[Schedule, Policy]]()
-    for job_id, schedule, policy in (await session.execute(query)).tuples():
+    found = dict[str, RevisionInForce]()
+    for job_id, enabled, since, schedule, policy in (await session.execute(query)).tuples():
         if job_id in ids:
             with suppress(ValidationError):
                 parsed = _SCHEDULE.validate_python(schedule, context=STORED)
-                found[job_id] = parsed, parse_stored(Policy, policy)
+                policies = parse_stored(Policy, policy)
+                found[job_id] = RevisionInForce(enabled, since, parsed, policies)
     return found
-
-
-def _newest(*columns: Any) -> Any:
-    """Return a query of these columns of all live jobs and their newest revisions."""
-    joined = select(*columns).join(RevisionRow, NEWEST_REVISION)
-    return joined.where(col(JobRow.archived_at).is_(None))

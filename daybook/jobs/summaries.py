@@ -11,13 +11,13 @@ from datetime import datetime
 from typing import Any
 
 import sqlalchemy
-from sqlalchemy import RowMapping, case, func
+from sqlalchemy import ColumnElement, RowMapping, Select, String, case, func
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from daybook.jobs import stored_columns
 from daybook.json_text import JsonObject
-from daybook.ledger.column_types import is_json_number, json_count, valid_json
+from daybook.ledger.column_types import at_most, is_json_number, json_number, valid_json
 from daybook.ledger.tables import NEWEST_REVISION, JobRow, RevisionRow
 
 MAX_TOKENS = 2**53
@@ -26,10 +26,7 @@ MAX_TOKENS = 2**53
 
 @dataclass(frozen=True)
 class JobSummary:
-    """A live job as its rows store it; times are in UTC.
-
-    ``tokens_per_day`` and ``usd_per_day`` are limits; 0 means no limit.
-    """
+    """A live job as its rows store it; times are in UTC."""
 
     id: str
     name: str
@@ -49,6 +46,14 @@ class JobSummary:
     sync_pending: bool
     conflict: JsonObject | None
     snoozed_until: datetime | None
+
+
+@dataclass(frozen=True)
+class JobBudget:
+    """The daily budget of a live job; 0 means no limit."""
+
+    id: str
+    name: str
     tokens_per_day: int
     usd_per_day: float
 
@@ -61,22 +66,45 @@ async def read(session: AsyncSession, owner: str | None = None) -> list[JobSumma
         for each in fields(JobSummary)
         if hasattr(table, each.name)
     }
-    action, policy = valid_json(col(RevisionRow.action)), valid_json(col(RevisionRow.policy))
+    action = valid_json(col(RevisionRow.action))
     columns["agent"] = func.coalesce(action["agent"].as_string(), "")
-    # A budget may have any number of digits.
+    query = _live_jobs(owner, *(columns[each.name].label(each.name) for each in fields(JobSummary)))
+    return [_summary(row) for row in (await session.execute(query)).mappings()]
+
+
+async def read_budgets(session: AsyncSession, owner: str | None = None) -> list[JobBudget]:
+    """Return the daily budgets of the live jobs that have one, sorted by the names of the jobs.
+
+    With ``owner``, return only the budgets of that owner's jobs.
+    """
+    policy = valid_json(col(RevisionRow.policy))
     tokens, dollars = policy["tokens_per_day"], policy["usd_per_day"]
-    budget = (is_json_number(tokens), json_count(tokens, MAX_TOKENS))
-    columns["tokens_per_day"] = case(budget, else_=0)
-    columns["usd_per_day"] = case((is_json_number(dollars), dollars.as_float()), else_=0.0)
+    # A budget may have any number of digits.
+    budget = (is_json_number(tokens), at_most(json_number(tokens), MAX_TOKENS))
+    query = _live_jobs(
+        owner,
+        col(JobRow.id),
+        col(JobRow.name),
+        case(budget, else_=0),
+        case((is_json_number(dollars), dollars.as_float()), else_=0.0),
+    ).where(_is_limit(tokens) | _is_limit(dollars))
+    return [JobBudget(*row) for row in (await session.execute(query)).tuples()]
+
+
+def _is_limit(element: Any) -> ColumnElement[bool]:
+    """Return the condition that a JSON element is no zero; a cast to a number would cost more."""
+    return sqlalchemy.cast(element.as_string(), String).not_in(("0", "0.0"))
+
+
+def _live_jobs(owner: str | None, *columns: Any) -> Select[Any]:
+    """Return a query of these columns of the live jobs and their newest revisions, by name."""
     query = (
-        sqlalchemy.select(*(columns[each.name].label(each.name) for each in fields(JobSummary)))
+        sqlalchemy.select(*columns)
         .join(RevisionRow, NEWEST_REVISION)
         .where(col(JobRow.archived_at).is_(None))
         .order_by(func.lower(col(JobRow.name)), col(JobRow.name))
     )
-    if owner is not None:
-        query = query.where(col(JobRow.owner) == owner)
-    return [_summary(row) for row in (await session.execute(query)).mappings()]
+    return query if owner is None else query.where(col(JobRow.owner) == owner)
 
 
 def _summary(row: RowMapping) -> JobSummary:

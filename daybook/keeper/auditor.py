@@ -127,7 +127,7 @@ def _up_to(mark: Watermark, observed: Mapping[str, datetime], now: datetime) -> 
 
 
 def _is_idle(mark: Watermark, known: tuple[int, datetime | None] | None, up_to: datetime) -> bool:
-    if known is None or known[0] != mark.revision or mark.since > mark.until:
+    if known is None or known[0] != mark.revision:
         return False
     if mark.archived_at is not None:
         return False  # the watermark has to reach the time of the removal

@@ -94,12 +94,16 @@ def _is_number_in_sqlite(element: is_json_number, compiler: SQLCompiler, **optio
     return f"{kind} IN ('integer', 'real')"
 
 
-def json_count(element: Any, maximum: int) -> ColumnElement[int]:
-    """Return the number in a JSON ``element`` as an integer of at most ``maximum``.
+def json_number(element: Any) -> ColumnElement[Any]:
+    """Return the number in a JSON ``element``, which may be of any size.
 
     SQLAlchemy's own `as_integer` has 32 bits on PostgreSQL: one larger number fails the query.
     """
-    number = cast(element.as_string(), Numeric(asdecimal=False))
+    return cast(element.as_string(), Numeric(asdecimal=False))
+
+
+def at_most(number: ColumnElement[Any], maximum: int) -> ColumnElement[int]:
+    """Return ``number`` as an integer of at most ``maximum``."""
     return cast(case((number > maximum, maximum), else_=number), BigInteger)
 
 

@@ -54,13 +54,19 @@ class Ledger:
     `VERIFY_INTERVAL_SECONDS` later. If a newer program migrates the open ledger to a schema that
     this program cannot use, each later write transaction raises `LedgerNewer`.
     ``clock`` decides whether a run is due; the default is the clock of the database (with SQLite,
-    of this machine). ``busy`` is the maximum wait for the claim lock.
+    of this machine). ``busy`` is the maximum wait for the claim lock. Without ``migrates``, it
+    raises `LedgerOlder` instead of migrating.
     """
 
     def __init__(
-        self, address: str, clock: Clock | None = None, busy: timedelta = TIMING.ledger_lock
+        self,
+        address: str,
+        clock: Clock | None = None,
+        busy: timedelta = TIMING.ledger_lock,
+        *,
+        migrates: bool = True,
     ) -> None:
-        self.address = address
+        self.address, self._migrates = address, migrates
         self._busy, self._turn = busy, asyncio.Lock()
         warm = (address, busy) in _warm
         self._database = _warm.pop((address, busy)) if warm else _database_at(address, busy)
@@ -247,10 +253,11 @@ class Ledger:
         async with schema.exclusive(), self.write() as session:
             connection = await session.connection()
             earlier = await connection.run_sync(schema.earlier_version)
-            if in_use is not None and earlier is not None:
-                raise LedgerOlder(self.place)
+            keeps = in_use is not None or not self._migrates
+            if keeps and earlier is not None:
+                raise LedgerOlder(self.place, is_in_use=in_use is not None)
             of_features = ""
-            if in_use is None:
+            if not keeps:
                 of_features = await connection.run_sync(feature_tables.old_versions)
             if of_features or not (earlier is None or schema.keeps_programs_of(earlier)):
                 await migration_copies.create(
@@ -258,7 +265,10 @@ class Ledger:
                 )
             ledger_id = await connection.run_sync(schema.upgrade)
             await connection.run_sync(
-                feature_tables.upgrade, self.place, is_in_use=in_use is not None
+                feature_tables.upgrade,
+                self.place,
+                is_in_use=in_use is not None,
+                migrates=self._migrates,
             )
             return ledger_id
 

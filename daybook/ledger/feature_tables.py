@@ -119,11 +119,12 @@ def unused(connection: Connection) -> list[str]:
     return sorted(found - {line.version_table for _, line in _lines()})
 
 
-def upgrade(connection: Connection, place: str, *, is_in_use: bool) -> None:
+def upgrade(connection: Connection, place: str, *, is_in_use: bool, migrates: bool) -> None:
     """Create the tables of features, and migrate them to their newest version.
 
-    While a `daybook up` uses the ledger at ``place``, leave out a feature whose tables have an
-    earlier version; raise `LedgerOlder` if it is a feature of Daybook.
+    While a `daybook up` uses the ledger at ``place``, or if this program does not migrate it, leave
+    out a feature whose tables have an earlier version; raise `LedgerOlder` if it is a feature of
+    Daybook.
     """
     for each, line in _lines():
         with _leaving_out(each, connection):
@@ -131,10 +132,14 @@ def upgrade(connection: Connection, place: str, *, is_in_use: bool) -> None:
             if version == line.head() or _is_newer_own(each, line, version):
                 continue
             _check_known(line, version)
-            if version is not None and is_in_use:
+            if version is not None and (is_in_use or not migrates):
                 if each.is_own:
-                    raise LedgerOlder(place)
-                raise ValueError(f"`daybook up` uses version {version}: restart it to migrate them")
+                    raise LedgerOlder(place, is_in_use=is_in_use)
+                if is_in_use:
+                    raise ValueError(
+                        f"`daybook up` uses version {version}: restart it to migrate them"
+                    )
+                raise ValueError(f"the workers use version {version}: upgrade them to migrate them")
             if strange := [name for name in _names(each) if not name.startswith(f"{each.name}_")]:
                 raise ValueError(f"{strange[0]}: the name of a table begins with {each.name}_")
             line.migrate(connection, line.head())

@@ -21,6 +21,7 @@ from typing import Any
 import aiosqlite
 from sqlalchemy import Connection, event
 from sqlalchemy.engine import URL, Dialect
+from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -79,6 +80,12 @@ class Sqlite:
             self._refuse_missing()
             return sqlite_driver.connect(dialect, arguments, options)
 
+        def check_out(raw: Any, record: ConnectionPoolEntry, proxy: Any) -> None:
+            if self._path is not None and not record.info[_OPENED][0]:
+                # The file was moved away just then. SQLAlchemy replaces the connection.
+                raise DisconnectionError("the ledger's file was away when this was opened")
+
+        event.listen(self.engine.sync_engine, "checkout", check_out)
         event.listen(self.engine.sync_engine, "do_connect", connect)
         event.listen(self.engine.sync_engine, "connect", prepare)
         event.listen(self.engine.sync_engine, "begin", begin)
@@ -130,6 +137,9 @@ class Sqlite:
         await session.connection(execution_options={"left": left})
 
     async def commit(self, session: AsyncSession) -> None:
+        # A cancellation that waits for its turn now rolls back. It would interrupt the commit, and
+        # the task would not know whether it took effect.
+        await asyncio.sleep(0)
         opened = (await session.connection()).sync_connection
         assert opened is not None
         inodes = opened.info.get(_OPENED)
@@ -325,7 +335,7 @@ def _begin(connection: Connection, busy: timedelta) -> None:
     if left < busy:
         connection.exec_driver_sql(_busy_timeout(left))
     try:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        connection.exec_driver_sql(sqlite_driver.BEGIN_WRITING)
     finally:
         if left < busy:
             connection.exec_driver_sql(_busy_timeout(busy))

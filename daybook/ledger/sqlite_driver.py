@@ -1,9 +1,15 @@
-"""Connections to SQLite that switch threads once for each statement, and can always be stopped.
+"""Connections to SQLite that rarely switch threads, and can always be stopped.
 
 A connection of aiosqlite has a thread. For each statement, SQLAlchemy sends the thread four tasks:
 open a cursor, execute the statement, read the rows, close the cursor. The event loop wakes after
-each task, which takes three quarters of the CPU time of a small statement. Here the thread gets one
-function that does all four. Rows, counts, errors and transactions stay the same.
+each task, which takes three quarters of the CPU time of a small statement. Here one function does
+all four. Rows, counts, errors and transactions stay the same.
+
+The function runs in the thread if it may take long: outside transactions, where it may wait for a
+lock, and in a transaction that reads, which may be a report. A transaction that writes has the lock
+already, and most of its statements are small (`SMALL`), because all other writers wait for its end.
+They run in the event loop's thread, until `MAX_STEP_SECONDS` have passed since the last one that
+did not. The commit waits for the disk, in the connection's thread.
 
 This module uses private names of both libraries. If `unlike_expected` finds a difference, `connect`
 returns SQLAlchemy's own connection, which works but is slower.
@@ -13,9 +19,11 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import time
 from collections import deque
+from collections.abc import Callable
 from contextlib import closing
-from typing import Any
+from typing import Any, TypeVar
 
 import aiosqlite
 from sqlalchemy.dialects.sqlite.aiosqlite import (
@@ -23,6 +31,15 @@ from sqlalchemy.dialects.sqlite.aiosqlite import (
     AsyncAdapt_aiosqlite_cursor,
 )
 from sqlalchemy.engine import Dialect
+
+_Result = TypeVar("_Result")
+
+BEGIN_WRITING = "BEGIN IMMEDIATE"
+"""The statement that begins a transaction that writes."""
+SMALL = ("SELECT", "INSERT", "UPDATE")
+"""Beginnings of the small statements of a writer; a deletion may have thousands of rows."""
+MAX_STEP_SECONDS = 0.01
+"""Time after which no further statement begins before the event loop's other tasks had a turn."""
 
 _SLOTS = frozenset(
     ("_adapt_connection", "_connection", "_rows", "await_", "description", "lastrowid", "rowcount")
@@ -49,14 +66,21 @@ def execute(cursor: Any, operation: str, parameters: Any = None) -> None:
     """Execute a statement for ``cursor``, a cursor of SQLAlchemy that reads all rows at once."""
     connection = cursor._connection
 
-    def in_its_thread() -> tuple[Any, list[Any], Any, int]:
+    def executed() -> tuple[Any, list[Any], Any, int]:
         with closing(connection._conn.cursor()) as raw:
             raw.execute(operation, () if parameters is None else parameters)
             rows = raw.fetchall() if raw.description else []
             return raw.description, rows, raw.lastrowid, raw.rowcount
 
     try:
-        description, rows, row_id, count = cursor.await_(connection._execute(in_its_thread))
+        if operation.startswith(SMALL) and _runs_here(connection):
+            # SQLAlchemy requires that something is awaited.
+            description, rows, row_id, count = cursor.await_(_called(executed))
+        else:
+            is_writing = operation == BEGIN_WRITING or _is_writing(connection)
+            description, rows, row_id, count = cursor.await_(connection._execute(executed))
+            until = time.monotonic() + MAX_STEP_SECONDS if is_writing else 0.0
+            vars(connection)[_UNTIL] = until
     except Exception as error:
         cursor._adapt_connection._handle_exception(error)
         raise
@@ -64,8 +88,24 @@ def execute(cursor: Any, operation: str, parameters: Any = None) -> None:
     cursor.lastrowid, cursor.rowcount = (-1, -1) if description else (row_id, count)
 
 
+_UNTIL = "daybook_runs_here_until"
+"""Attribute of a connection: the end of `MAX_STEP_SECONDS`, 0 outside a transaction that writes."""
+
+
+def _is_writing(connection: Any) -> bool:
+    return bool(connection._conn.in_transaction and vars(connection).get(_UNTIL))
+
+
+def _runs_here(connection: Any) -> bool:
+    return _is_writing(connection) and time.monotonic() < vars(connection)[_UNTIL]
+
+
+async def _called(function: Callable[[], _Result]) -> _Result:
+    return function()
+
+
 class Cursor(AsyncAdapt_aiosqlite_cursor):
-    """A cursor that executes a statement in one call to the connection's thread."""
+    """A cursor that executes a statement in at most one call to the connection's thread."""
 
     __slots__ = ()
 

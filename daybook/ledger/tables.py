@@ -23,12 +23,12 @@ from sqlalchemy import JSON, BigInteger, Index, UniqueConstraint, text
 from sqlmodel import Field, col
 
 from daybook.json_text import JsonObject
-from daybook.ledger import job_kinds, triggers
+from daybook.ledger import job_kinds, triggers, waits
 from daybook.ledger.column_types import NULLABLE_JSON, Instant
 from daybook.ledger.states import Delivery, Status, Usage
 from daybook.ledger.table_parts import Table, partial_index
 from daybook.ledger.triggers import Trigger
-from daybook.ledger.waits import REASONS, WaitReason
+from daybook.ledger.waits import WaitReason
 from daybook.policies.policy import Policy, policy_from_parameters
 
 _UNMIRRORED = text("unmirrored IS 1")  # as SQLAlchemy writes it, else SQLite ignores the index
@@ -314,7 +314,7 @@ class RunRow(Table, table=True):
     @property
     def wait_reason(self) -> WaitReason:
         """Return ``waits_for`` as the reason with its answers."""
-        return REASONS[self.waits_for]
+        return waits.of(self.waits_for)
 
 
 class AttemptRow(Table, table=True):

@@ -54,6 +54,8 @@ class WaitReason:
     """How long after `until` a due time can still be too late; None if it cannot be too late."""
     for_person: bool = False
     """Whether the run waits for a person's decision, with its attempt open."""
+    holder_lost: bool = False
+    """Whether the run's last holder was lost, so that it may have left its Prefect run running."""
 
     @property
     def survives_refusal(self) -> bool:
@@ -63,9 +65,15 @@ class WaitReason:
 
 UNTIL = WaitReason(
     name="",
-    what="a time: of a retry, or of the next claim of a run whose session, budget or settings do "
-    "not allow it to start",
+    what="a time: of a retry, or of the next claim of a run whose budget or settings do not allow "
+    "it to start",
     ends="the time",
+)
+LOST = WaitReason(
+    name="lost",
+    what="its next start, after its holder was lost",
+    ends="the time",
+    holder_lost=True,
 )
 DUE = WaitReason(
     name="due",
@@ -144,6 +152,12 @@ LABEL = WaitReason(
     ends="the end of such a run, or a claim below the label's limit",
     for_runs=True,
 )
+SESSION = WaitReason(
+    name="session",
+    what="another run of its session",
+    ends="the end of such a run, for a message; for any other run, a claim in its turn",
+    for_runs=True,
+)
 FOLDER = WaitReason(
     name="folder",
     what="another run in its folder",
@@ -166,6 +180,7 @@ REASONS = {
     each.name: each
     for each in (
         UNTIL,
+        LOST,
         DUE,
         STAGGER,
         MAINTENANCE,
@@ -176,12 +191,22 @@ REASONS = {
         HOLDER,
         AGENT,
         LABEL,
+        SESSION,
         FOLDER,
         APPROVAL,
         PREFECT,
     )
 }
 """All reasons by their names."""
+
+
+def of(name: str) -> WaitReason:
+    """Return the reason with this name.
+
+    During a rolling upgrade, a newer version may write a name that this version does not know. Such
+    a run waits for its time.
+    """
+    return REASONS.get(name, UNTIL)
 
 
 def names(matches: Callable[[WaitReason], bool]) -> tuple[str, ...]:

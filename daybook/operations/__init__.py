@@ -65,6 +65,7 @@ if TYPE_CHECKING:
         prefect_database as prefect_database,
         prefect_login as prefect_login,
         prefect_selection as prefect_selection,
+        prefect_server as prefect_server,
         preload as preload,
         preparation as preparation,
         server as server,

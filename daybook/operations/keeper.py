@@ -14,6 +14,7 @@ from daybook.ledger.engine import open_ledger
 from daybook.prefect import client as connection
 from daybook.prefect import private_names, work_pool
 from daybook.prefect.parameter_schema import WORK_POOL
+from daybook.processes.ending import cancel_all
 
 
 async def run_keeper(say: Callable[[str], None], read_overview: ReadOverview) -> None:
@@ -45,10 +46,9 @@ async def run_keeper(say: Callable[[str], None], read_overview: ReadOverview) ->
             with suppress(asyncio.CancelledError):
                 await work
         finally:
-            reporting.cancel()
-            outdated.cancel()
+            await cancel_all(reporting, outdated)
         say("Keeper stopped")
-        if outdated.done():
+        if outdated.done() and not outdated.cancelled():
             outdated.result()
 
 

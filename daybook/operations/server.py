@@ -304,12 +304,9 @@ def run(port: int) -> None:
     private_names.reload_settings()  # a fork of the image has already read the settings
     private_names.configure_sqlite(PREFECT_API_DATABASE_CONNECTION_URL.value())
     private_names.execute_in_one_step()
-    hide_parameters()
-    private_names.cache_time_zones()
-    private_names.check_schemas_once()
     private_names.slow_down_background_tasks(BACKGROUND_INTERVAL)
     private_names.listen_rarely(BACKGROUND_INTERVAL)
-    private_names.record_polls_rarely(POLL_RECORD_INTERVAL)
+    improve()
     application = private_names.server_application()
     if application is None:
         # A client with write access to the API can make a worker run any program.
@@ -334,6 +331,14 @@ def run(port: int) -> None:
         server_header=False,
     )
     connections.Server(config).run(sockets=[listener])
+
+
+def improve() -> None:
+    """Make this process, a server of Prefect, cheaper, and let its log show no parameters."""
+    hide_parameters()
+    private_names.cache_time_zones()
+    private_names.check_schemas_once()
+    private_names.record_polls_rarely(POLL_RECORD_INTERVAL)
 
 
 def hide_parameters() -> None:

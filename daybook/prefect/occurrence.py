@@ -18,6 +18,7 @@ from prefect.context import FlowRunContext
 
 from daybook.errors import InvalidInput
 from daybook.jobs import store
+from daybook.jobs.labels import RESERVED_TAG_PREFIX
 from daybook.jobs.model import normal_parameters
 from daybook.json_text import JsonObject
 from daybook.ledger import triggers
@@ -76,10 +77,14 @@ def _due(run: FlowRun, now: datetime) -> datetime:
     return datetime.fromtimestamp(int(expected.timestamp()), UTC)
 
 
+def is_of_job(run: FlowRun) -> bool:
+    """Return whether this is a run of the deployment of a job, of whichever ledger."""
+    return any(tag.startswith(RESERVED_TAG_PREFIX) for tag in run.tags)
+
+
 def belongs_to_other_ledger(run: FlowRun, ledger_id: str) -> bool:
     """Return whether this is a run of another ledger's deployment."""
-    ledgers = {tag for tag in run.tags if tag.startswith("daybook:")}
-    return bool(ledgers) and f"daybook:{ledger_id}" not in ledgers
+    return is_of_job(run) and f"{RESERVED_TAG_PREFIX}{ledger_id}" not in run.tags
 
 
 async def build_claim_request(

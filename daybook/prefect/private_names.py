@@ -86,7 +86,7 @@ def configure_sqlite(connection_url: str) -> bool:
 
 
 def execute_in_one_step() -> bool:
-    """Make this process pass a statement to SQLite's thread once, not once for each part of it.
+    """Make this process pass a statement to SQLite's thread at most once, not each part of it.
 
     The creation of a deployment has 40 statements; `ledger.sqlite_driver` has the cost of each. A
     cursor whose rows are read later keeps its own method. Return whether the change succeeded.

@@ -11,7 +11,8 @@ time).
     scheduled at `until`             nothing
     scheduled at another time        moved; a run that waits for a slot may have been woken, so an
                                      earlier time is right too
-    pending, running                 a process may have it, so it is moved only long after `until`
+    pending, running                 a process may have it, so it is moved only long after `until`;
+                                     if the row's holder was lost, soon after `until`
     scheduled in no work queue,      deleted and created again, because Prefect offers it to no
     because its queue was deleted    worker
     cancelling                       nothing: `ended_runs` handles it
@@ -71,6 +72,8 @@ REQUEST_GRACE = timedelta(seconds=5)
 """Time in which the process that requested a run has to create the Prefect run."""
 WAKE_GRACE = timedelta(seconds=5)
 """Time in which a worker has to start a run that it woke; then the leader wakes the run again."""
+LOST_GRACE = timedelta(seconds=5)
+"""Time in which the process that found a holder lost has to move the holder's Prefect run."""
 MAX_KEYS_PER_PASS = 5
 """Maximum number of keys that one pass tries for a row."""
 MAX_WRITES_PER_PASS = 50
@@ -131,19 +134,23 @@ async def wake(
     *,
     at_hand: Callable[[RunRow], bool] = lambda row: False,
     after: timedelta | None = None,
+    choose: Callable[[list[RunRow]], list[RunRow]] = lambda rows: rows,
 ) -> list[str]:
     """Select the waiting runs that free slots can take, and schedule them for now.
 
     ``most`` is the maximum number of runs in progress. Return the ids of the flow runs that are
     scheduled for now, including runs that already were. Runs for which ``at_hand`` returns True
-    need no change in Prefect, because the caller starts them. ``after`` is as in `slots.wake_next`.
+    need no change in Prefect, because the caller starts them. ``after`` and ``choose`` are as in
+    `slots.wake_next`.
     """
     classes = settings.load().max_of_class
     async with ledger.read() as session:
-        if not await slots.next_up(session, ledger.now(), most, classes):
+        if not choose(await slots.next_up(session, ledger.now(), most, classes)):
             return []
     async with ledger.write() as session:
-        rows = await slots.wake_next(session, ledger.now(), most, classes, after=after)
+        rows = await slots.wake_next(
+            session, ledger.now(), most, classes, after=after, choose=choose
+        )
     rows = [row for row in rows if not at_hand(row)]
     if not rows:
         return []
@@ -251,14 +258,21 @@ class _EnsurePass:
         elif kind is StateType.SCHEDULED and self._is_on_time(row, run):
             self.due.append(str(run.id))
         elif kind is StateType.SCHEDULED or (
-            kind in {StateType.PENDING, StateType.RUNNING}
-            # No process can be expected to continue the row by itself.
-            and (
-                self._abandoned
-                or (row.until or row.queued_at) < self._ledger.now() - TIMING.own_wait_limit
-            )
+            kind in {StateType.PENDING, StateType.RUNNING} and self._is_abandoned(row, run)
         ):
             await self._move(row, run)
+
+    def _is_abandoned(self, row: RunRow, run: FlowRun) -> bool:
+        """Return whether no process can be expected to continue the row by itself."""
+        if self._abandoned:
+            return True
+        until = row.until or row.queued_at
+        if run.state is None or run.state.type is StateType.RUNNING:
+            of_lost_start = run.run_count <= row.flow_starts  # else the run was started again
+        else:  # a worker that starts the run again fetches it only some seconds before `until`
+            of_lost_start = run.state.timestamp < until - TIMING.run_lease
+        is_lost = row.wait_reason.holder_lost and of_lost_start
+        return until < self._ledger.now() - (LOST_GRACE if is_lost else TIMING.own_wait_limit)
 
     def _is_on_time(self, row: RunRow, run: FlowRun) -> bool:
         at = run.next_scheduled_start_time

@@ -32,11 +32,10 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun, State, StateType, WorkerStatus
 from prefect.states import Cancelled, Crashed, Scheduled
 
-from daybook.jobs.labels import RESERVED_TAG_PREFIX
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import LIVE
 from daybook.ledger.tables import RunRow
-from daybook.prefect import ended_runs, flow_runs, states
+from daybook.prefect import ended_runs, flow_runs, occurrence, states
 from daybook.prefect.deployments import PAGE_SIZE
 from daybook.prefect.projection import ledger_tag
 from daybook.processes import locations
@@ -86,9 +85,7 @@ async def handle_stale_runs(
     for flow_run_id, run in ours.items():
         if _is_stale(rows.get(flow_run_id), run, ledger.now()):
             await _handle_own(ledger, client, run, counts)
-    external = [
-        run for run in runs if not any(tag.startswith(RESERVED_TAG_PREFIX) for tag in run.tags)
-    ]
+    external = [run for run in runs if not occurrence.is_of_job(run)]
     orphaned = await _with_dead_worker(ledger, client, pool, mark, external)
     for run in orphaned:
         await _handle_external(client, run, counts, ledger.now())

@@ -1,19 +1,23 @@
-"""Waiting for a task that must finish even if the caller is cancelled."""
+"""Ends of tasks that were cancelled, or that must finish although their caller was."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
 
 import anyio
 
-Result = TypeVar("Result")
+log = logging.getLogger(__name__)
 
+Result = TypeVar("Result")
 
 MAX_REPEATS = 2
 """Maximum number of times that `wait_shielded` repeats the work of a task that was cancelled."""
+CANCEL_SECONDS = 5.0
+"""How long `cancel_all` waits."""
 
 
 async def wait_shielded(
@@ -43,6 +47,32 @@ async def wait_shielded(
             task.exception()
         raise
     return task.result()
+
+
+async def cancel_all(*tasks: asyncio.Task[Any] | None) -> None:
+    """Cancel the tasks and wait until they have ended, but not longer than `CANCEL_SECONDS`.
+
+    A task that is only cancelled still uses its connections while its caller closes them. A task
+    with a connection that does not answer may not end. A task that was cancelled before gets half
+    of that time to close its connection before it is cancelled again. Ignore tasks that have ended.
+    """
+    given = {each for each in tasks if each is not None and not each.done()}
+    if not given:
+        return
+    closing = {each for each in given if each.cancelling()}
+    for each in given - closing:
+        each.cancel()
+    done, others = await asyncio.wait(given, timeout=CANCEL_SECONDS / 2)
+    for each in others & closing:
+        each.cancel()  # it may have been a timeout of its own, after which it continues
+    if others:
+        ended, others = await asyncio.wait(others, timeout=CANCEL_SECONDS / 2)
+        done |= ended
+    for each in done:
+        if not each.cancelled() and (error := each.exception()) is not None:
+            log.error("%s ended with an error: %r", each.get_name(), error, exc_info=error)
+    for each in others:
+        log.warning("%s does not end: %r", each.get_name(), each.get_coro())
 
 
 async def _wait_until_done(task: asyncio.Task[Result]) -> None:

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import chain, islice, pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy
 from sqlalchemy import insert
@@ -38,7 +38,7 @@ from daybook.jobs.store import StoredJob
 from daybook.ledger import states, triggers, waits
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Outcome, Status
-from daybook.ledger.tables import NEWEST_REVISION, JobRow, RevisionRow, RunRow, new_id
+from daybook.ledger.tables import JobRow, RunRow, new_id
 from daybook.runs import (
     claim_requests,
     claim_rules,
@@ -67,7 +67,8 @@ class AuditResult:
     ``more`` is True if due times remain before the instant up to which the caller wanted to audit.
     ``following`` is the job's next due time after ``until`` by its newest ``revision``; None if no
     due time follows, or if the job is disabled or removed. If there was nothing to audit,
-    ``revision`` is 0 and ``following`` is None.
+    ``revision`` is 0 and ``following`` is None. ``revision`` is 0 too if the newest revision comes
+    into force after ``until``: an earlier one may have due times before that.
     """
 
     until: datetime
@@ -79,19 +80,24 @@ class AuditResult:
     following: datetime | None = None
 
 
-@dataclass(frozen=True)
-class Watermark:
-    """The watermark ``until`` of one job.
+class Watermark(NamedTuple):
+    """The watermark ``until`` of one job in its newest ``revision``.
 
-    ``since`` is the time at which the job's newest ``revision`` came into force. ``archived_at`` is
-    the time of the job's removal, None for a live job.
+    ``archived_at`` is the time of the job's removal, None for a live job.
     """
 
     job_id: str
     until: datetime
     revision: int
-    since: datetime
     archived_at: datetime | None
+
+
+_JOBS: Any = JobRow.__table__  # type: ignore[attr-defined]
+_WATERMARKS = (
+    sqlalchemy.select(_JOBS.c.id, _JOBS.c.audited_until, _JOBS.c.revision, _JOBS.c.archived_at)
+    .where(_JOBS.c.archived_at.is_(None) | (_JOBS.c.audited_until < _JOBS.c.archived_at))
+    .order_by(_JOBS.c.audited_until, _JOBS.c.id)
+)
 
 
 async def watermarks(session: AsyncSession) -> list[Watermark]:
@@ -99,22 +105,7 @@ async def watermarks(session: AsyncSession) -> list[Watermark]:
 
     Include the removed jobs that the audit has not finished up to their removal.
     """
-    newest = (
-        sqlalchemy.select(
-            col(JobRow.id),
-            col(JobRow.audited_until),
-            col(JobRow.revision),
-            col(RevisionRow.effective_from),
-            col(JobRow.archived_at),
-        )
-        .join(RevisionRow, NEWEST_REVISION)
-        .where(
-            col(JobRow.archived_at).is_(None)
-            | (col(JobRow.audited_until) < col(JobRow.archived_at))
-        )
-        .order_by(col(JobRow.audited_until), col(JobRow.id))
-    )
-    return [Watermark(*each) for each in (await session.execute(newest)).tuples()]
+    return [Watermark._make(each) for each in await session.execute(_WATERMARKS)]
 
 
 async def advance(
@@ -143,11 +134,11 @@ async def advance(
             await audit.run(chunk)
         row.audited_until = until
         session.add(row)
-        newest = revisions[-1].job
+        newest, in_force = revisions[-1].job, revisions[-1].revision.effective_from <= until
         continues = newest.enabled and row.archived_at is None
         return AuditResult(
             until,
-            revisions[-1].revision.number,
+            revisions[-1].revision.number if in_force else 0,
             audit.counts[Status.MISSED],
             audit.counts[Status.WAITING],
             audit.counts[Status.SKIPPED],

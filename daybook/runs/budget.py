@@ -41,7 +41,7 @@ from sqlmodel import col
 from daybook.delivery import outbox
 from daybook.jobs.limits import AgentLimits
 from daybook.jobs.store import StoredJob
-from daybook.jobs.summaries import JobSummary
+from daybook.jobs.summaries import JobBudget
 from daybook.ledger.column_types import big_sum
 from daybook.ledger.states import Status
 from daybook.ledger.tables import AttemptRow, JobRow, OutboxRow, RunRow, StepRow
@@ -309,7 +309,7 @@ class DailyUse:
 
 
 async def of_day(
-    session: AsyncSession, jobs: Iterable[JobSummary], home: HomeBudget, day: date, tz: ZoneInfo
+    session: AsyncSession, jobs: Iterable[JobBudget], home: HomeBudget, day: date, tz: ZoneInfo
 ) -> list[DailyUse]:
     """Return the use of the daily limits of ``jobs``, of agents and of all runs on ``day``."""
     limits: list[tuple[Limit, str | None, str | None]] = [

@@ -57,6 +57,12 @@ SESSION_KIND = "agent-prompt"
 """Kind of the runs that answer a message of a session."""
 
 
+_SESSION_PREFIX = request_key("session", "")
+
+HAS_SESSION_KEY = col(RunRow.occurrence).startswith(_SESSION_PREFIX)
+"""SQL condition for rows whose occurrence is the request of a message (`is_session_request`)."""
+
+
 def session_request_key(request_id: str) -> str:
     """Return the key of a requested run that has no job and answers a message of a session."""
     return request_key("session", request_id)
@@ -64,7 +70,7 @@ def session_request_key(request_id: str) -> str:
 
 def is_session_request(occurrence: str) -> bool:
     """Return whether the key is one of `session_request_key`."""
-    return occurrence.startswith(request_key("session", ""))
+    return occurrence.startswith(_SESSION_PREFIX)
 
 
 def flow_key(flow_run_id: str) -> str:

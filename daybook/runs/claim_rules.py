@@ -300,8 +300,9 @@ async def session_busy(claim: Decision) -> ClaimResult | None:
         row.session_id = sessions.session_id_of(
             row.parameters, job_id=row.job_id, run_id=row.id, stored=claim.stored
         )
-    busy = await sessions.wait_for_turn(claim.session, row, claim.now)
-    return claim.wait(busy.until, busy.why) if busy else None
+    by_worker = bool(claim.request.worker)
+    busy = await sessions.wait_for_turn(claim.session, row, claim.now, by_worker=by_worker)
+    return claim.wait(busy.until, busy.why, waits.SESSION) if busy else None
 
 
 async def folder_busy(claim: Decision) -> ClaimResult | None:

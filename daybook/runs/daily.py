@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import time as monotonic_time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import sqlalchemy
-from sqlalchemy import func
+from sqlalchemy import ColumnElement, Select, func
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from daybook.jobs import stored_columns
-from daybook.ledger.column_types import big_sum, json_count
+from daybook.ledger.column_types import at_most, big_sum, json_number
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import LIVE
 from daybook.ledger.tables import JobRow, RunRow
@@ -37,16 +38,6 @@ The totals of an older day stay longer, by 20 seconds for each day.
 _DAY = timedelta(days=1)
 OPEN_DAYS = 2
 """Number of latest days that each read adds up anew, without the cache."""
-
-
-_COST = col(RunRow.usage)["cost_usd"].as_float()
-_SUMS = (
-    func.coalesce(func.sum(_COST), 0.0),
-    func.count(_COST),
-    func.count(col(RunRow.usage)) - func.count(_COST),
-    *(func.coalesce(big_sum(json_count(col(RunRow.usage)[name], MAX_COUNT)), 0) for name in TOKENS),
-)
-"""Sums of the usages of runs: the last fields of `Total`, from `cost_usd` on."""
 
 
 @dataclass(frozen=True)
@@ -111,24 +102,26 @@ async def add_up(
 
     With ``owner``, count only the runs of that owner's jobs.
     """
-    key = (
-        col(RunRow.job_id),
-        col(RunRow.status),
-        func.coalesce(col(RunRow.agent), ""),
-        func.coalesce(col(RunRow.model), ""),
-    )
     jobs = sqlalchemy.select(col(JobRow.id)).where(col(JobRow.owner) == owner)
-    query = (
-        sqlalchemy.select(*key, func.sum(col(RunRow.count)), func.count(), *_SUMS)
-        .where(
-            col(RunRow.finished_at) >= begin.astimezone(UTC),
-            col(RunRow.finished_at) < end.astimezone(UTC),
-            col(RunRow.status).not_in(LIVE),
-            sqlalchemy.true() if owner is None else col(RunRow.job_id).in_(jobs),
-        )
-        .group_by(*key)
-    )
+    is_visible = sqlalchemy.true() if owner is None else col(RunRow.job_id).in_(jobs)
+    query = _add_up(_KEY, *_ended(begin, end), is_visible)
     return [Total(day, *row) for row in (await session.execute(query)).all()]
+
+
+async def add_up_jobs(
+    session: AsyncSession, job_ids: Collection[str], wanted: Sequence[date], tz: ZoneInfo
+) -> list[Total]:
+    """Return the totals of these jobs on ``wanted``, consecutive days in ``tz``, oldest first.
+
+    One query reads the runs of these jobs, and no run of another job.
+    """
+    begins = [midnight(day, tz).astimezone(UTC) for day in wanted]
+    latest_first = reversed(list(enumerate(begins)))
+    number = sqlalchemy.case(*((col(RunRow.finished_at) >= at, each) for each, at in latest_first))
+    in_days = _ended(begins[0], midnight(wanted[-1] + _DAY, tz))
+    key = {"number": number, **_KEY}
+    query = _add_up(key, *in_days, col(RunRow.job_id).in_(job_ids)).order_by("number")
+    return [Total(wanted[day], *row) for day, *row in (await session.execute(query)).all()]
 
 
 async def spending_by_job(
@@ -140,15 +133,12 @@ async def spending_by_job(
     may contain others. Jobs without usage since then are absent.
     """
     few = job_ids is not None and len(job_ids) <= stored_columns.MAX_IDS_PER_QUERY
-    query = (
-        sqlalchemy.select(col(RunRow.job_id), *_SUMS)
-        .where(
-            col(RunRow.finished_at) >= since,
-            col(RunRow.status).not_in(LIVE),
-            col(RunRow.usage).is_not(None),
-            col(RunRow.job_id).in_(job_ids or ()) if few else sqlalchemy.true(),
-        )
-        .group_by(col(RunRow.job_id))
+    query = _add_up(
+        {"job_id": col(RunRow.job_id)},
+        col(RunRow.finished_at) >= since,
+        col(RunRow.status).not_in(LIVE),
+        col(RunRow.usage).is_not(None),
+        col(RunRow.job_id).in_(job_ids or ()) if few else sqlalchemy.true(),
     )
     return {
         job: Spending(
@@ -156,8 +146,56 @@ async def spending_by_job(
             unpriced_runs=unpriced,
             **dict(zip(TOKENS, tokens, strict=True)),
         )
-        for job, cost, priced, unpriced, *tokens in (await session.execute(query)).all()
+        for job, _, _, cost, priced, unpriced, *tokens in (await session.execute(query)).all()
     }
+
+
+_KEY: dict[str, Any] = {
+    "job_id": col(RunRow.job_id),
+    "status": col(RunRow.status),
+    "agent": func.coalesce(col(RunRow.agent), ""),
+    "model": func.coalesce(col(RunRow.model), ""),
+}
+
+
+def _ended(begin: datetime, end: datetime) -> tuple[ColumnElement[bool], ...]:
+    """Return the conditions for the runs that ended in [``begin``, ``end``)."""
+    return (
+        col(RunRow.finished_at) >= begin.astimezone(UTC),
+        col(RunRow.finished_at) < end.astimezone(UTC),
+        col(RunRow.status).not_in(LIVE),
+    )
+
+
+def _add_up(key: Mapping[str, Any], *conditions: Any) -> Select[Any]:
+    """Return a query of ``key`` and of the fields of `Total` from `count` on, for each ``key``."""
+    usage = col(RunRow.usage)
+    # With an offset, even 0, PostgreSQL reads each number of the usage only once.
+    runs = (
+        sqlalchemy.select(
+            *(each.label(name) for name, each in key.items()),
+            col(RunRow.count).label("count"),
+            usage.is_not(None).label("has_usage"),
+            usage["cost_usd"].as_float().label("cost"),
+            *(json_number(usage[name]).label(name) for name in TOKENS),
+        )
+        .where(*conditions)
+        .offset(0)
+        .subquery()
+        .c
+    )
+    group = [runs[name] for name in key]
+    priced = func.count(runs.cost)
+    tokens = (func.coalesce(big_sum(at_most(runs[name], MAX_COUNT)), 0) for name in TOKENS)
+    return sqlalchemy.select(
+        *group,
+        func.sum(runs["count"]),
+        func.count(),
+        func.coalesce(func.sum(runs.cost), 0.0),
+        priced,
+        func.count(sqlalchemy.case((runs.has_usage, 1))) - priced,
+        *tokens,
+    ).group_by(*group)
 
 
 def spending(totals: Iterable[Total]) -> Spending:

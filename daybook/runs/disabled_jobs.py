@@ -87,7 +87,7 @@ async def _waiting_ids(session: AsyncSession, now: datetime, limit: int) -> Sequ
                 ),
             ),
             # A run that is not due yet may be due after its job is enabled again.
-            col(RunRow.waits_for).in_(waits.names(lambda each: not each.is_reservation)),
+            col(RunRow.waits_for).not_in(waits.names(lambda each: each.is_reservation)),
             or_(
                 col(RunRow.until).is_(None),
                 col(RunRow.until) <= now,

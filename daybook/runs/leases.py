@@ -177,13 +177,14 @@ async def release_lost(
     unknown = Outcome(Status.UNKNOWN, why, error=error, usage=usage)
     if row.state is Status.CLAIMED:
         grants = (row.fence + 1) // 2  # each grant raises the token, and so does each release
-        await return_to_waiting(session, row, now, now + start_delay(grants), unknown.reason)
+        until = now + start_delay(grants)
+        await return_to_waiting(session, row, now, until, why, reason=waits.LOST)
         return
     if row.attempts <= row.policy.reruns:
         await outcomes.close_attempt(session, row, unknown, now)
         until = now + row.policy.delay(row.attempts)
         why = f"{unknown.reason}; it will run again"
-        await return_to_waiting(session, row, now, until, why)
+        await return_to_waiting(session, row, now, until, why, reason=waits.LOST)
     else:
         await outcomes.record(session, row, unknown, now)
 
@@ -245,7 +246,7 @@ async def return_to_waiting(
 ) -> None:
     """Make a held run wait until ``until``; a higher fencing token excludes the old holder.
 
-    The next run with its label gets its place.
+    The next run with its label gets its place, and so does the next message of its session.
     """
     states.check_transition(row.id, row.state, Status.WAITING)
     row.status, row.waits_for = Status.WAITING, reason.name
@@ -254,6 +255,7 @@ async def return_to_waiting(
     row.holder, row.lease_until, row.suspected_at = "", None, None
     session.add(row)
     await slots.release_label(session, row, now)
+    await slots.release_session(session, row, now)
 
 
 async def expire_job(session: AsyncSession, job_id: str, now: datetime) -> int:

@@ -105,6 +105,7 @@ async def record(session: AsyncSession, row: RunRow, outcome: Outcome, now: date
         await record(session, missed, Outcome(Status.MISSED, reason=why), now)
     if old in HELD or (old is Status.WAITING and waited_for.for_slot):  # else it had no place
         await slots.release_label(session, row, now)
+    await slots.release_session(session, row, now)
     await slots.release_slot(session, row, now)
 
 

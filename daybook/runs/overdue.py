@@ -119,11 +119,11 @@ class DueTimeCache:
 
     async def update(self, session: AsyncSession) -> None:
         """Read the live jobs again, and drop the due times of changed jobs."""
-        jobs = await scheduled.read(session, self.jobs)
-        unchanged = {id_ for id_, each in jobs.items() if _is_unchanged(each, self.jobs.get(id_))}
-        self.firsts = {id_: each for id_, each in self.firsts.items() if id_ in unchanged}
-        self.coming = {id_: each for id_, each in self.coming.items() if id_ in unchanged}
-        self.jobs = jobs
+        before, self.jobs = self.jobs, await scheduled.read(session, self.jobs)
+        for job in before.values():
+            if job.id not in self.jobs or self.jobs[job.id].revision != job.revision:
+                self.firsts.pop(job.id, None)
+                self.coming.pop(job.id, None)
 
     def first(self, job: ScheduledJob) -> datetime | None:
         """Return the job's first due time after its watermark; None if there is none."""
@@ -160,10 +160,6 @@ class _FirstDue:
 
     def is_first_after(self, start: datetime) -> bool:
         return start >= self.start and (self.due is None or start < self.due)
-
-
-def _is_unchanged(job: ScheduledJob, before: ScheduledJob | None) -> bool:
-    return before is not None and before.revision == job.revision
 
 
 async def find_all(
@@ -250,7 +246,7 @@ def _is_unclaimed(run: type[RunRow]) -> ColumnElement[bool]:
 def _is_claimed(run: type[RunRow]) -> ColumnElement[bool]:
     untouched = and_(
         col(run.status) == Status.WAITING,
-        col(run.waits_for).in_(waits.names(lambda each: not each.for_runs)),
+        col(run.waits_for).not_in(waits.names(lambda each: each.for_runs)),
         col(run.attempts) == 0,
     )
     return ~or_(untouched, _is_unclaimed(run))

@@ -188,7 +188,7 @@ async def _later_due_times(
         col(RunRow.job_id) == job_id,
         col(RunRow.status) == Status.WAITING,
         col(RunRow.attempts) == 0,
-        col(RunRow.waits_for).in_(waits.names(lambda each: not each.is_reservation)),
+        col(RunRow.waits_for).not_in(waits.names(lambda each: each.is_reservation)),
         claim_requests.HAS_DUE_KEY,
         col(RunRow.due) > row.due,
         col(RunRow.due) <= up_to,

@@ -29,6 +29,7 @@ own observation of that process takes precedence.
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
@@ -44,12 +45,19 @@ from daybook.ledger import states, waits
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import TERMINAL, Outcome, Status
 from daybook.ledger.tables import Fact, JobRow, RunRow
+from daybook.policies.work_pools import OWN_POOL
 from daybook.runs import claim_requests, leases, outcomes, restored, rows
 from daybook.runs.claim_requests import ClaimRequest
 from daybook.runs.eligibility import is_due
 
 MAX_PREFECT_RUNS = 3
 """Maximum number of Prefect runs for a run that never started; after the last, the run fails."""
+
+NEVER_BEGAN = " of its Prefect runs ended before it began: "
+"""Part of the error of a run that failed after `MAX_PREFECT_RUNS` Prefect runs."""
+
+FIRST_DELAY_ELSEWHERE = timedelta(seconds=30)
+"""Delay after the first counted Prefect run in another work pool; each further one is doubled."""
 
 REFUSED = "Prefect refused to create its run: "
 """Beginning of the reason of a row for which Prefect refused to create a run."""
@@ -168,12 +176,19 @@ async def _wait_for_another(
 
     After `MAX_PREFECT_RUNS` Prefect runs without an attempt, the run fails.
     """
+    is_elsewhere = row.policy.pool not in ("", OWN_POOL)
     if row.prefect_runs >= MAX_PREFECT_RUNS and not row.attempts:
-        problem = f"{row.prefect_runs} of its Prefect runs ended before it began: "
-        await _fail(session, row, problem + (end.message or end.name), now)
+        error = f"{row.prefect_runs}{NEVER_BEGAN}{end.message or end.name}"
+        if is_elsewhere:
+            error = f"{error.rstrip('.')}; see daybook doctor --pool {shlex.quote(row.policy.pool)}"
+        await _fail(session, row, error, now)
     else:
         # The run still waits for the same condition, such as a backoff or a slot.
-        row.until = max(row.until or now, now + leases.start_delay(row.prefect_runs))
+        delay = leases.start_delay(row.prefect_runs)
+        if is_elsewhere and row.prefect_runs:
+            # The ledger may not have accepted all of them at once.
+            delay = leases.backoff(FIRST_DELAY_ELSEWHERE, row.prefect_runs - 1)
+        row.until = max(row.until or now, now + delay)
         row.reason = end.describe()
 
 
@@ -231,7 +246,7 @@ async def _apply_without_row(
         stagger = timedelta()
         if timed:
             stagger = upcoming.stagger_offset(stored.id, job.policy.stagger)
-        outcome = _outcome_of_crash(request, stored, stagger, now)
+        outcome = _outcome_of_crash(request, stored, stagger, now, end.describe())
         if outcome is None:
             _make_waiting(row, end, now, stagger)
             session.add(row)
@@ -276,7 +291,7 @@ async def _apply_to_unreadable(
 
 
 def _outcome_of_crash(
-    request: ClaimRequest, stored: StoredJob, stagger: timedelta, now: datetime
+    request: ClaimRequest, stored: StoredJob, stagger: timedelta, now: datetime, crash: str
 ) -> Outcome | None:
     """Return the outcome of a crashed run without a row; None if another Prefect run follows."""
     if stored.row.archived_at is not None:
@@ -284,7 +299,7 @@ def _outcome_of_crash(
     if claim_requests.is_due_key(request.occurrence):
         job = stored.job
         late = lateness.judge(job.schedule, request.due, now - stagger, job.policy)
-        return None if late.runs else Outcome(Status.MISSED, late.reason)
+        return None if late.runs else Outcome(Status.MISSED, f"{late.reason}; {crash}")
     if request.refused:
         return Outcome(Status.FAILED, "parameters", error=request.refused)
     return None

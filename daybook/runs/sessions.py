@@ -3,8 +3,9 @@
 ::
 
     claim ──┬─ no run holds the session, none waits ahead ──► granted, with the last messages
-            └─ held, or a run due earlier waits for it ─────► waiting; it claims again soon
-    finish ─── succeeded ──► prompt and answer appended, in the transaction of the outcome
+            └─ held, or a run due earlier waits for it ─────► waiting; it claims again
+    finish ─┬─ succeeded ──► prompt and answer appended, in the transaction of the outcome
+            └─ always ─────► the next message of a worker claims at once (`slots.release_session`)
 
 The claim of a session's run is the session's lock (promise 17: two runs never interleave in one
 history). There is no other lock that a dead process could leave behind. A run reads the history
@@ -34,14 +35,14 @@ from daybook.errors import NotFound
 from daybook.jobs import store
 from daybook.jobs.store import StoredJob
 from daybook.json_text import JsonObject
-from daybook.ledger import job_kinds, references, triggers
+from daybook.ledger import job_kinds, references, triggers, waits
 from daybook.ledger.references import Match
 from daybook.ledger.states import HELD, LIVE, Status
 from daybook.ledger.tables import JobRow, MessageRow, RunRow, SessionRow
 from daybook.names import Id
 from daybook.owners import USER
 from daybook.policies.compression import KEPT_MESSAGES
-from daybook.runs import leases, slots
+from daybook.runs import claim_requests, leases, slots
 from daybook.runs.claim_requests import agent_name
 from daybook.short_text import one_line
 
@@ -49,7 +50,12 @@ MAX_TITLE_LENGTH = 80
 """Maximum length of a session's title, in characters."""
 
 RETRY_INTERVAL = timedelta(seconds=2)
-"""How long a run waits before it claims again if its session is busy."""
+"""How long a run waits before it claims again if its session is busy.
+
+A message that no worker executes, such as one of `daybook session send`, waits so much longer for
+each run before it, but at most `MAX_RETRY_INTERVAL`.
+"""
+MAX_RETRY_INTERVAL = timedelta(seconds=10)
 
 WAITER_GRACE = timedelta(seconds=10)
 """How long a waiting run keeps its turn after it missed its retry.
@@ -63,7 +69,12 @@ MESSAGE_GRACE = timedelta(minutes=5)
 After the death of all processes that could start it, two leases (`leases.check_lease`) and
 `Timing.start_limit` may pass until another process claims it.
 """
-MESSAGE_WAIT = timedelta(minutes=1)
+MESSAGE_INTERVAL = timedelta(seconds=15)
+"""How long such a run waits before it claims again by itself, for each run before it.
+
+This is a safety net: the end of the run before it lets it claim at once.
+"""
+MESSAGE_WAIT = timedelta(minutes=2)
 """The longest time after which such a run claims again, also after a failure of Prefect."""
 
 
@@ -107,46 +118,63 @@ class SessionWait(NamedTuple):
     why: str
 
 
-async def wait_for_turn(session: AsyncSession, row: RunRow, now: datetime) -> SessionWait | None:
+async def wait_for_turn(
+    session: AsyncSession, row: RunRow, now: datetime, *, by_worker: bool = False
+) -> SessionWait | None:
     """Return how long ``row`` has to wait for its session; None if its turn has come.
 
+    ``by_worker`` is True if a worker claims, which starts the run as soon as its turn has come.
     Check expired leases on the session first. Of the waiting runs, the earliest due run goes first,
-    and so does a message that was written earlier, although its process died. A message with others
-    before it waits longer: if all claimed every two seconds, they would leave no time to answer.
+    and so does a message that was written earlier, although its process died.
     """
     if row.session_id is None:
         return None
-    same_session = (col(RunRow.session_id) == row.session_id, col(RunRow.id) != row.id)
+    others = slots.others_of_session(row)
     why = ""
-    held = select(RunRow).where(*same_session, col(RunRow.status).in_(HELD))
+    held = select(RunRow).where(others, col(RunRow.status).in_(HELD))
     for other in (await session.execute(held)).scalars().all():
         if not await leases.check_lease(session, other, now):
             why = f"session {row.session_id} is busy: run {other.id[:8]} holds it"
     # A run that waits for something else, such as a backoff, has a later `until`.
     until = col(RunRow.until)
-    claims_soon = (until >= now - WAITER_GRACE) & (until <= now + RETRY_INTERVAL)
+    waits_here = col(RunRow.waits_for) == waits.SESSION.name
+    claims_soon = (until >= now - WAITER_GRACE) & (waits_here | (until <= now + RETRY_INTERVAL))
     is_next_message = (
-        (col(RunRow.trigger) == triggers.SESSION.name)
+        claim_requests.HAS_SESSION_KEY
         & (col(RunRow.attempts) == 0)
         & (until >= now - MESSAGE_GRACE)
         & (until <= now + MESSAGE_WAIT)
     )
     waiting = (
-        select(RunRow.id)
+        select(RunRow.id, RunRow.occurrence)
         .where(
-            *same_session,
+            others,
             col(RunRow.status) == Status.WAITING,
             claims_soon | is_next_message,
             slots.earlier(row),
         )
         .order_by(*slots.ORDER)
     )
-    before = (await session.execute(waiting)).scalars().all()
-    if before and not why:
-        why = f"session {row.session_id} is busy: run {before[0][:8]} goes first"
-    is_message = row.started_by is triggers.SESSION and not row.attempts
-    interval = RETRY_INTERVAL * (1 + len(before) if is_message else 1)
-    return SessionWait(now + min(interval, MESSAGE_WAIT), why) if why else None
+    before = (await session.execute(waiting)).all()
+    if not why and not before:
+        return None
+    if not why:
+        why = f"session {row.session_id} is busy: run {before[0].id[:8]} goes first"
+        # The turn of another run can pass without its end: it may then wait for something else.
+        by_worker = by_worker and claim_requests.is_session_request(before[0].occurrence)
+    return SessionWait(now + _interval(row, len(before), by_worker=by_worker), why)
+
+
+def _interval(row: RunRow, before: int, *, by_worker: bool) -> timedelta:
+    """Return how long ``row``, with ``before`` runs before it, waits until it claims again.
+
+    If all runs claimed every two seconds, they would leave no time to answer.
+    """
+    if by_worker and claim_requests.is_session_request(row.occurrence):
+        return min(MESSAGE_INTERVAL * (1 + before), MESSAGE_WAIT)
+    if row.started_by is triggers.SESSION:
+        return min(RETRY_INTERVAL * (1 + before), MAX_RETRY_INTERVAL)
+    return RETRY_INTERVAL
 
 
 # --- the messages

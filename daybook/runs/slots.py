@@ -12,10 +12,10 @@
             └ the requesting worker is full ──► waiting, for the worker
 
 No free slot stays reserved for a run that no process claims (promise 12: no slot stays free while
-runs wait). If a run has to wait although a slot is free, its worker wakes the earlier runs
-(`wake_next`). From then on each earlier run has `SLOT_CLAIM_TIMEOUT` to claim. If it does not
-claim, because its process, worker or deployment no longer exists or is slow, the slot goes to a run
-that claims. The leading keeper also wakes runs every few seconds.
+runs wait). If a run has to wait although a slot is free, its worker, unless it is full, wakes the
+earlier runs (`wake_next`). From then on each earlier run has `SLOT_CLAIM_TIMEOUT` to claim. If it
+does not claim, because its process, worker or deployment no longer exists or is slow, the slot goes
+to a run that claims. The leading keeper also wakes runs every few seconds.
 
 A run that waits for its worker is ahead of no other run. So a worker without room, which may be the
 only worker of its pool, does not block free slots for other workers.
@@ -50,7 +50,7 @@ from daybook.ledger.states import HELD, Status
 from daybook.ledger.tables import RunRow
 from daybook.ledger.waits import WaitReason
 from daybook.policies import policy
-from daybook.runs.claim_requests import ClaimRequest, agent_name
+from daybook.runs.claim_requests import HAS_SESSION_KEY, ClaimRequest, agent_name
 
 MIN_RETRY_INTERVAL = timedelta(seconds=30)
 """Delay until the first run in the queue claims again by itself; a free slot wakes it sooner."""
@@ -98,7 +98,7 @@ async def wait_for_slot(
         ahead = await _count(session, _expected_claims(now, waits.SLOT) & earlier(row))
         overdue = await _count(session, _missed_claims(now) & earlier(row)) if ahead else {}
         if why := slots.refusal(name, ahead, overdue):
-            if slots.free(name):
+            if slots.free(name) and not request.full:
                 return SlotWait(now + SLOT_CLAIM_TIMEOUT, why, waits.SLOT, free=True)
             queue = MIN_RETRY_INTERVAL * (1 + sum(ahead.values()) / max(request.most, 1))
             return SlotWait(now + min(queue, MAX_RETRY_INTERVAL), why, waits.SLOT)
@@ -216,14 +216,16 @@ async def wake_next(
     classes: Mapping[str, int],
     *,
     after: timedelta | None = None,
+    choose: Callable[[list[RunRow]], list[RunRow]] = lambda rows: rows,
 ) -> list[RunRow]:
     """Wake the next runs for the free slots, so that they claim now; return the woken runs.
 
     With ``after``, wake only runs that wait for a slot, except runs whose `until` passed less than
-    ``after`` ago, because they may just have been woken.
+    ``after`` ago, because they may just have been woken. Of the next runs, ``choose`` returns those
+    to wake.
     """
     woken = list[RunRow]()
-    for row in await next_up(session, now, most, classes):
+    for row in choose(await next_up(session, now, most, classes)):
         until = row.until or now
         if after is not None and (row.wait_reason is not waits.SLOT or now - after < until <= now):
             continue
@@ -245,7 +247,7 @@ async def next_up(
     """
     waiting = select(RunRow.id).where(
         col(RunRow.status) == Status.WAITING,
-        col(RunRow.waits_for).in_(waits.names(lambda each: each.for_slot)),
+        _WAITS_FOR_SLOT,
     )
     if (await session.execute(waiting.limit(1))).first() is None:
         return []  # nearly always, no run waits
@@ -314,8 +316,7 @@ async def release_slot(session: AsyncSession, ended: RunRow, now: datetime) -> N
     if ended.job_id is None:
         return
     of_job = and_(col(RunRow.job_id) == ended.job_id, col(RunRow.id) != ended.id)
-    held = select(RunRow.id).where(of_job, col(RunRow.status).in_(HELD)).limit(1)
-    if (await session.execute(held)).first() is None:
+    if not await _exists(session, of_job & _IS_HELD):
         await _move_next(session, of_job, lambda each: each.ends_with_run, now)
 
 
@@ -323,6 +324,35 @@ async def release_label(session: AsyncSession, row: RunRow, now: datetime) -> No
     """Move the next run with the label of ``row``, which had a place in it, to the slot queue."""
     if label := row.policy.worker_label:
         await _move_next(session, label == _LABEL, lambda each: each is waits.LABEL, now)
+
+
+async def release_session(session: AsyncSession, row: RunRow, now: datetime) -> None:
+    """Move the next message of the session of ``row`` to the queue for slots.
+
+    Do nothing while a process holds another run of the session, or another message has its turn.
+    Only the messages that a worker executes are moved: any other run of a session claims again
+    every few seconds.
+    """
+    if row.session_id is None:
+        return
+    others = others_of_session(row)
+    messages = HAS_SESSION_KEY & (col(RunRow.status) == Status.WAITING)
+    waits_for_session = col(RunRow.waits_for) == waits.SESSION.name
+    if not await _exists(session, others & messages & waits_for_session):
+        return
+    has_turn = messages & _WAITS_FOR_SLOT
+    if not await _exists(session, others & (_IS_HELD | has_turn)):
+        await _move_next(session, others & HAS_SESSION_KEY, lambda each: each is waits.SESSION, now)
+
+
+def others_of_session(row: RunRow) -> ColumnElement[bool]:
+    """Return the condition for the other runs of the session of ``row``."""
+    return and_(col(RunRow.session_id) == row.session_id, col(RunRow.id) != row.id)
+
+
+async def _exists(session: AsyncSession, which: ColumnElement[bool]) -> bool:
+    found = await session.execute(select(RunRow.id).where(which).limit(1))
+    return found.first() is not None
 
 
 async def _move_next(
@@ -355,6 +385,7 @@ def order_key(row: RunRow) -> tuple[bool, datetime, datetime, str]:
 
 
 _IS_HELD = col(RunRow.status).in_(HELD)
+_WAITS_FOR_SLOT = col(RunRow.waits_for).in_(waits.names(lambda each: each.for_slot))
 _LABEL = col(RunRow.parameters)[("policy", "worker_label")].as_string()
 _CLASS = func.coalesce(
     col(RunRow.parameters)[("policy", "class")].as_string(), policy.Policy().class_

@@ -43,7 +43,7 @@ async def ids_past_deadline(session: AsyncSession, now: datetime, limit: int) ->
             col(RunRow.status) == Status.WAITING,
             deadline != "",
             # An edit may still change the deadline of a run that waits for its due time.
-            col(RunRow.waits_for).in_(waits.names(lambda each: not each.is_reservation)),
+            col(RunRow.waits_for).not_in(waits.names(lambda each: each.is_reservation)),
             (col(RunRow.trigger) != triggers.BACKFILL.name) | (col(RunRow.attempts) > 0),
         )
         .order_by(col(RunRow.queued_at))

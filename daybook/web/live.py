@@ -84,7 +84,7 @@ class LiveUpdates:
     ) -> None:
         self._read, self._clock = read, clock
         self._streams: set[_Stream] = set()
-        self._poller: asyncio.Task[None] | None = None
+        self.poller: asyncio.Task[None] | None = None
         self._last_left = 0.0
         self._last_text = ""
         self._is_closing = False
@@ -100,8 +100,8 @@ class LiveUpdates:
             await Response(headers={"content-type": "text/event-stream"})(scope, receive, send)
             return
         self._streams.add(stream)
-        if self._poller is None:
-            self._poller = asyncio.create_task(self._poll())
+        if self.poller is None:
+            self.poller = asyncio.create_task(self._poll())
         tasks = {
             asyncio.create_task(self._write(stream, send)),
             asyncio.create_task(_disconnected(receive)),
@@ -160,7 +160,7 @@ class LiveUpdates:
                 self._publish(valid)
                 await asyncio.sleep(POLL_INTERVAL_SECONDS)
         finally:
-            self._poller, self.version = None, ""
+            self.poller, self.version = None, ""
             self.shared.clear()
 
     def _publish(self, valid: frozenset[str] | None) -> None:
@@ -181,8 +181,8 @@ class LiveUpdates:
         self._is_closing = True
         for each in self._streams:
             each.close()
-        if self._poller is not None:
-            self._poller.cancel()
+        if self.poller is not None:
+            self.poller.cancel()
 
 
 async def _send(send: Send, text: str) -> None:

@@ -128,10 +128,10 @@ _UPDATE_FAILED = {"action": "prefect_update_failed"}
 class Dispatcher:
     """Dispatcher of one worker's flow runs.
 
-    ``holder`` names the worker in its leases; ``most`` is the maximum number of active runs in
-    the ledger. ``free`` returns whether the worker has a free slot. The dispatcher calls ``watch``
-    with each started process. It calls ``fill_slot`` when a run has to wait although a slot is
-    free, so that the runs that were due earlier claim at once. ``worker``, ``labels`` and
+    ``holder`` names the worker in its leases; ``most`` is the maximum number of active runs in the
+    ledger. ``free`` returns whether the worker has room for a flow run. The dispatcher calls
+    ``watch`` with each started process. It calls ``fill_slot`` when a run has to wait although a
+    slot is free, so that the runs that were due earlier claim at once. ``worker``, ``labels`` and
     ``queues`` are the worker's name, its labels, and the queues that it serves (empty: all).
     ``folders`` are the folders in which Daybook stores data. ``records`` returns the records of
     Prefect that each run needs.
@@ -145,7 +145,7 @@ class Dispatcher:
         *,
         holder: str,
         most: int,
-        free: Callable[[], bool],
+        free: Callable[[UUID], bool],
         watch: Callable[[SupervisedRun], None],
         records: GetRecords = no_records,
         worker: str = "",
@@ -168,6 +168,8 @@ class Dispatcher:
         self._started_at, self._defers = float("-inf"), True
         self.starting = 0
         """Number of runs that have a slot but are not supervised yet."""
+        self.handed_out = set[UUID]()
+        """Woken runs until their claims have ended; the worker keeps room for them."""
 
     async def dispatch(self, run: FlowRun) -> bool:
         """Claim the run; then start its process, or reschedule or end the run in Prefect.
@@ -195,6 +197,7 @@ class Dispatcher:
             is_unreadable = isinstance(error, UnreadableJob)
             delay = UNREADABLE_JOB_DELAY if is_unreadable else claim.NO_LEDGER_DELAY
             answer = Waiting(self._ledger.now() + delay, str(error))
+            self.handed_out.discard(run.id)  # it does not claim
             await self._in_time(run, self._set_back(run, answer))
             return True
 
@@ -203,7 +206,8 @@ class Dispatcher:
         # of a job, the later must not start before the earlier is claimed, unless the earlier is
         # missed.
         self._records()  # read in the background what the process needs
-        was_waiting = self._waiting.pop(str(run.id), None) is not None
+        remembered = self._waiting.pop(str(run.id), None)
+        was_waiting = remembered is not None or run.id in self.handed_out
         is_late, due = claim_order(run, self._ledger.now())
         order = (is_late and not was_waiting, due)
         async with self._claim_lock.turn(order):
@@ -305,6 +309,11 @@ class Dispatcher:
             return False
         return self.starting > 0 or time.monotonic() - self._started_at < START_PAUSE_SECONDS
 
+    def hand_out(self, run: FlowRun) -> None:
+        """Keep room for a woken run until its claim has ended, and forget it: it is woken once."""
+        self._waiting.pop(str(run.id), None)
+        self.handed_out.add(run.id)
+
     def waiting(self, row: RunRow) -> FlowRun | None:
         """Return the Prefect run of ``row``, rescheduled by this worker and not claimed since."""
         fence, run = self._waiting.get(str(row.flow_run_id), (None, None))
@@ -329,21 +338,24 @@ class Dispatcher:
         The caller must hold the lock.
         """
         worker = Worker(str(run.id), run.start_time is not None, bool(request.retries))
-        effects = await claim.decide(
-            self._ledger,
-            replace(
-                request,
-                full=not self._free(),
-                worker=self._worker,
-                labels=self._labels,
-                queues=self._queues,
-                queue=run.work_queue_name or "",
-            ),
-            worker,
-            deployment_id=str(run.deployment_id),
-            made_by=str(run.created_by.id) if run.created_by else None,
-        )
-        self.starting += any(isinstance(effect, Start) for effect in effects)
+        try:
+            effects = await claim.decide(
+                self._ledger,
+                replace(
+                    request,
+                    full=not self._free(run.id),
+                    worker=self._worker,
+                    labels=self._labels,
+                    queues=self._queues,
+                    queue=run.work_queue_name or "",
+                ),
+                worker,
+                deployment_id=str(run.deployment_id),
+                made_by=str(run.created_by.id) if run.created_by else None,
+            )
+            self.starting += any(isinstance(effect, Start) for effect in effects)
+        finally:
+            self.handed_out.discard(run.id)
         return effects
 
     @staticmethod
@@ -478,9 +490,12 @@ class Dispatcher:
     async def _set_back(self, run: FlowRun, answer: Waiting, job_id: str | None = None) -> None:
         """Reschedule a run that has to wait, and name it if its job is known.
 
-        Do not wait for `_ending`: behind the ends of many runs, it could miss its turn.
+        Do not wait for `_ending`: behind the ends of many runs, it could miss its turn. Do nothing
+        for a run that was woken meanwhile: it is about to claim.
         """
         async with self._setting_back:
+            if run.id in self.handed_out:
+                return
             await self._reschedule(run, answer)
             await self._name_run(run, job_id)
 

@@ -18,9 +18,8 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Crashed
 
-from daybook.jobs.labels import RESERVED_TAG_PREFIX
 from daybook.ledger.states import Status
-from daybook.prefect import run_log
+from daybook.prefect import occurrence, run_log
 from daybook.prefect.states import terminal_state
 from daybook.worker.dispatcher import Dispatcher, ResolveProcessSpec
 from daybook.worker.launcher import Launcher
@@ -59,8 +58,7 @@ async def start(
         if not await _awaits_start(client, run, own_pid):
             log.info("%s was started or ended elsewhere: %s", run.name, error)
             return
-        is_of_job = any(tag.startswith(RESERVED_TAG_PREFIX) for tag in run.tags)
-        if is_of_job and isinstance(error, ObjectNotFound):
+        if occurrence.is_of_job(run) and isinstance(error, ObjectNotFound):
             why = "its deployment was deleted before the run started"
             skipped = terminal_state(Status.SKIPPED, why)
             await client.set_flow_run_state(run.id, skipped, force=True)

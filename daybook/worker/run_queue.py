@@ -110,6 +110,10 @@ class RunQueue:
         else:
             self._start(run)
 
+    def dispatches_again(self, run_id: UUID) -> bool:
+        """Return whether the run was handed out again during its dispatch."""
+        return run_id in self._dispatch_again
+
     def poll_soon(self) -> None:
         """Poll Prefect at once instead of waiting for the interval to pass."""
         self._poll_now.set()

@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
@@ -71,7 +72,8 @@ class SupervisedRun:
 
     ``run_id`` is the run's id in the ledger, "" for an external run. ``holder`` is the holder that
     the lease names, and ``fence`` the last known fencing token. ``ends_at`` is the time of the
-    deadline in seconds of the monotonic clock, None for no deadline.
+    deadline in seconds of the monotonic clock, None for no deadline. `watch` calls ``on_release``
+    when the run has ended or waits, although its process continues.
     """
 
     flow_run: Any
@@ -83,6 +85,7 @@ class SupervisedRun:
     policy: Policy = field(default_factory=Policy)
     facts: ReportedFacts = field(default_factory=ReportedFacts)
     ends_at: float | None = None
+    on_release: Callable[[], None] = lambda: None
     cause: StopCause | None = None
     exit_code: int | None = None
     _was_terminal: bool = False
@@ -186,6 +189,8 @@ class SupervisedRun:
                 facts.ended, facts.running_since = fact["ended"], None
             elif "summarizing" in fact:
                 facts.summarizing, facts.running_since = True, time.monotonic()
+            if fact.keys() & {"ended", "waiting"}:
+                self.on_release()
             self._changed.set()
 
     def _stop_times(self) -> dict[StopCause, float]:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import signal
 import time
@@ -41,20 +42,21 @@ from prefect.events import Event
 from prefect.events.filters import EventAnyResourceFilter, EventFilter, EventNameFilter
 from prefect.logging.loggers import flow_run_logger
 
-from daybook.errors import DaybookError, LedgerNewer, LedgerUnreachable, Unreachable
+from daybook.errors import LedgerNewer, LedgerUnreachable, Unreachable
 from daybook.keeper import event_stream, leadership, lease_reaper
 from daybook.keeper.keeper import Keeper
 from daybook.keeper.overview import Overview
 from daybook.ledger.engine import Ledger
-from daybook.ledger.tables import RunRow
-from daybook.prefect import ended_runs, scheduled_runs, stale_runs, states
+from daybook.prefect import ended_runs, stale_runs, states
 from daybook.processes import proc
+from daybook.processes.ending import cancel_all
 from daybook.runs import leases, workers
 from daybook.runs.workers import WorkerRecord
 from daybook.timing import TIMING
 from daybook.tools import worker_tools
 from daybook.worker import exit_handling, external_runs, membership
 from daybook.worker.dispatcher import Dispatcher, GetRecords, ResolveProcessSpec, no_records
+from daybook.worker.free_slots import FreeSlots
 from daybook.worker.launcher import Launcher
 from daybook.worker.membership import Membership
 from daybook.worker.run_queue import RunQueue
@@ -131,10 +133,8 @@ class WorkerLoop:
         """Flow runs that are being started, mapped to whether each may be cancelled meanwhile."""
         self._may_be_cancelled = asyncio.Event()
         """Set by an event of a cancellation. The event may be older than a Retry of the run."""
-        self._refused_external = False
         self._started_at = ledger.now()
         self._running, self._stopping, self._draining = False, False, False
-        self._waking = self._wake_again = False
         self._force_stop = asyncio.Event()
         self.used_too_much_memory = False
         """Whether this worker has stopped itself because it used too much memory."""
@@ -170,6 +170,15 @@ class WorkerLoop:
             self._dispatch,
             clock=ledger.clock,
             again=self._dispatcher.end_deferral,
+        )
+        self._free_slots = FreeSlots(
+            ledger,
+            client,
+            self.run_queue,
+            self._dispatcher,
+            most=config.most,
+            room=lambda: self._room() if self._may_hand_out() else None,
+            may_start=self._membership.may_start,
         )
         self.keeper = Keeper(
             ledger,
@@ -220,6 +229,7 @@ class WorkerLoop:
             self._dispatcher.end_deferral()
             await self.run_queue.wait_until_dispatched()
             await self._all_ended()
+            await self._free_slots.wait()
 
     async def _limit_memory(self) -> NoReturn:
         """Stop this worker with SIGTERM if it uses too much memory and no run is active.
@@ -262,13 +272,36 @@ class WorkerLoop:
             await self._all_ended()
             raise
 
-    def _has_room(self) -> bool:
+    def _may_hand_out(self) -> bool:
+        is_ending = self._stopping or self._draining or self._membership.is_draining
+        return self._running and not is_ending
+
+    def _has_room(self, flow_run_id: UUID | None = None) -> bool:
+        """Return whether a flow run may start here, beside the runs that are about to claim."""
         if self._draining:
             return False
-        at_work = len(self._watched) + self._dispatcher.starting
-        return self._config.limit is None or at_work < self._config.limit
+        return self._room() + (flow_run_id in self._dispatcher.handed_out) > 0
+
+    def _room(self) -> float:
+        """Return how many more runs the worker's limit allows, even if the worker drains."""
+        if self._config.limit is None:
+            return math.inf
+        dispatcher = self._dispatcher
+        at_work = len(self._watched) + dispatcher.starting + len(dispatcher.handed_out)
+        return self._config.limit - at_work
 
     async def _dispatch(self, run: FlowRun) -> None:
+        handed_out = self._dispatcher.handed_out
+        was_woken = run.id in handed_out
+        try:
+            await self._dispatch_once(run)
+        finally:
+            if not self.run_queue.dispatches_again(run.id):
+                handed_out.discard(run.id)
+            if was_woken and str(run.id) not in self._watched and not self._stopping:
+                self._free_slots.fill_soon()  # it did not start
+
+    async def _dispatch_once(self, run: FlowRun) -> None:
         if str(run.id) in self._watched or self._stopping:
             return
         if await self._membership.is_for_others(run):
@@ -278,7 +311,7 @@ class WorkerLoop:
             if await self._dispatcher.dispatch(run):
                 return
             if not self._has_room() or not self._membership.may_start(run):
-                self._refused_external = True  # not in the ledger: poll when a slot is free
+                self._free_slots.polls_next = True
             else:
                 self._dispatcher.starting += 1
                 try:
@@ -311,9 +344,15 @@ class WorkerLoop:
         self._watched[watched.flow_run_id] = watched
         if self._dispatching.get(watched.flow_run_id):
             self._may_be_cancelled.set()
+        watched.on_release = self._released
         task = asyncio.create_task(self._supervise(watched))
         self._exits.add(task)
         task.add_done_callback(self._exits.discard)
+
+    def _released(self) -> None:
+        """Fill the slot of a run that has ended or waits, and whose process is still at work."""
+        if self._has_room() and not self._stopping:
+            self._free_slots.fill_soon()
 
     async def _supervise(self, watched: SupervisedRun) -> None:
         try:
@@ -346,39 +385,8 @@ class WorkerLoop:
             logger.log(level, "Last lines of the process output:\n%s", tail)
 
     async def _fill_slot(self) -> None:
-        """Give free slots to the waiting runs with the earliest due times (promise 12).
-
-        If another call is in progress, the other call makes one more pass instead.
-        """
-        self._wake_again = True
-        if self._waking:
-            return
-        self._waking = True
-        try:
-            while self._wake_again and not self._stopping:
-                self._wake_again = False
-                woken = await scheduled_runs.wake(
-                    self._ledger, self._client, self._config.most, at_hand=self._hand_out
-                )
-                if woken or self._refused_external:
-                    self._refused_external = False
-                    self.run_queue.poll_soon()
-        except (DaybookError, httpx.HTTPError) as error:
-            log.warning("cannot wake a waiting run: %s", error)
-        finally:
-            self._waking = False
-
-    def _hand_out(self, row: RunRow) -> bool:
-        """Dispatch the run of ``row`` at once if this worker rescheduled it and has a free slot.
-
-        Return whether the run was dispatched.
-        """
-        is_free = self._running and self._has_room() and not self._membership.is_draining
-        run = self._dispatcher.waiting(row) if is_free else None
-        if run is None:
-            return False
-        self.run_queue.hand_out_now(run)
-        return True
+        if not self._stopping:
+            await self._free_slots.fill()
 
     async def _on_event(self, flow_run_id: str, state: str) -> None:
         if state in SCHEDULED_STATE_NAMES:
@@ -521,8 +529,7 @@ class WorkerLoop:
         try:
             yield
         finally:
-            for each in tasks:
-                each.cancel()
+            await cancel_all(*tasks, *self._free_slots.tasks)
 
     async def _poll_cancellations(self) -> NoReturn:
         while True:

@@ -25,6 +25,7 @@ from daybook.operations import preload
 from tests import rows
 from tests.costs import one_in
 from tests.e2e.first_light import environment
+from tests.servers import NOWHERE
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -303,7 +304,7 @@ def test_the_server_has_one_thread_and_a_socket_for_its_user_only(server: Server
         {"key": "a guess"},
         {"identity": ["0.0.1"]},
         {"environment": {"DAYBOOK_HOME": "/nowhere"}},
-        {"environment": {"PREFECT_API_URL": "http://127.0.0.1:9/api"}},
+        {"environment": {"PREFECT_API_URL": NOWHERE}},
         {"environment": {"PREFECT_CLIENT_MAX_RETRIES": "1"}},
         {"folder": "with settings of Prefect"},
     ],

@@ -27,6 +27,7 @@ from daybook.ledger.engine import Ledger
 from daybook.operations import setup
 from daybook.prefect import parameter_schema, work_pool
 from daybook.processes import children
+from tests.at_prefect import delete_deployments
 from tests.world.prefect import forget_workers
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
@@ -41,8 +42,7 @@ async def client(prefect_server: Any, daybook_home: Home) -> AsyncIterator[Any]:
     from prefect.client.orchestration import get_client
 
     async with get_client() as client:
-        for each in await client.read_deployments():  # from other tests' ledgers
-            await client.delete_deployment(each.id)
+        await delete_deployments(client)
         await work_pool.ensure(client)
         await forget_workers(client)
         yield client

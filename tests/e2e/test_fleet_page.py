@@ -24,6 +24,7 @@ from chaos.standby import Databases
 from daybook.processes import children
 from daybook.processes.children import Child
 from tests.conftest import REPOSITORY
+from tests.servers import start_prefect
 
 MISSING = hosts.missing() or standby.missing()
 pytestmark = [
@@ -76,19 +77,6 @@ class Machine:
         return printed
 
 
-async def start_prefect(host: Host, folder: Path) -> Child:
-    own = ("PREFECT_", "DAYBOOK_")
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(own)}
-    address = ("--host", "0.0.0.0", "--port", "4200")  # in its own network
-    return await children.start(
-        "prefect",
-        host.command([sys.executable, "-m", "prefect", "server", "start", *address]),
-        environment=clean | {"PREFECT_HOME": str(folder / "prefect"), "DO_NOT_TRACK": "1"},
-        log=folder / "prefect.log",
-        folder=folder,
-    )
-
-
 @asynccontextmanager
 async def services(network: Network, folder: Path) -> AsyncIterator[None]:
     """Start PostgreSQL with an empty database, and Prefect, on host-3."""
@@ -104,7 +92,11 @@ async def services(network: Network, folder: Path) -> AsyncIterator[None]:
         )
         await maintenance.execute("CREATE DATABASE daybook")
         await maintenance.close()
-        started.append(await start_prefect(network.server, folder))
+        address = ("--host", "0.0.0.0", "--port", "4200")  # in its own network
+        prefect = await start_prefect(
+            folder / "prefect", "start", *address, on_host=network.server.command
+        )
+        started.append(prefect)
         yield
     finally:
         for each in reversed(started):

@@ -27,6 +27,7 @@ from daybook.ledger.engine import Ledger
 from daybook.operations import setup
 from daybook.prefect import parameter_schema, reconcile, states, work_pool, work_queues
 from daybook.runs import claims
+from tests.at_prefect import delete_deployments
 from tests.world.prefect import forget_workers
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
@@ -42,16 +43,11 @@ async def client(prefect_server: Any, daybook_home: Home) -> AsyncIterator[Any]:
     from prefect.client.orchestration import get_client
 
     async with get_client() as client:
-        await _none_left(client)
+        await delete_deployments(client)
         await setup.prepare(client)
         await forget_workers(client)
         yield client
-        await _none_left(client)
-
-
-async def _none_left(client: Any) -> None:
-    for each in await client.read_deployments():
-        await client.delete_deployment(each.id)
+        await delete_deployments(client)
 
 
 @pytest.fixture

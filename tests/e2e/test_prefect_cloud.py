@@ -13,6 +13,7 @@ from prefect.client.schemas.objects import FlowRun
 
 from daybook.home import CLIENT_CREDENTIAL, SERVER_CREDENTIAL, Home
 from tests import certificates, prefect_cloud
+from tests.at_prefect import delete_deployments, with_client
 from tests.conftest import CREDENTIAL, PrefectServer
 from tests.e2e.first_light import Up, environment
 from tests.servers import free_port
@@ -56,6 +57,7 @@ def test_everything_works_with_an_api_key_of_a_workspace_and_its_authority(
                 assert "wrong-key" not in done.stderr
         finally:
             up.end()
+            with_client(delete_deployments)
         # The worker, its runs and the keeper have sent the key, also with their events.
         assert {"/events/in", "/events/out", "/work_pools/daybook/get_scheduled_flow_runs"} <= {
             each.partition("?")[0] for each in cloud.paths

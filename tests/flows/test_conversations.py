@@ -7,16 +7,20 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlmodel import col, select
 
 from daybook import api
 from daybook.agents import showing
+from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import InvalidInput
-from daybook.features.conversations import accounts, listening, operations
+from daybook.features.conversations import accounts, listening, operations, store
 from daybook.features.conversations.drafts import MARK
-from daybook.ledger.tables import RunRow
+from daybook.ledger.states import Delivery
+from daybook.ledger.tables import OutboxRow, RunRow
 from tests import bot_api, slack_api
 from tests.calling import ModelAgent, calls
 from tests.chat_service import ChatService, SentMessage
@@ -93,7 +97,6 @@ async def chat(
         await accounts.kind_of(service).store.remove(world.client, service)
 
 
-@pytest.mark.parametrize("service", ["telegram", "slack"])
 async def test_a_brief_is_answered_and_goes_on_in_its_session(chat: Chat) -> None:
     world = chat.world
     agent = await world.agents.add(KEEPS)
@@ -125,6 +128,7 @@ async def test_a_brief_is_answered_and_goes_on_in_its_session(chat: Chat) -> Non
 
 
 @pytest.mark.floor("E", "A person's message in the chat continues it")
+@pytest.mark.slow
 async def test_a_message_without_a_thread_goes_to_the_session_of_the_chat(
     chat: Chat, service: str
 ) -> None:
@@ -154,6 +158,7 @@ async def test_a_message_without_a_thread_goes_to_the_session_of_the_chat(
     assert (await api.sessions.show(session.id)).messages == 6
 
 
+@pytest.mark.slow
 async def test_an_answer_is_shown_while_it_is_written(
     chat: Chat, model_agent: ModelAgent, service: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,6 +187,7 @@ async def test_an_answer_is_shown_while_it_is_written(
 
 
 @pytest.mark.floor("E", "A picture in the chat reaches the model")
+@pytest.mark.slow
 async def test_a_model_gets_a_picture_and_still_has_it_later(
     chat: Chat, model_agent: ModelAgent, service: str
 ) -> None:
@@ -212,6 +218,7 @@ async def test_a_model_gets_a_picture_and_still_has_it_later(
     assert ["Binary" in (step.input or "") for step in run.steps] == [False]
 
 
+@pytest.mark.slow
 async def test_a_program_gets_a_picture_as_a_file_for_its_time(chat: Chat, service: str) -> None:
     world = chat.world
     agent = await world.agents.add(
@@ -230,7 +237,7 @@ async def test_a_program_gets_a_picture_as_a_file_for_its_time(chat: Chat, servi
 
 
 @pytest.mark.floor("E", "A reply in the chat approves or rejects a call")
-@pytest.mark.parametrize("way", ["reply", "button"])
+@pytest.mark.parametrize("way", ["reply", pytest.param("button", marks=pytest.mark.slow)])
 async def test_a_call_is_approved_from_the_phone_and_made_once(
     chat: Chat, model_agent: ModelAgent, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
@@ -301,6 +308,7 @@ async def test_a_failure_is_retried_with_a_button(chat: Chat) -> None:
     assert not (await api.jobs.show(stored.id)).enabled
 
 
+@pytest.mark.slow
 async def test_a_failed_answer_says_why_and_a_stopped_one_that_it_stopped(
     chat: Chat, service: str
 ) -> None:
@@ -321,6 +329,59 @@ async def test_a_failed_answer_says_why_and_a_stopped_one_that_it_stopped(
     assert stopped.plain == "Stopped."
     rows: list[RunRow] = await world.runs.rows()
     assert [each.status for each in rows] == ["failed", "cancelled"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("service", ["telegram"])
+async def test_no_message_is_lost_while_the_token_is_rotated(chat: Chat, service: str) -> None:
+    """The old token is revoked while answers are written; another message arrives before the new
+    one is stored. The refused answers need not wait for their next attempts.
+    """
+    world, bot = chat.world, chat.bot
+    assert isinstance(bot, bot_api.BotApi)
+    agent = await world.agents.add(KEEPS)
+    await operations.DOCUMENTS[service].edit(service, {"agent": agent.name})
+    await bot.until(lambda: bot.calls.count(bot.identifies) >= 3)  # it listens anew
+    assert (await chat.says("one")).plain == "answer to one"
+
+    sent = len(bot.sent)
+    bot.write("two")
+    assert await becomes_true(lambda: has_runs(world, 2), 30)
+    bot.token = f"{bot.token}-rotated"
+    await chat.works_until(lambda: agent.effect_count == 2)
+    await chat.send()
+    bot.write("three")  # reaches the poll that began before, and no later one
+    assert await becomes_true(lambda: has_problem(world, "refuses the token"), 30)
+    async with world.ledger.write() as session:
+        failed = (await session.execute(select(OutboxRow).where(col(OutboxRow.attempts) > 0))).all()
+        waits = [row for (row,) in failed if row.status == Delivery.PENDING]
+        for row in waits:
+            row.next_at = SYSTEM_CLOCK.now() + timedelta(hours=10)
+            session.add(row)
+    assert len(waits) == 1
+    bot.write("four")
+    assert len(bot.sent) == sent
+    await operations.connect(service, service, bot.settings, replace=True)
+    assert await becomes_true(lambda: is_due(world, waits[0].id), 30)
+    await chat.works_until(lambda: len(bot.sent) >= sent + 3)
+
+    answers = [f"answer to {word}" for word in ("two", "three", "four")]
+    assert [each.plain for each in bot.sent[sent:]] == answers
+    assert agent.effect_count == 4
+
+
+async def has_runs(world: PrefectWorld, number: int) -> bool:
+    return len(await world.runs.rows()) == number
+
+
+async def is_due(world: PrefectWorld, message_id: str) -> bool:
+    async with world.ledger.read() as session:
+        return (await session.get_one(OutboxRow, message_id)).next_at <= SYSTEM_CLOCK.now()
+
+
+async def has_problem(world: PrefectWorld, text: str) -> bool:
+    async with world.ledger.read() as session:
+        return any(text in each.problem for each in await store.accounts(session))
 
 
 async def test_a_refused_token_stores_nothing(world: PrefectWorld, service: str) -> None:

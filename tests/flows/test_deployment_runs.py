@@ -13,6 +13,8 @@ from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.states import AwaitingRetry, Cancelling, Scheduled
 
 from daybook.clock import SYSTEM_CLOCK
+from daybook.execution import execute
+from daybook.prefect import ended_runs, scheduled_runs
 from daybook.runs import claim_requests, claims
 from daybook.runs.claim_requests import ClaimRequest, Granted
 from tests.world.prefect_world import PrefectWorld
@@ -63,9 +65,10 @@ async def test_a_scheduled_run_starts_at_its_due_time_and_not_before(world: Pref
     assert "What is new?" in page
 
 
-async def test_without_a_ledger_a_run_is_rescheduled_and_succeeds_later(
-    world: PrefectWorld,
+async def test_without_a_ledger_a_run_crashes_with_the_reason_and_the_keeper_starts_it_again(
+    world: PrefectWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(execute, "NO_LEDGER_DELAY", timedelta(0))
     agent = await world.agents.add("had()")
     run = await world.prefect.custom_run(await world.deploy(on_demand=True, agent=agent.name))
     ledger, moved = world.home.path / "ledger.db", world.home.path / "away"
@@ -73,26 +76,29 @@ async def test_without_a_ledger_a_run_is_rescheduled_and_succeeds_later(
     for each in world.home.path.glob("ledger.db*"):
         each.rename(moved / each.name)
     ledger.mkdir()
-    before = SYSTEM_CLOCK.now()
 
-    state = await world.executions.complete(run)
+    state = await world.executions.complete_here(run)
 
-    assert (state.type.value, state.name) == ("SCHEDULED", "AwaitingConcurrencySlot")
+    assert (state.type.value, state.name) == ("CRASHED", "Crashed")
     assert str(ledger) in str(state.message)
-    until = state.state_details.scheduled_time
-    assert until is not None
-    wait = timedelta(seconds=30)
-    assert before + wait <= until <= SYSTEM_CLOCK.now() + wait
     assert agent.effect_count == 0
 
     ledger.rmdir()
     for each in moved.iterdir():
         each.rename(world.home.path / each.name)
-    await world.client.set_flow_run_state(run.id, Scheduled(), force=True)
-    assert (await world.executions.complete(run)).is_completed()
+    await ended_runs.record_end(world.ledger, world.client, str(run.id))
+    row = await world.runs.row()
+    assert (row.status, row.reason) == (
+        "waiting",
+        f"its Prefect run ended as Crashed: {state.message}",
+    )
+    await scheduled_runs.ensure_row(world.ledger, world.client, row)
+    again = await world.prefect.run((await world.runs.row()).flow_run_id)
+    assert again.id != run.id
+    assert (await world.executions.complete(again)).is_completed()
 
     row = await world.runs.row()
-    assert (row.status, row.flow_starts, row.retry_of) == ("succeeded", 2, None)
+    assert (row.status, row.flow_starts, row.retry_of) == ("succeeded", 1, None)
     assert agent.effect_count == 1
 
 

@@ -206,6 +206,7 @@ async def test_a_document_that_changes_after_the_plan_is_not_overwritten(
     await jobs.remove("filed-brief")
 
 
+@pytest.mark.slow
 async def test_an_error_after_documents_were_stored_says_so(
     world: PrefectWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,6 +227,7 @@ async def test_an_error_after_documents_were_stored_says_so(
     assert "daybook-command-agent/filed-program" in await stored(world)
 
 
+@pytest.mark.slow
 async def test_an_unregistered_type_is_found_before_anything_is_stored(
     world: PrefectWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -243,6 +245,7 @@ async def test_an_unregistered_type_is_found_before_anything_is_stored(
     assert (await stored(world), await jobs.list_jobs()) == (before, [])
 
 
+@pytest.mark.slow
 async def test_a_hook_starts_the_operators_job_and_not_that_of_an_agent(
     world: PrefectWorld,
 ) -> None:
@@ -259,6 +262,7 @@ async def test_a_hook_starts_the_operators_job_and_not_that_of_an_agent(
         await jobs.remove(each.id)
 
 
+@pytest.mark.slow
 async def test_agents_of_two_kinds_with_one_name_stay(world: PrefectWorld) -> None:
     program = "agents:\n  - {name: filed-both, command: [cat], kind: command}\n"
     model = "agents:\n  - {name: filed-both, model: 'test:x', kind: model, base_url: 'http://a.example'}\n"
@@ -274,6 +278,7 @@ async def test_agents_of_two_kinds_with_one_name_stay(world: PrefectWorld) -> No
     assert set(await stored(world)) == refs
 
 
+@pytest.mark.slow
 async def test_an_agent_that_a_job_names_with_its_kind_is_not_replaced(world: PrefectWorld) -> None:
     program = "agents:\n  - {name: filed-both, command: [cat], kind: command}\n"
     offline = "agents:\n  - {name: filed-both, kind: offline}\n"
@@ -302,6 +307,7 @@ telegram_bots:
 @pytest.mark.skipif(
     "telegram_bots" not in file_documents.sections(), reason="the feature was removed"
 )
+@pytest.mark.slow
 async def test_an_account_of_a_file_is_checked_as_one_that_is_connected(
     world: PrefectWorld,
 ) -> None:
@@ -334,6 +340,7 @@ async def test_an_agent_applies_and_exports_no_settings(world: PrefectWorld) -> 
     await jobs.remove("filed-brief")
 
 
+@pytest.mark.slow
 async def test_prune_removes_no_document_and_says_so(world: PrefectWorld) -> None:
     await add_secrets()
     await apply()

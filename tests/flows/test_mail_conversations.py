@@ -67,6 +67,26 @@ async def letters(
     await accounts.MAIL.remove(world.client, "mail")
 
 
+@pytest.mark.slow
+async def test_a_letter_that_arrived_before_the_new_password_is_answered(
+    world: PrefectWorld, host: MailHost
+) -> None:
+    letters = Letters(world, host)
+    agent = await world.agents.add(KEEPS)
+    connected = await operations.connect("mail", "mail", host.settings | {"agent": agent.name})
+    try:
+        host.write(f"{connected.code.code}\n-- \nAnna")
+        async with listening_to(world):
+            await letters.works_until(lambda: host.sent)
+        host.write("why?")  # nothing hears it, as while the server refuses the old password
+        await operations.connect("mail", "mail", host.settings, replace=True)
+        async with listening_to(world):
+            await letters.works_until(lambda: len(host.sent) > 1)
+        assert [each.plain for each in host.sent[1:]] == ["answer to why?"]
+    finally:
+        await accounts.MAIL.remove(world.client, "mail")
+
+
 async def test_a_brief_is_answered_and_goes_on_in_its_session(letters: Letters) -> None:
     world = letters.world
     agent = await world.agents.add(KEEPS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -33,25 +34,39 @@ async def test_a_prompt_blanked_in_the_ui_does_not_lose_a_due_time(world: Prefec
     assert answer.json()["parameters"]["prompt"] == "What is new?"
 
 
-async def test_a_custom_run_with_a_blank_prompt_fails_in_the_ledger_too(
-    world: PrefectWorld,
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ({"prompt": " "}, "prompt: is blank"),
+        ({"prompt": 7}, "prompt: "),
+        ({"policy": {"timeout": "soon"}}, 'timeout: "soon" is not a duration'),
+    ],
+)
+async def test_a_custom_run_with_an_invalid_parameter_fails_in_the_ledger_too(
+    world: PrefectWorld, given: dict[str, Any], problem: str
 ) -> None:
     agent = await world.agents.add("had()")
-    run = await world.prefect.custom_run(
-        await world.deploy(on_demand=True, agent=agent.name), prompt=" "
+    stored = await world.deploy(on_demand=True, agent=agent.name)
+    own = {"id": stored.row.deployment_id}
+    # Otherwise Prefect itself refuses a wrong type.
+    await world.client.request(
+        "PATCH", "/deployments/{id}", path_params=own, json={"enforce_parameter_schema": False}
     )
+    run = await world.prefect.custom_run(stored, **given)
 
     state = await world.executions.complete(run)
 
     assert state.is_failed()
-    assert "prompt: is blank" in str(state.message)
+    assert problem in str(state.message)
     row = await world.runs.row()
     assert (row.status, row.attempts, row.flow_run_id) == ("failed", 0, str(run.id))
-    assert "prompt: is blank" in str(row.error)
+    assert problem in str(row.error)
     assert agent.effect_count == 0
 
 
-async def test_a_run_of_another_ledger_is_left_to_its_own_worker(world: PrefectWorld) -> None:
+async def test_a_run_of_another_ledger_crashes_and_is_left_to_the_keeper_there(
+    world: PrefectWorld,
+) -> None:
     agent = await world.agents.add("had()")
     stored = await world.deploy(on_demand=True, agent=agent.name)
     own = {"id": stored.row.deployment_id}
@@ -62,7 +77,7 @@ async def test_a_run_of_another_ledger_is_left_to_its_own_worker(world: PrefectW
     finally:  # `world` deletes by its own tag only; a leftover stops later workers
         await world.client.delete_deployment(UUID(str(stored.row.deployment_id)))
 
-    assert (state.type, state.name) == ("SCHEDULED", "AwaitingConcurrencySlot")
-    assert "DAYBOOK_HOME" in str(state.message)
+    assert (state.type, state.name) == ("CRASHED", "Crashed")
+    assert "set DAYBOOK_LEDGER_URL" in str(state.message)
     assert await world.runs.rows() == []
     assert agent.effect_count == 0

@@ -422,6 +422,22 @@ async def test_only_up_itself_migrates_the_ledger_that_it_uses(
     assert version_of(database) == [(NEXT,)]
 
 
+async def test_a_run_in_another_work_pool_migrates_no_ledger(
+    database: Database, next_schema: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Ledger(database.address, migrates=False):  # a new ledger is made
+        before = database.tables()
+    monkeypatch.setattr(schema, "MIGRATIONS", next_schema)
+    with pytest.raises(LedgerOlder, match="belongs to an older version of Daybook") as refused:
+        async with Ledger(database.address, migrates=False):
+            pass
+    assert not refused.value.is_in_use
+    assert database.tables() == before
+    assert version_of(database) != [(NEXT,)]
+    await id_of(database.address)
+    assert version_of(database) == [(NEXT,)]
+
+
 async def test_the_newest_copies_of_a_ledger_stay(
     tmp_path: Path, daybook_home: Home, next_schema: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

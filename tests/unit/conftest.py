@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import pytest
-from prefect.settings import PREFECT_API_URL, Settings, temporary_settings
+from prefect.settings import Settings
 from pydantic import BaseModel
 
 from daybook.api import runs
@@ -55,13 +55,6 @@ def view(model: type[_View], /, **fields: Any) -> _View:
 def clock() -> ManualClock:
     """Return a clock at 12:00:00.25 UTC, a quarter of a second after a full hour."""
     return ManualClock(ManualClock().now() + timedelta(milliseconds=250))
-
-
-@pytest.fixture
-def prefect_is_away() -> Iterator[None]:
-    """Let no Prefect server answer, and no test wait for one."""
-    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
-        yield
 
 
 @pytest.fixture(params=databases.KINDS)

@@ -24,6 +24,7 @@ from daybook.ledger.engine import open_ledger
 from daybook.prefect.deployments import PAGE_SIZE
 from daybook.prefect.parameter_schema import WORK_POOL
 from daybook.prefect.projection import ledger_tag
+from daybook.runs.prefect_ends import NEVER_BEGAN
 from daybook.short_text import first_names
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ async def of_pool(client: PrefectClient, *, name: str) -> list[Finding]:
     if not found:
         names = first_names([each.row.name for each in jobs]) or "none yet"
         found.append(passed(CHECK, f"{name} has the type {pool.type}; its jobs: {names}"))
-    return [*found, *_misfits(pool, jobs), *_requirements(client, pool)]
+    return [*found, *_misfits(pool, jobs), *_unbegun(jobs), *_requirements(client, pool)]
 
 
 async def _jobs_by_pool() -> dict[str, list[StoredJob]]:
@@ -151,6 +152,16 @@ def _misfits(pool: WorkPool, jobs: list[StoredJob]) -> list[Finding]:
             why = "; ".join(filter(None, (error.problem, error.hint)))
             found.append(problem(CHECK, title, fix, why=why))
     return found
+
+
+def _unbegun(jobs: list[StoredJob]) -> list[Finding]:
+    """Report jobs whose last run failed because no Prefect run of it reached the claim."""
+    fix = "give its environment what a run needs; the log of its container or worker has more"
+    return [
+        problem(CHECK, f"the last run of {each.row.name} did not begin", fix, why=why)
+        for each in jobs
+        if NEVER_BEGAN in (why := (each.row.last_error or "").partition("; see daybook doctor")[0])
+    ]
 
 
 def _requirements(client: PrefectClient, pool: WorkPool) -> list[Finding]:

@@ -51,7 +51,9 @@ async def connect_(
     token_stdin: Annotated[
         bool, Parameter(help="Read the secrets from standard input, which is the default.")
     ] = False,
-    replace: Annotated[bool, Parameter(help="Replace the existing channel of this name.")] = False,
+    replace: Annotated[
+        bool, Parameter(help="Replace the existing channel of this name, but keep its agent.")
+    ] = False,
     wait: Annotated[
         bool, Parameter(help="Wait until the first person has paired.", negative="--no-wait")
     ] = True,

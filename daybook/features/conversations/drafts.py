@@ -24,7 +24,7 @@ from datetime import datetime, timedelta
 
 from daybook.delivery.channels.text import length as text_length
 from daybook.features.conversations import splitting, store
-from daybook.features.conversations.platform import Platform, PlatformError, Post
+from daybook.features.conversations.platform import AccessRevoked, Platform, PlatformError, Post
 from daybook.features.conversations.store import UpdateState
 from daybook.features.conversations.tables import UpdateRow
 from daybook.jobs.notify import may_become_silent
@@ -71,6 +71,8 @@ class Drafts:
             chats.add(row.chat_id)
             try:
                 await self._update(row, run, text)
+            except AccessRevoked:
+                raise
             except PlatformError as error:
                 self._rest(error)
                 if error.retry_after:
@@ -97,6 +99,8 @@ class Drafts:
             return False
         try:
             await self._platform.delete(row.chat_id, row.draft)
+        except AccessRevoked:
+            raise
         except PlatformError as error:
             self._rest(error)
             return not error.is_temporary

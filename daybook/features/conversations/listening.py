@@ -25,13 +25,14 @@ from functools import partial
 from typing import Any, NoReturn
 
 from daybook import home as homes
-from daybook.delivery import buttons
+from daybook.delivery import buttons, pending
 from daybook.errors import DaybookError, InvalidInput, Unreachable
 from daybook.features.conversations import accounts, handling, store
 from daybook.features.conversations.drafts import Drafts
 from daybook.features.conversations.platform import (
     AccessRevoked,
     Account,
+    AccountReplaced,
     Platform,
     PlatformError,
     UsedElsewhere,
@@ -120,13 +121,20 @@ class _Listener:
         self._received, self._asked = asyncio.Event(), asyncio.Event()
         self._failures = self._conflicts = self._quiet = 0
         self._identity = ""
+        self._is_connected, self._was_away, self._is_recorded = False, True, False
 
-    async def run(self) -> NoReturn:
-        """Listen until this task is cancelled; after an error, connect again after a pause."""
+    async def run(self) -> None:
+        """Listen until this task is cancelled; after an error, connect again after a pause.
+
+        Return if the channel has another account by now, so that the accounts are read again.
+        """
         while True:
+            self._is_connected = False
             try:
                 async with self._account.open() as platform:
                     await self._connected(platform)
+            except AccountReplaced:
+                return
             except (PlatformError, Unreachable, InvalidInput) as error:
                 await self._pause(error)
             except Exception:
@@ -136,9 +144,18 @@ class _Listener:
                 await self._pause(DaybookError("an error of Daybook's, which its log has"))
 
     async def _connected(self, platform: Platform) -> None:
-        """Do all work of a connection until one part of it fails; raise this error."""
+        """Do all work of a connection until one part of it fails; raise this error.
+
+        If the account could not be reached before, messages that wait for it are sent now.
+        """
         self._identity = await platform.identity()
-        await store.use_account(self._ledger, self._account.name, self._account.account_id)
+        if not self._is_recorded:  # later, the channel may have another account, which stays
+            await store.use_account(self._ledger, self._account)
+            self._is_recorded = True
+        self._is_connected = True
+        if self._was_away:
+            await pending.send_now(self._ledger, self._account.name)
+            self._was_away = False
         parts = (self._receive, self._handle, self._follow, self._refresh_buttons)
         await _until_one_ends(*(each(platform) for each in parts))
 
@@ -146,11 +163,11 @@ class _Listener:
         name = self._account.name
         while True:
             async with self._ledger.read() as session:
-                after = await store.last_position(
-                    session, name, platform.position_lifetime, self._ledger.now()
+                after = await store.position_of(
+                    session, self._account, platform.position_lifetime, self._ledger.now()
                 )
             updates = await platform.receive(after)
-            if await store.put(self._ledger, name, updates, platform.position):
+            if await store.put(self._ledger, name, updates, platform.position, self._account):
                 self._received.set()
             await platform.confirm(updates)
             self._failures = 0
@@ -189,6 +206,7 @@ class _Listener:
     async def _pause(self, error: BaseException) -> None:
         """Record the problem, and wait, each time longer."""
         self._failures += 1
+        self._was_away |= not self._is_connected
         problem = str(error)
         # A single failure, such as a lost connection, is no problem that a person has to know.
         if self._failures > 1 or isinstance(error, (AccessRevoked, UsedElsewhere, InvalidInput)):
@@ -226,6 +244,8 @@ async def remove_invalid_buttons(ledger: Ledger, account: Account, platform: Pla
     for each in invalid:
         try:
             await platform.remove_buttons(each.chat_id, each.message_id)
+        except AccessRevoked:
+            raise
         except PlatformError as error:
             if error.is_temporary:
                 continue

@@ -92,6 +92,12 @@ class MailboxAccount:
     def account_id(self) -> str:
         return self.settings.address.lower()
 
+    @property
+    def place(self) -> str:
+        given = self.settings
+        user = given.user or given.address
+        return f"{user}@{given.imap_host}".lower() + f"/{given.folder}"
+
     @asynccontextmanager
     async def open(self) -> AsyncIterator[MailboxPlatform]:
         """Open a mailbox. It connects to a server when it needs it."""

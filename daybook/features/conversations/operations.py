@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from pydantic import BaseModel
@@ -13,10 +14,15 @@ from daybook.api import authorization
 from daybook.api.documents import Documents
 from daybook.clock import SYSTEM_CLOCK
 from daybook.delivery.channels import registry
-from daybook.errors import InvalidInput
+from daybook.errors import InvalidInput, NotFound
 from daybook.features.conversations import accounts, people, quiet_hours, store
 from daybook.features.conversations.people import PairedPerson, PairingCode, Role
-from daybook.features.conversations.platform import Account, PlatformError
+from daybook.features.conversations.platform import (
+    AccessRevoked,
+    Account,
+    AccountReplaced,
+    PlatformError,
+)
 from daybook.features.conversations.tables import AccountRow, UpdateRow
 from daybook.ledger.engine import open_ledger, reading
 from daybook.ledger.views import UtcTime, columns
@@ -116,15 +122,23 @@ async def connect(
 ) -> ConnectedAccount:
     """Try the account, store it as a channel, and return it with a code for its operator.
 
-    Raise `InvalidInput`, also if the service refuses the account; then nothing was stored.
+    With ``replace``, the agent of the stored account stays if none is given, and the same folder of
+    a mailbox is read on from where it was. Raise `InvalidInput`, also if the service refuses the
+    account; then nothing was stored.
     """
     authorization.require_operator()
     kind = accounts.kind_of(service)
     kind.store.check_name(name)
     documents = DOCUMENTS[service]
     checked = documents.validate(settings)
-    account = kind.build(name, checked)
     async with prefect.answering() as client:
+        stored: Mapping[str, Any] = {}
+        if replace:
+            with suppress(NotFound):
+                stored = (await kind.store.get(client, name)).data
+        if "agent" in stored and "agent" not in settings:
+            checked = documents.validate({**settings, "agent": stored["agent"]})
+        account = kind.build(name, checked)
         await registry.check_new(client, registry.kinds()[kind.store.slug], name, checked)
         tried = await try_account(kind, account)
         await kind.store.save(client, name, checked, replace=replace)
@@ -132,9 +146,11 @@ async def connect(
         if not replace:
             await store.forget_people(ledger, name)
         if tried.position is not None:
-            await store.use_account(ledger, name, account.account_id)
+            await store.use_account(ledger, account)
             await store.record_account(ledger, name, tried.identity, "")
-            await store.put(ledger, name, (), tried.position)
+            if not replace or not await store.has_position(ledger, name):
+                with suppress(AccountReplaced):  # the next listener begins at the newest letter
+                    await store.put(ledger, name, (), tried.position, account)
     code = await people.make_code(name, Role.OPERATOR)
     return ConnectedAccount(channel=name, service=kind.title, identity=tried.identity, code=code)
 
@@ -145,8 +161,9 @@ async def try_account(kind: accounts.AccountKind, account: Account) -> TriedAcco
         async with account.open() as platform:
             return TriedAccount(await platform.identity(), platform.position)
     except PlatformError as error:
-        hint = "try again" if error.is_temporary else "copy it again"
-        field = "account" if error.is_temporary else kind.secret
+        is_refused = isinstance(error, AccessRevoked) or not error.is_temporary
+        hint = "copy it again" if is_refused else "try again"
+        field = kind.secret if is_refused else "account"
         raise InvalidInput(field, f"does not work: {error}", hint) from None
 
 

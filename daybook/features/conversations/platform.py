@@ -125,10 +125,11 @@ class PlatformError(DaybookError):
 
 
 class AccessRevoked(PlatformError):
-    """The service refuses the account's token."""
+    """The service refuses the account's token, until the operator stores a new one."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message, is_temporary=False)
+
+class AccountReplaced(Exception):
+    """The channel has another account by now, or the account another place."""
 
 
 class UsedElsewhere(PlatformError):
@@ -216,6 +217,11 @@ class Account(Protocol):
     @property
     def account_id(self) -> str:
         """Return what identifies the account at its service; a new token does not change it."""
+        ...
+
+    @property
+    def place(self) -> str:
+        """Return to what a position belongs, such as a folder; "" if it is the whole account."""
         ...
 
     @property

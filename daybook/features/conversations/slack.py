@@ -134,6 +134,10 @@ class SlackAccount:
         return parts[2] if len(parts) > 4 else hashlib.sha256(token.encode()).hexdigest()[:16]
 
     @property
+    def place(self) -> str:
+        return ""
+
+    @property
     def agent(self) -> str:
         return self.settings.agent
 

@@ -13,7 +13,12 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from daybook.delivery import outbox
-from daybook.features.conversations.platform import Update, UpdateKind
+from daybook.features.conversations.platform import (
+    Account,
+    AccountReplaced,
+    Update,
+    UpdateKind,
+)
 from daybook.features.conversations.tables import (
     AccountRow,
     CodeRow,
@@ -60,18 +65,25 @@ class UpdateState(StrEnum):
 
 
 async def put(
-    ledger: Ledger, channel: str, updates: Sequence[Update], position: int | None = None
+    ledger: Ledger,
+    channel: str,
+    updates: Sequence[Update],
+    position: int | None = None,
+    account: Account | None = None,
 ) -> list[str]:
     """Store updates that are not stored yet, and the ``position``, in one transaction.
 
-    Return the ids of the new updates.
+    Return the ids of the new updates. If ``account`` is given and the channel has it no longer,
+    store nothing and raise `AccountReplaced`.
     """
     async with ledger.read() as session:
-        account = await session.get(AccountRow, channel)
-        is_known = position is None or (account is not None and account.position == position)
+        row = await session.get(AccountRow, channel)
+        is_known = position is None or (row is not None and row.position == position)
         if not updates and is_known:
             return []
     async with ledger.write() as session:
+        if account is not None:
+            await _check_account(session, account)
         ids = {each.id for each in updates}
         query = select(UpdateRow.id).where(
             col(UpdateRow.channel) == channel, col(UpdateRow.id).in_(ids)
@@ -108,6 +120,20 @@ def update_of(row: UpdateRow) -> Update:
     return Update(**{**given, "pictures": tuple(given.get("pictures", ()))})
 
 
+async def _check_account(session: AsyncSession, account: Account) -> None:
+    row = await session.get(AccountRow, account.name)
+    if row is None or (row.account_id, row.place) != (account.account_id, account.place):
+        raise AccountReplaced(account.name)
+
+
+async def position_of(
+    session: AsyncSession, account: Account, lifetime: timedelta | None, now: datetime
+) -> int | None:
+    """Return `last_position` of an account; raise `AccountReplaced` if the channel has another."""
+    await _check_account(session, account)
+    return await last_position(session, account.name, lifetime, now)
+
+
 async def last_position(
     session: AsyncSession, channel: str, lifetime: timedelta | None, now: datetime
 ) -> int | None:
@@ -117,6 +143,12 @@ async def last_position(
         return None
     is_old = lifetime is not None and row.position_at <= now - lifetime
     return None if is_old else row.position
+
+
+async def has_position(ledger: Ledger, channel: str) -> bool:
+    """Return whether it is stored after which position the account is read next."""
+    async with ledger.read() as session:
+        return await last_position(session, channel, None, ledger.now()) is not None
 
 
 async def in_state(session: AsyncSession, channel: str, state: UpdateState) -> list[UpdateRow]:
@@ -322,23 +354,25 @@ async def accounts(session: AsyncSession) -> list[AccountRow]:
     return list((await session.execute(query)).scalars())
 
 
-async def use_account(ledger: Ledger, channel: str, account_id: str) -> None:
-    """Record which account the channel has. Forget what belongs to another account.
+async def use_account(ledger: Ledger, account: Account) -> None:
+    """Record which account a channel has, and its place. Forget what belongs to another account.
 
     These are its people, its sent messages and drafts, whose numbers another account repeats, its
-    position, and its updates that were not handled.
+    position, and its updates that were not handled. Of another place, forget the position.
     """
+    channel, account_id, place = account.name, account.account_id, account.place
     async with ledger.read() as session:
         row = await session.get(AccountRow, channel)
-        if row is not None and row.account_id == account_id:
+        if row is not None and (row.account_id, row.place) == (account_id, place):
             return
     async with ledger.write() as session:
         row = await session.get(AccountRow, channel)
         is_other = row is not None and row.account_id not in ("", account_id)
         row = row or AccountRow(channel=channel, changed_at=ledger.now())
-        row.account_id = account_id
-        if is_other:
+        if is_other or row.place != place:
             row.position = row.position_at = None
+        row.account_id, row.place = account_id, place
+        if is_other:
             await session.execute(delete(PersonRow).where(col(PersonRow.channel) == channel))
             await session.execute(delete(SentRow).where(col(SentRow.channel) == channel))
             of_other = update(UpdateRow).where(col(UpdateRow.channel) == channel)

@@ -132,7 +132,7 @@ class PictureRow(Table, table=True):
 class AccountRow(Table, table=True):
     """An account that listens: its name at the service, and its problem, "" if it works.
 
-    ``position`` is `platform.Platform.position`.
+    ``position`` is `platform.Platform.position` in ``place``, which is `platform.Account.place`.
     """
 
     __tablename__ = "conversations_accounts"
@@ -141,6 +141,7 @@ class AccountRow(Table, table=True):
     identity: str = ""
     problem: str = ""
     account_id: str = ""
+    place: str = ""
     position: int | None = Field(default=None, sa_type=BigInteger)
     position_at: datetime | None = Field(default=None, sa_type=Instant)
     changed_at: datetime = Field(sa_type=Instant)

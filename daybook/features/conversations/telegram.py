@@ -90,6 +90,10 @@ class TelegramAccount:
         return self.settings.token.get_secret_value().partition(":")[0]
 
     @property
+    def place(self) -> str:
+        return ""
+
+    @property
     def agent(self) -> str:
         return self.settings.agent
 

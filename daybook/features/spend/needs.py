@@ -16,7 +16,7 @@ from daybook.schedules.zones import midnight, wall_time
 async def budgets(facts: AttentionFacts) -> list[Finding]:
     """Return a finding for each of today's budgets that is nearly spent (`budget.NEARLY_SPENT`)."""
     today = wall_time(facts.now, facts.tz).date()
-    found = await operations.budgets_of(facts.session, facts.jobs, today, facts.tz)
+    found = await operations.budgets_of(facts.session, today, facts.tz)
     by_id = {each.id: each for each in facts.jobs}
     left = midnight(today + timedelta(days=1), facts.tz) - facts.now
     words = duration_in_words(timedelta(minutes=left // timedelta(minutes=1)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import date, datetime, timedelta
-from typing import Literal, Self, cast, get_args
+from typing import Any, Literal, Self, cast, get_args
 from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel
@@ -14,7 +14,6 @@ from daybook import settings
 from daybook.api import authorization, filters
 from daybook.errors import InvalidInput
 from daybook.jobs import limits, store, summaries
-from daybook.jobs.summaries import JobSummary
 from daybook.ledger.engine import open_ledger
 from daybook.ledger.views import Spending, UtcTime
 from daybook.policies.budgets import HomeBudget, Limit, Scope, Unit
@@ -24,6 +23,9 @@ from daybook.schedules.zones import midnight, wall_time, zone
 
 Grouping = Literal["job", "agent", "model", "day"]
 GROUPINGS: tuple[str, ...] = get_args(Grouping)
+
+_GROUP_FIELDS = {"job": "job_id", "agent": "agent", "model": "model"}
+"""The field of a total by which each grouping but that by day groups."""
 
 MAX_DAYS = 400
 """Maximum age of ``since``, in days."""
@@ -122,8 +124,7 @@ async def read(by: str = "job", since: str | None = None) -> SpendingReport:
         for first, last in _parts(begin, now, tz.key if by == "day" else ""):
             day = wall_time(first, tz).date()
             totals += await daily.add_up(session, day, first, last, owner)
-        jobs = await summaries.read(session, owner)
-        budgets = await budgets_of(session, jobs, wall_time(now, tz).date(), tz)
+        budgets = await budgets_of(session, wall_time(now, tz).date(), tz)
     return SpendingReport(
         since=begin,
         until=now,
@@ -138,18 +139,17 @@ async def budgets_today() -> list[BudgetUse]:
     """Return the use of all daily budgets that the actor may see. Works without Prefect."""
     tz = zone(settings.load().timezone)
     async with open_ledger() as ledger, ledger.read() as session:
-        jobs = await summaries.read(session, authorization.visible_owner())
-        return await budgets_of(session, jobs, wall_time(ledger.now(), tz).date(), tz)
+        return await budgets_of(session, wall_time(ledger.now(), tz).date(), tz)
 
 
-async def budgets_of(
-    session: AsyncSession, jobs: Iterable[JobSummary], day: date, tz: ZoneInfo
-) -> list[BudgetUse]:
-    """Return the use of the budgets of ``jobs`` on ``day``.
+async def budgets_of(session: AsyncSession, day: date, tz: ZoneInfo) -> list[BudgetUse]:
+    """Return the use on ``day`` of the budgets of the jobs that the actor may see.
 
     If the actor may see all jobs, add the budgets of agents and of the home.
     """
-    home = HomeBudget() if authorization.visible_owner() else limits.load_rules().budget
+    owner = authorization.visible_owner()
+    home = HomeBudget() if owner else limits.load_rules().budget
+    jobs = await summaries.read_budgets(session, owner)
     return [
         BudgetUse(
             scope=each.limit.scope,
@@ -187,24 +187,45 @@ def grouped(
 
     Omit runs that used no model. ``names`` maps the ids of jobs to their names.
     """
-    groups: dict[str | None, list[Total]] = {}
+    return add_up_first(groups(totals, by), by, names or {})
+
+
+def add_up_first(
+    found: Mapping[str | None, list[Total]],
+    by: str,
+    names: Mapping[str, str],
+    most: int | None = None,
+) -> list[GroupSpending]:
+    """Return the sums of the first ``most`` groups of ``found``, by default of all, in order."""
+
+    def name(group: str | None) -> str:
+        return names.get(group or "", group or "")
+
+    def place(group: str | None) -> Any:
+        return name(group) if by == "day" else (*_rank(found[group]), name(group))
+
+    return [
+        GroupSpending.add_up(
+            found[group], name(group), group if by == "job" and group in names else None
+        )
+        for group in sorted(found, key=place)[:most]
+    ]
+
+
+def groups(totals: Iterable[Total], by: str) -> dict[str | None, list[Total]]:
+    """Return the totals of the runs that used a model, by job id, agent, model or day."""
+    found: dict[str | None, list[Total]] = {}
     for each in totals:
-        if not each.priced and not each.unpriced:
-            continue  # these runs used no model
-        key = {"job": each.job_id, "agent": each.agent, "model": each.model}.get(by)
-        groups.setdefault(str(each.day) if by == "day" else key, []).append(each)
-    found = []
-    for group, listed in groups.items():
-        job_id = group if by == "job" and group in (names or {}) else None
-        name = (names or {}).get(group or "", group or "")
-        found.append(GroupSpending.add_up(listed, name, job_id))
-    if by == "day":
-        return sorted(found, key=lambda each: each.name)
-    return sorted(
-        found,
-        key=lambda each: (
-            -(each.cost_usd or 0),
-            -each.input_tokens - each.output_tokens,
-            each.name,
-        ),
-    )
+        if each.priced or each.unpriced:
+            key = str(each.day) if by == "day" else getattr(each, _GROUP_FIELDS[by])
+            found.setdefault(key, []).append(each)
+    return found
+
+
+def _rank(totals: Iterable[Total]) -> tuple[float, int]:
+    """Return the key that sorts groups: the highest cost first, then the most tokens."""
+    cost, tokens = 0.0, 0
+    for each in totals:
+        cost += each.cost_usd
+        tokens += each.input_tokens + each.output_tokens
+    return -cost, -tokens

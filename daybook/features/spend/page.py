@@ -20,7 +20,8 @@ async def show(site: Site, request: Request) -> Response:
     by = request.query_params.get("by", "job")
     by = by if by in GROUPS else "job"
     totals = await site.totals()
-    rows = operations.grouped(totals, by, await api.job_pages.names() if by == "job" else {})
+    groups = operations.groups(totals, by)
+    names = await api.job_pages.names() if by == "job" else {}
     per_day = {each.name: each.cost_usd for each in operations.grouped(totals, "day")}
     days = [
         (f"{day:%a} {day.day} {day:%b}", per_day.get(str(day)))
@@ -31,8 +32,8 @@ async def show(site: Site, request: Request) -> Response:
         "spend.html",
         by=by,
         groups=GROUPS,
-        rows=rows[:MAX_ROWS],
-        left=len(rows) - MAX_ROWS,
+        rows=operations.add_up_first(groups, by, names, MAX_ROWS),
+        left=len(groups) - MAX_ROWS,
         total=daily.spending(totals),
         budgets=await operations.budgets_today(),
         today=days[-1][1],

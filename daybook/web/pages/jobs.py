@@ -50,7 +50,8 @@ async def index(site: Site, request: Request) -> Response:
     order = request.query_params.get("sort", "name")
     page = await api.job_pages.list_page(choice, page_number(request), order)
     days = daily.days(site.now(), site.tz)
-    strips = api.job_pages.strips(await site.totals(), days)
+    totals = await api.job_pages.totals([each.id for each in page.jobs], days, site.tz)
+    strips = api.job_pages.strips(totals, days)
     empty = [DayStrip(day) for day in days]
     return site.render(
         request,
@@ -76,8 +77,8 @@ async def show(site: Site, request: Request) -> Response:
     ref = request.path_params["ref"]
     found = await api.job_pages.overview(ref, runs=HISTORY, due_times=DUE_TIMES)
     job = found.job
-    totals = [each for each in await site.totals() if each.job_id == job.id]
     days = daily.days(site.now(), site.tz)
+    totals = await api.job_pages.totals([job.id], days, site.tz)
     strip = api.job_pages.strips(totals, days).get(job.id) or [DayStrip(day) for day in days]
     now = site.now()
 

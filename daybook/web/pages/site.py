@@ -34,6 +34,7 @@ from daybook.feature import features
 from daybook.jobs.views import FieldChange
 from daybook.ledger.engine import Ledger, sharing
 from daybook.names import Id
+from daybook.processes.ending import cancel_all
 from daybook.runs.daily import DailyTotals, Total
 from daybook.schedules.zones import zone
 from daybook.web import charts, formatting, step_texts
@@ -133,9 +134,7 @@ class Site:
 
     async def close(self) -> None:
         """Cancel the background tasks, and close the ledger, if this object has opened it."""
-        for task in (self._asking, self._warming):
-            if task is not None:
-                task.cancel()
+        await cancel_all(self._asking, self._warming, self.live.poller)
         opened, self._opened, self._totals = self._opened, None, None
         if opened is not None:
             await opened.close()

@@ -25,10 +25,9 @@ from daybook.worker.messages import LaunchRequest
 from daybook.worker.run_process import RunProcess
 from tests.contract.worker.conftest import wait_until
 from tests.contract.worker.programs import ADAPTERS
+from tests.servers import NOWHERE
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
-
-NOBODY = "http://127.0.0.1:9/api"
 
 
 @pytest.fixture(scope="module", params=ADAPTERS)
@@ -170,7 +169,7 @@ async def work():
 """
     )
     run = await theirs.run()
-    began = await theirs.start(run, variables={"PREFECT_API_URL": NOBODY})
+    began = await theirs.start(run, variables={"PREFECT_API_URL": NOWHERE})
     assert await began.ended() == 1
     run = await theirs.run()
     began = await theirs.start(run, variables={"PREFECT_CLOUD_UI_URL": "http://ui.invalid"})

@@ -16,12 +16,13 @@ from prefect.exceptions import PrefectHTTPStatusError
 from prefect.states import Cancelled, Cancelling, Completed, Crashed, Failed, Pending, Running
 
 from daybook.keeper import lease_reaper
+from daybook.ledger import waits
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import RunRow
 from daybook.prefect import links as records
 from daybook.prefect import scheduled_runs, state_mirror
-from daybook.runs import claims
+from daybook.runs import claims, leases
 from daybook.runs.claim_requests import ClaimRequest, Waiting
 from tests.world.prefect_world import PrefectWorld
 from tests.world.traffic import Died, dies
@@ -167,6 +168,35 @@ async def test_a_started_unsupervised_prefect_run_is_set_back_after_a_minute(
 
     assert await world.prefect.shown(run) == SLOT
     assert (await world.prefect.run(run)).next_scheduled_start_time == row.until
+
+
+@pytest.mark.parametrize("state", [Pending(), Running()], ids=["pending", "running"])
+async def test_the_prefect_run_of_a_lost_holder_is_set_back_soon_whoever_found_it_lost(
+    world: PrefectWorld, state: State[Any]
+) -> None:
+    stored = await world.deploy()
+    row, run = await world.waiting_run(stored, Pending(), state)
+    await world.runs.claimed(row)
+    for _ in range(2):  # the first finds the lease expired, the second declares the holder lost
+        world.passes(seconds=61)
+        await leases.expire_all(world.ledger)  # as a claim does, which changes nothing in Prefect
+    assert (await world.runs.row(row.id)).state is Status.WAITING
+    assert not await scheduled_runs.ensure_all(world.ledger, world.client)
+
+    world.passes(seconds=6)
+    assert (await scheduled_runs.ensure_all(world.ledger, world.client)).moved == [str(run.id)]
+    assert await world.prefect.shown(run) == SLOT
+
+
+async def test_a_new_start_after_a_lost_holder_is_not_set_back(world: PrefectWorld) -> None:
+    stored = await world.deploy()
+    row, run = await world.waiting_run(stored, Pending(), Running())
+    assert run.run_count == row.flow_starts + 1
+    await world.runs.set_row(row, waits_for=waits.LOST.name)
+
+    world.passes(seconds=30)
+    assert not await scheduled_runs.ensure_all(world.ledger, world.client)
+    assert await world.prefect.shown(run) == ("RUNNING", "Running")
 
 
 async def test_ensure_row_sets_a_started_prefect_run_back_at_once(world: PrefectWorld) -> None:

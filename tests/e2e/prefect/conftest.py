@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from tests.at_prefect import delete_deployments
 from tests.world.prefect_world import PrefectWorld
 
 
@@ -13,5 +14,4 @@ from tests.world.prefect_world import PrefectWorld
 async def world(world: PrefectWorld) -> AsyncIterator[PrefectWorld]:
     world.jobs.timezone = "Europe/Berlin"
     yield world
-    for found in await world.client.read_deployments():  # including those without the ledger's tag
-        await world.client.delete_deployment(found.id)
+    await delete_deployments(world.client)  # including those without the ledger's tag

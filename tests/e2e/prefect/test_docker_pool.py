@@ -42,7 +42,7 @@ pytestmark = [
 POOL, IMAGE = "containers", "daybook-test:empty"
 SECONDS = 180.0
 FOLDERS = ("/usr", "/bin", "/lib", "/lib64", "/etc", "/tmp")
-PASSED_ON = ("DAYBOOK_HOME", "DAYBOOK_LEDGER_URL", "HOME", "PREFECT_HOME")
+PASSED_ON = ("DAYBOOK_HOME", "DAYBOOK_LEDGER_URL", "HOME", "PREFECT_HOME", "PYTHONPATH")
 
 
 async def run(*command: str, given: bytes = b"") -> str:
@@ -106,8 +106,8 @@ async def test_runs_in_containers_succeed_time_out_are_cancelled_and_lost(
 ) -> None:
     monkeypatch.setattr(leases, "TIMING", SHORT)
     agent = await world.agents.add(WORKS)
-    root = Path(__file__).parents[3]
-    folders = dict.fromkeys([*FOLDERS, str(root), sys.base_prefix, str(world.home.path)])
+    root, python = Path(__file__).parents[3], (sys.prefix, sys.base_prefix)
+    folders = dict.fromkeys([*FOLDERS, str(root), *python, str(world.home.path)])
     path = os.pathsep.join([str(Path(sys.executable).parent), "/usr/bin", "/bin"])
     passed_on = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     variables: dict[str, Any] = {

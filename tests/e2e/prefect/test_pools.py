@@ -16,10 +16,11 @@ from daybook import __version__, api
 from daybook.diagnosis.checks import pools as checks
 from daybook.errors import InvalidInput
 from daybook.ledger.tables import JobRow, RunRow
+from daybook.prefect import ended_runs, scheduled_runs
 from daybook.processes import children
 from daybook.processes.children import Child
 from daybook.processes.proc import process_tree
-from daybook.runs import leases
+from daybook.runs import claims, leases
 from tests.timings import SHORT
 from tests.waiting import becomes_true
 from tests.world.agents import WORKS
@@ -249,3 +250,32 @@ async def test_runs_of_a_process_worker_succeed_time_out_are_cancelled_and_lost(
     for each in process_tree(worker.process):  # the machine is gone
         os.kill(each.pid, signal.SIGKILL)
     await reached(lost, "unknown")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+async def test_a_run_whose_environment_has_another_ledger_fails_with_the_reason(
+    world: PrefectWorld,
+    pool: str,
+    worker: Child,
+    tmp_path: Path,
+) -> None:
+    """Without DAYBOOK_LEDGER_URL, the run of an image would use the ledger of the image's home."""
+    stored = await world.deploy(
+        on_demand=True, pool=pool, job_variables={"env": {"DAYBOOK_HOME": str(tmp_path / "image")}}
+    )
+    await claims.request(world.ledger, stored, "1", "manual")
+
+    async def failed() -> bool:  # by what the keeper does
+        await ended_runs.record_live_ends(world.ledger, world.client)
+        await scheduled_runs.ensure_all(world.ledger, world.client)
+        return (await world.runs.row()).status == "failed"
+
+    assert await becomes_true(failed, 5 * SECONDS), worker.tail()
+    error = str((await world.runs.row()).error)
+    assert error.startswith("3 of its Prefect runs ended before it began: Daybook ")
+    assert "image/ledger.db is not the ledger of the job; set DAYBOOK_LEDGER_URL" in error
+    assert error.endswith(f"; see daybook doctor --pool {pool}")
+    found = [each for each in await checks.of_pool(world.client, name=pool) if not each.ok]
+    assert [each.title for each in found] == [f"the last run of {stored.job.name} did not begin"]
+    assert found[0].why in error

@@ -9,7 +9,6 @@ import ipaddress
 import os
 import shutil
 import subprocess
-import sys
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -21,10 +20,11 @@ import pytest
 from cryptography import x509
 
 from chaos.replicas import fleet_settings
-from daybook.operations import server
+from daybook.operations import prefect_server, server
 from daybook.processes import children
 from daybook.processes.children import Child
 from tests import certificates
+from tests.servers import start_prefect
 from tests.waiting import becomes_true
 
 pytestmark = [
@@ -50,38 +50,30 @@ class Prefect:
     def api_url(self) -> str:
         return f"http://127.0.0.1:{self.port}/api"
 
-    def _environment(self, password: str) -> dict[str, str]:
-        own = ("PREFECT_", "DAYBOOK_")
-        clean = {name: value for name, value in os.environ.items() if not name.startswith(own)}
+    def _settings(self, password: str) -> dict[str, str]:
         redis = f"rediss://:{password}@localhost:{self.redis_port}"
         trust = f"ssl_ca_certs={self.folder / 'authority.pem'}"
-        return clean | {
+        return {
             **fleet_settings(),
-            "PREFECT_HOME": str(self.folder),
             "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{self.folder}/prefect.db",
             "PREFECT_REDIS_MESSAGING_URL": f"{redis}/0?{trust}",
             "PREFECT_SERVER_DOCKET_URL": f"{redis}/1?{trust}",
         }
 
     async def start(self, password: str) -> None:
-        environment = self._environment(password)
+        settings = self._settings(password)
         address = ("--host", "127.0.0.1", "--port", str(self.port))
         replica = await self._start(
-            environment | {"PREFECT_API_DATABASE_MIGRATE_ON_START": "true"},
+            {**settings, "PREFECT_API_DATABASE_MIGRATE_ON_START": "true"},
             *("start", "--no-services", "--no-ui", *address),
         )
         await server.wait_until_healthy(self.api_url, child=replica)
         services = {"PREFECT_SERVER_DOCKET_NAME": "prefect-services"}
-        await self._start(environment | services, "services", "start")
+        await self._start(settings | services, "services", "start")
 
-    async def _start(self, environment: dict[str, str], *words: str) -> Child:
-        child = await children.start(
-            words[0],
-            [sys.executable, "-m", "prefect", "server", *words],
-            environment=environment,
-            log=self.folder / f"{words[0]}.log",
-            folder=self.folder,
-        )
+    async def _start(self, settings: dict[str, str], *words: str) -> Child:
+        command = [prefect_server.__name__]
+        child = await start_prefect(self.folder, *words, settings=settings, command=command)
         self.running.append(child)
         return child
 

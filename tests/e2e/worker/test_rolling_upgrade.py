@@ -83,7 +83,7 @@ async def test_each_due_time_runs_once_while_workers_of_old_and_new_versions_run
 
     def runs(of: str = "%", since: datetime | None = None) -> int:
         done = "SELECT count(*) FROM runs WHERE status = 'succeeded' AND holder LIKE '%:{}'"
-        after = f" AND due > '{since:%Y-%m-%d %H:%M:%S}+00:00'" if since else ""
+        after = f" AND due > '{since:%Y-%m-%d %H:%M:%S.%f}+00:00'" if since else ""
         ((count,),) = database.query(done.format(of) + after)
         return int(count)
 

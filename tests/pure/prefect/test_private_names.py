@@ -27,6 +27,8 @@ from sqlalchemy.dialects.sqlite.aiosqlite import AsyncAdapt_aiosqlite_cursor
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from daybook.ledger import sqlite_driver
+from daybook.ledger.sqlite_driver import BEGIN_WRITING
 from daybook.prefect import private_names
 
 flow_engine: Any = engine_of_flows
@@ -75,10 +77,12 @@ def test_a_prefect_version_with_another_function_is_not_patched(
     assert vars(_datetime)["available_timezones"] is other
 
 
-async def statements() -> list[Any]:
-    """Return what statements of each kind answer."""
-    engine, found = create_async_engine("sqlite+aiosqlite://"), list[Any]()
-    async with engine.begin() as connection:
+async def statements(path: Path | None = None) -> list[Any]:
+    """Return what statements of each kind answer; in a file, in a transaction that writes."""
+    engine, found = create_async_engine(f"sqlite+aiosqlite:///{path or ''}"), list[Any]()
+    async with engine.connect() as connection:
+        if path is not None:
+            await connection.exec_driver_sql(BEGIN_WRITING)
 
         async def run(statement: str, **parameters: Any) -> None:
             result = await connection.execute(text(statement), parameters)
@@ -94,12 +98,17 @@ async def statements() -> list[Any]:
         with pytest.raises(IntegrityError, match="UNIQUE"):
             await run("INSERT INTO t (b) VALUES ('x!')")
         found += [list(each) async for each in await connection.stream(text("SELECT a FROM t"))]
+        await run("SAVEPOINT s")
+        await run("INSERT INTO t (b) VALUES ('z')")
+        await run("ROLLBACK TO s")
+        await run("SELECT count(*) FROM t")
+        await connection.commit()
     await engine.dispose()
     return found
 
 
-async def test_a_statement_is_passed_to_the_thread_of_sqlite_once(
-    monkeypatch: pytest.MonkeyPatch,
+async def test_a_statement_is_passed_to_the_thread_of_sqlite_at_most_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     passed = list[str]()
     own: Any = aiosqlite.Connection._execute
@@ -111,13 +120,20 @@ async def test_a_statement_is_passed_to_the_thread_of_sqlite_once(
     monkeypatch.setattr(aiosqlite.Connection, "_execute", counted)
     monkeypatch.setattr(AsyncAdapt_aiosqlite_cursor, "execute", AsyncAdapt_aiosqlite_cursor.execute)
     expected, before = await statements(), passed.count("execute")
+    own_writer = await statements(tmp_path / "own.db")
     passed.clear()
 
     assert private_names.execute_in_one_step()
 
     assert await statements() == expected
-    assert (passed.count("in_its_thread"), passed.count("execute")) == (before - 1, 1)
+    assert (passed.count("executed"), passed.count("execute")) == (before - 1, 1)
     assert passed.count("fetchall") == 0
+    passed.clear()
+    monkeypatch.setattr(sqlite_driver, "MAX_STEP_SECONDS", 60.0)
+    assert await statements(tmp_path / "one.db") == own_writer
+    first = passed.index("rollback")  # the end of SQLAlchemy's own first look at the database
+    # BEGIN IMMEDIATE, CREATE, SAVEPOINT, ROLLBACK TO; all others need no thread
+    assert passed[first:].count("executed") == 4
 
 
 def test_another_version_of_the_driver_is_not_patched(monkeypatch: pytest.MonkeyPatch) -> None:

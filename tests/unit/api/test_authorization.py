@@ -6,13 +6,12 @@ The tests have no Prefect: an allowed change of a job is stored all the same.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
 import pytest
 from prefect.client.orchestration import PrefectClient
-from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from daybook.api import (
     authorization,
@@ -60,14 +59,8 @@ class There:
 
 
 @pytest.fixture
-async def there(daybook_home: Home, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[There]:
+async def there(daybook_home: Home, monkeypatch: pytest.MonkeyPatch) -> There:
     monkeypatch.setenv("DAYBOOK_LIMITS", LIMITS)
-    # Not the test session's server, which an earlier test may have started.
-    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
-        yield await _there()
-
-
-async def _there() -> There:
     owned = {"mine": "agent:researcher", "ops": "user", "other": "agent:mcp", "gone": "agent:mcp"}
     ids, runs_of = {}, {}
     async with open_ledger() as ledger:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from prefect.settings import PREFECT_API_URL, temporary_settings
 from sqlmodel import col, select, update
 
 from daybook import Client
@@ -32,13 +30,10 @@ AFTER: dict[str, Any] = {"name": "check", "prompt": "{{output:brief}}", "after":
 
 
 @pytest.fixture(autouse=True)
-def ledger(
-    daybook_home: Home, database: Database, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Database]:
-    """Use a ledger of each kind; nothing listens where Prefect should be."""
+def ledger(daybook_home: Home, database: Database, monkeypatch: pytest.MonkeyPatch) -> Database:
+    """Use a ledger of each kind."""
     monkeypatch.setenv("DAYBOOK_LEDGER_URL", database.address)
-    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
-        yield database
+    return database
 
 
 async def apply(*given: dict[str, Any], **options: Any) -> files.ApplyReport:

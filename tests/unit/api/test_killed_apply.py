@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import random
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from daybook.api import files, jobs
 from daybook.files.documents import read, to_yaml
@@ -17,10 +15,10 @@ from daybook.files.jobs_file import FileText
 from daybook.home import Home
 from tests.costs import examples
 from tests.databases import Database
+from tests.servers import NOWHERE
 from tests.unit.api.killed import killed_apply
 
 SEED = 20261126
-UNREACHABLE = "http://127.0.0.1:9/api"
 
 FIRST: list[dict[str, Any]] = [
     {"name": "brief", "prompt": "Sum up.", "schedule": {"every": "1h"}},
@@ -39,18 +37,17 @@ SECOND: list[dict[str, Any]] = [
 @pytest.fixture(autouse=True)
 def variables(
     daybook_home: Home, database: Database, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[dict[str, str]]:
-    """Yield the environment of a process with this ledger; Prefect is unreachable."""
+) -> dict[str, str]:
+    """Return the environment of a process with this ledger; Prefect is unreachable."""
     found = {
         "DAYBOOK_HOME": str(daybook_home.path),
         "DAYBOOK_LEDGER_URL": database.address,
         "DAYBOOK_TIMEZONE": "Etc/UTC",
-        "PREFECT_API_URL": UNREACHABLE,
+        "PREFECT_API_URL": NOWHERE,
     }
     for name in ("DAYBOOK_LEDGER_URL", "DAYBOOK_TIMEZONE"):
         monkeypatch.setenv(name, found[name])
-    with temporary_settings({PREFECT_API_URL: UNREACHABLE}):
-        yield found
+    return found
 
 
 async def apply(given: list[dict[str, Any]]) -> files.ApplyReport:

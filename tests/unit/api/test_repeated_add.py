@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from daybook.api import jobs
 from daybook.errors import InvalidInput
-from daybook.home import Home
 from daybook.ledger.engine import open_ledger
 from daybook.owners import Actor, acting_as
 from daybook.toolbox import call
@@ -20,14 +17,7 @@ from daybook.toolbox import call
 GIVEN: dict[str, Any] = {"prompt": "Hello?", "every": "1h", "agent": "default"}
 CLEO, DAVE = Actor("agent:cleo"), Actor("agent:dave")
 
-pytestmark = pytest.mark.usefixtures("away")
-
-
-@pytest.fixture
-def away(daybook_home: Home) -> Iterator[None]:
-    """Point Prefect's client at a port on which nothing listens: jobs are only stored."""
-    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
-        yield
+pytestmark = pytest.mark.usefixtures("daybook_home")
 
 
 async def names() -> list[str]:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
-from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from daybook.api import jobs, runs
 from daybook.delivery.views import RunDetails
@@ -18,15 +15,8 @@ from daybook.runs import claims, rows
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def away(daybook_home: Home) -> Iterator[None]:
-    """Point Prefect's client at a port on which nothing listens."""
-    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
-        yield
-
-
 @pytest.fixture(autouse=True)
-async def brief(away: None, runs_are_requested_only: None) -> None:
+async def brief(daybook_home: Home, runs_are_requested_only: None) -> None:
     """Add the job `brief`; a request of a run creates no run in Prefect."""
     given = {"prompt": "What is new?", "on_demand": True, "name": "brief", "agent": "helper"}
     await jobs.add(given)

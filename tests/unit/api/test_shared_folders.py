@@ -19,8 +19,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("shared_ledger")]
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a folder in which jobs may work; Prefect is unreachable."""
-    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    """Return a folder in which jobs may work."""
     monkeypatch.setenv("DAYBOOK_ALLOWED_WORK_DIRS", str(tmp_path))
     (tmp_path / "project" / "docs").mkdir(parents=True)
     (tmp_path / "link").symlink_to("project")

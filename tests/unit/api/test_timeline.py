@@ -140,6 +140,29 @@ async def test_totals_are_those_of_days_in_the_zone_and_a_past_day_is_read_once(
     assert await totals.read() == []
 
 
+@pytest.mark.parametrize("name", ["UTC", "Asia/Tokyo"])
+@pytest.mark.dialect
+async def test_totals_of_some_jobs_are_those_of_all_jobs(world: World, name: str) -> None:
+    tz, shown = ZoneInfo(name), await world.jobs.add("shown", prompt="x", cron="0 * * * *")
+    other = await world.jobs.add("other", prompt="x", cron="0 * * * *")
+    for hours, status in enumerate((Status.SUCCEEDED, Status.FAILED, Status.SUCCEEDED) * 2):
+        for job in (shown, other):
+            usage = {"cost_usd": 0.5, "input_tokens": 7 + hours}
+            await world.runs.finished(job, status, usage=usage)
+        world.passes(hours=7 * hours)
+    await world.runs.running(shown)
+    world.passes(days=1)
+    days = daily.days(world.ledger.now(), tz)
+    expected = [each for each in await DailyTotals(world.ledger, tz).read() if each.job_id]
+    both = await api.job_pages.totals([shown.id, other.id], days, tz)
+    assert sorted(map(_values, both)) == sorted(map(_values, expected))
+    assert len({each.day for each in both}) > 2
+    assert await api.job_pages.totals([shown.id], days, tz) == [
+        each for each in both if each.job_id == shown.id
+    ]
+    assert await api.job_pages.totals([shown.id], days[:1], tz) == []
+
+
 def _values(total: Total) -> tuple[date, str | None, str, int, float, int, int]:
     return (
         total.day,

@@ -50,7 +50,7 @@ async def _damage(
 
 @pytest.mark.anyio
 async def test_a_job_with_an_invalid_field_stops_no_other_job_and_can_be_removed(
-    daybook_home: Home, prefect_is_away: None
+    daybook_home: Home,
 ) -> None:
     for (table, field, value), row in rows.each(INVALID):
         with row:
@@ -113,7 +113,7 @@ async def test_the_outcome_of_a_run_is_recorded_although_its_job_cannot_be_read(
 
 @pytest.mark.anyio
 async def test_a_jobs_file_adds_no_second_job_with_the_name_of_an_unreadable_one(
-    daybook_home: Home, prefect_is_away: None
+    daybook_home: Home,
 ) -> None:
     bad = await api.jobs.add({"name": "bad", "prompt": "x", "cron": "0 9 * * *"})
     async with open_ledger() as ledger:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -37,14 +37,7 @@ from tests.unit.diagnosis.checks.conftest import as_prefect
 GIVEN: dict[str, Any] = {"prompt": "Hello?", "every": "1h"}
 
 
-@pytest.fixture
-def away(daybook_home: Home) -> Iterator[None]:
-    """Point Prefect's client at a port on which nothing listens."""
-    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
-        yield
-
-
-@pytest.mark.usefixtures("away")
+@pytest.mark.usefixtures("daybook_home")
 async def test_each_change_of_a_job_is_stored_and_pending() -> None:
     added = await jobs.add({**GIVEN, "name": "brief", "agent": "nobody"})
     assert (added.sync, len(added.notes)) == ("pending", 3)
@@ -63,7 +56,7 @@ async def test_each_change_of_a_job_is_stored_and_pending() -> None:
     assert (await jobs.show(added.id)).removed_at is not None
 
 
-@pytest.mark.usefixtures("away")
+@pytest.mark.usefixtures("daybook_home")
 @pytest.mark.parametrize(
     ("schedule", "runs_a_day"),
     [("every 1s", "86,400"), ("*/20 * * * * *", "4,320"), ("every 1m", ""), ("0 9 * * *", "")],
@@ -118,7 +111,7 @@ async def test_no_known_prefect_is_an_unreachable_one(daybook_home: Home) -> Non
         assert (await jobs.add(GIVEN)).sync == "pending"
 
 
-@pytest.mark.usefixtures("away")
+@pytest.mark.usefixtures("daybook_home")
 async def test_the_tools_say_that_a_change_is_pending() -> None:
     answer = await call("cron_add", {"prompt": "Sum up.", "schedule": "0 9 * * 1-5", "name": "sum"})
     assert not answer.refused, answer.text
@@ -126,7 +119,7 @@ async def test_the_tools_say_that_a_change_is_pending() -> None:
     assert "note: its last change" in (await call("cron_get", {"job_id": "sum"})).text
 
 
-@pytest.mark.usefixtures("away")
+@pytest.mark.usefixtures("daybook_home")
 @pytest.mark.parametrize(
     ("more", "field"),
     [
@@ -148,7 +141,7 @@ async def test_checks_that_need_no_prefect_still_apply(
         assert (await jobs.add({**GIVEN, "channel": "ops"})).sync == "pending"
 
 
-@pytest.mark.usefixtures("away")
+@pytest.mark.usefixtures("daybook_home")
 async def test_an_agents_job_asks_that_agent_if_the_ledger_has_a_copy_of_it(
     daybook_home: Home,
 ) -> None:
@@ -168,7 +161,7 @@ async def test_an_agents_job_asks_that_agent_if_the_ledger_has_a_copy_of_it(
     ]
 
 
-@pytest.mark.usefixtures("away")
+@pytest.mark.usefixtures("daybook_home")
 @pytest.mark.parametrize(
     ("fields", "named"),
     [
@@ -189,7 +182,7 @@ async def test_the_note_says_what_is_not_checked_without_prefect(
     assert named in "".join(unchecked)
 
 
-@pytest.mark.usefixtures("away")
+@pytest.mark.usefixtures("daybook_home")
 async def test_cancel_reads_the_run_again_before_it_asks_prefect(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -264,7 +257,7 @@ async def test_a_deployment_that_fails_is_pending_or_leaves_nothing_stored(
 
 
 @pytest.mark.floor("C", "A work_dir that does not exist is refused")
-@pytest.mark.usefixtures("away")
+@pytest.mark.usefixtures("daybook_home")
 async def test_a_work_dir_is_checked_when_a_job_gets_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

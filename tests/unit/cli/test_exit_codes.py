@@ -20,11 +20,10 @@ from daybook.delivery.views import RunDetails
 from daybook.jobs.views import JobDetails
 from daybook.operations import up, web
 from tests import sentences
+from tests.servers import NOWHERE
 from tests.unit.cli.conftest import fill
 from tests.unit.operations.test_versions import installed
 
-# Nothing listens on port 9 (discard) of a machine that runs tests.
-NOWHERE = "http://127.0.0.1:9/api"
 DAYBOOK = [sys.executable, "-m", "daybook"]
 
 
@@ -124,7 +123,7 @@ def test_run_wait_says_that_it_waits_and_why_the_run_is_delayed(
 
 @pytest.mark.slow
 def test_run_wait_promises_nothing_if_prefect_is_unreachable(stored: Path) -> None:
-    result = process("run", "often", "--wait", PREFECT_API_URL=NOWHERE)
+    result = process("run", "often", "--wait")
     assert (result.returncode, result.stdout) == (4, "")
     assert "Ctrl-C" not in result.stderr
 
@@ -166,7 +165,6 @@ def test_worker_refuses_an_invalid_limit_and_passes_its_options_on(
         assert (result.code, result.out) == (2, "")
         assert "--limit" in result.err
     assert started == []
-    monkeypatch.setenv("PREFECT_API_URL", NOWHERE)
     queues = ("--queue", "light", "--queue", "gpu")
     assert daybook("worker", *queues, "--limit", "2", "--name", "mine", "--once").code == 0
     ((_, *words),) = started
@@ -212,19 +210,19 @@ def test_a_change_is_stored_if_prefect_is_unreachable(
 ) -> None:
     monkeypatch.setenv("DAYBOOK_HOME", str(tmp_path))
     pending = "the change is stored, but not in Prefect yet"
-    result = process("add", "Say hello.", "--every", "5m", "--json", PREFECT_API_URL=NOWHERE)
+    result = process("add", "Say hello.", "--every", "5m", "--json")
     assert (result.returncode, result.stderr) == (0, "")
     job = json.loads(result.stdout)
     assert job["sync"] == "pending"
     assert any(pending in note for note in job["notes"])
-    result = process("pause", job["id"], PREFECT_API_URL=NOWHERE)
+    result = process("pause", job["id"])
     assert (result.returncode, "is off (paused)" in result.stdout) == (0, True)
     assert pending in result.stderr
     with sqlite3.connect(tmp_path / "ledger.db") as connection:
         assert connection.execute("SELECT count(*) FROM jobs").fetchone() == (1,)
 
 
-@pytest.mark.usefixtures("stored", "prefect_is_away")
+@pytest.mark.usefixtures("stored")
 def test_status_is_not_ready_if_prefect_is_unreachable(daybook: Any) -> None:
     result = daybook("status", "--json")
     status = result.json
@@ -463,7 +461,7 @@ def test_up_detach_starts_this_daybook_in_any_working_directory(
     (tmp_path / "daybook" / "__init__.py").write_text("raise SystemExit('another one')")
     done = subprocess.run(
         [sys.executable, "-P", *DAYBOOK[1:], "up", "--detach", "--no-browser"],
-        env={**os.environ, "DAYBOOK_HOME": str(tmp_path / "home"), "PREFECT_API_URL": NOWHERE},
+        env={**os.environ, "DAYBOOK_HOME": str(tmp_path / "home")},
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -10,7 +10,6 @@ from pathlib import Path
 import jsonschema
 import pytest
 import yaml
-from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from daybook import repository
 from daybook.cli import output
@@ -31,13 +30,6 @@ jobs:
 @pytest.fixture(autouse=True)
 def home(daybook_home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
-
-
-@pytest.fixture(autouse=True)
-def away(home: None) -> object:
-    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
-        yield
 
 
 def test_a_file_is_applied_compared_and_exported(daybook: Daybook, tmp_path: Path) -> None:

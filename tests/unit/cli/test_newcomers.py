@@ -28,7 +28,6 @@ REAL = {f"jobs.{each}" for each in ("add", "show", "edit", "pause", "resume", "r
     "today.today",
 }
 """Commands that need no Prefect: they are carried out, and the others are only parsed."""
-NOWHERE = "http://127.0.0.1:9/api"
 
 
 class Line(NamedTuple):
@@ -88,15 +87,12 @@ def test_each_line_is_understood_or_the_answer_names_what_to_type(
 def test_each_line_that_is_understood_does_what_was_meant(
     daybook: Any, ledger_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from prefect.settings import PREFECT_API_URL, temporary_settings
-
     understood = [line for line in lines() if line.answer.removeprefix("= ") in REAL]
     for number, (line, row) in enumerate(rows.each(understood)):
         with row:
             tokens = shlex.split(line.typed)
             copy_home(ledger_file, tmp_path / str(number), monkeypatch)
-            with temporary_settings({PREFECT_API_URL: NOWHERE}):  # if Prefect has read its own
-                assert "-" in tokens or daybook(*tokens).code == 0  # `-` reads standard input
+            assert "-" in tokens or daybook(*tokens).code == 0  # `-` reads standard input
 
 
 def test_a_message_for_a_session_is_read_from_standard_input() -> None:
@@ -112,7 +108,6 @@ def copy_home(ledger_file: Path, home: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.chdir(home)
     monkeypatch.setenv("DAYBOOK_HOME", str(home))
     monkeypatch.setenv("DAYBOOK_TIMEZONE", "UTC")
-    monkeypatch.setenv("PREFECT_API_URL", NOWHERE)
 
 
 def command_of(tokens: list[str]) -> str:

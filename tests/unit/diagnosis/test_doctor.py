@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +20,7 @@ from daybook.finding import Finding, problem, warning
 from daybook.home import Home
 from daybook.jobs import store
 from daybook.ledger.engine import Ledger
+from tests.servers import NOWHERE
 from tests.unit.operations.test_versions import installed
 
 pytestmark = pytest.mark.anyio
@@ -31,12 +31,10 @@ def of(found: list[Finding], check: str) -> list[Finding]:
 
 
 @pytest.fixture
-def nowhere(daybook_home: Home, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
-    """Yield a home whose configured Prefect does not answer."""
+def nowhere(daybook_home: Home, monkeypatch: pytest.MonkeyPatch) -> Home:
+    """Return a home whose configured Prefect does not answer."""
     monkeypatch.setattr(doctor, "PREFECT_CHECKS", ())
-    # Not the test session's server, which an earlier test may have started.
-    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
-        yield daybook_home
+    return daybook_home
 
 
 async def test_an_unusable_variable_is_a_finding(
@@ -158,7 +156,7 @@ async def test_a_warning_is_listed_and_counts_as_ok(
     assert (fire.ok, fire.severity, fire.message) == (False, "problem", "it burns")
 
 
-@pytest.mark.parametrize("address", ["http://127.0.0.1:9/api", None])
+@pytest.mark.parametrize("address", [NOWHERE, None])
 async def test_without_a_prefect_its_checks_are_listed_as_not_checked(
     daybook_home: Home, address: str | None
 ) -> None:
@@ -268,7 +266,6 @@ async def test_a_doctor_does_not_read_all_settings_of_prefect_again(
     daybook_home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A copy by Prefect itself reads them all, which takes 30 ms."""
-    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
-        monkeypatch.setattr("prefect.settings.Settings.copy_with_update", None)
-        (found,) = [each for each in await doctor.doctor() if each.check == "prefect"]
+    monkeypatch.setattr("prefect.settings.Settings.copy_with_update", None)
+    (found,) = [each for each in await doctor.doctor() if each.check == "prefect"]
     assert "does not answer" in found.message

@@ -9,7 +9,6 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from daybook import settings
 from daybook.api import destinations, runs
@@ -53,13 +52,6 @@ async def ledger(daybook_home: Home) -> AsyncIterator[Ledger]:
             job = new_job(now=opened.now(), prompt="Hello?", name="brief", on_demand=True)
             await store.add(session, job, "brief", opened.now())
         yield opened
-
-
-@pytest.fixture(autouse=True)
-def nowhere() -> Iterator[None]:
-    """Configure a Prefect that never answers: nothing listens on port 9 (discard)."""
-    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
-        yield
 
 
 async def ask(ledger: Ledger, key: str, made: datetime, *, next_at: datetime | None = None) -> None:

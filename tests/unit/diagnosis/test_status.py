@@ -5,11 +5,9 @@ from __future__ import annotations
 import inspect
 import re
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
-from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from daybook.diagnosis import findings, outbox_status, status
 from daybook.diagnosis.checks import home as home_checks
@@ -20,23 +18,17 @@ from daybook.keeper import leader_lease
 from daybook.ledger.engine import Ledger
 from daybook.operations import home_lock
 from daybook.settings import STATUS_FINDINGS
+from tests.servers import NOWHERE
 from tests.unit.operations.test_home_lock import begin
 
 pytestmark = pytest.mark.anyio
 
-# Nothing listens on port 9 (discard) of a machine that runs tests.
-NOWHERE = "http://127.0.0.1:9/api"
-
-
-@pytest.fixture
-def nowhere(daybook_home: Home) -> Iterator[Home]:
-    with temporary_settings({PREFECT_API_URL: NOWHERE}):
-        yield daybook_home
-
 
 @pytest.mark.parametrize(("times", "expected"), [(1, "once"), (2, "2 times in a row")])
-async def test_status_says_how_often_a_job_failed(nowhere: Home, times: int, expected: str) -> None:
-    file = nowhere.path / "ledger.db"
+async def test_status_says_how_often_a_job_failed(
+    daybook_home: Home, times: int, expected: str
+) -> None:
+    file = daybook_home.path / "ledger.db"
     async with Ledger(f"sqlite+aiosqlite:///{file}") as ledger, ledger.write() as session:
         job = new_job(now=ledger.now(), prompt="Hello?", name="brief", on_demand=True)
         await store.add(session, job, "brief", ledger.now())
@@ -49,9 +41,9 @@ async def test_status_says_how_often_a_job_failed(nowhere: Home, times: int, exp
 
 
 async def test_the_findings_that_count_are_all_without_the_warnings_or_the_named_ones(
-    nowhere: Home,
+    daybook_home: Home,
 ) -> None:
-    file = nowhere.path / "ledger.db"
+    file = daybook_home.path / "ledger.db"
     async with Ledger(f"sqlite+aiosqlite:///{file}") as ledger, ledger.write() as session:
         job = new_job(now=ledger.now(), prompt="Hello?", name="brief", on_demand=True)
         await store.add(session, job, "brief", ledger.now())
@@ -73,7 +65,7 @@ def test_every_name_of_a_finding_of_status_can_be_chosen_for_the_ping() -> None:
 
 
 async def test_an_unreachable_prefect_is_reported_with_no_workers(
-    nowhere: Home,
+    daybook_home: Home,
 ) -> None:
     found = await status.status()
     assert found.ready is False
@@ -82,16 +74,18 @@ async def test_an_unreachable_prefect_is_reported_with_no_workers(
     assert await status.worker_online() is False
 
 
-async def test_a_leading_keeper_has_a_worker_even_if_prefect_does_not_answer(nowhere: Home) -> None:
-    async with Ledger(f"sqlite+aiosqlite:///{nowhere.path}/ledger.db") as ledger:
+async def test_a_leading_keeper_has_a_worker_even_if_prefect_does_not_answer(
+    daybook_home: Home,
+) -> None:
+    async with Ledger(f"sqlite+aiosqlite:///{daybook_home.path}/ledger.db") as ledger:
         await leader_lease.acquire(ledger, leader_lease.LEADERSHIP_NAME, "here:1:a")
     assert await status.worker_online() is True
 
 
-async def test_a_killed_up_is_reported_before_what_follows_from_it(nowhere: Home) -> None:
-    child = await begin(nowhere, "worker")
+async def test_a_killed_up_is_reported_before_what_follows_from_it(daybook_home: Home) -> None:
+    child = await begin(daybook_home, "worker")
     try:
-        with home_lock.hold(nowhere) as killed:
+        with home_lock.hold(daybook_home) as killed:
             killed.add_child(child)
         found = await status.status()
     finally:
@@ -100,8 +94,8 @@ async def test_a_killed_up_is_reported_before_what_follows_from_it(nowhere: Home
     assert NOWHERE in found.problems[1].title
 
 
-async def test_a_locked_ledger_is_reported(nowhere: Home) -> None:
-    file = nowhere.path / "ledger.db"
+async def test_a_locked_ledger_is_reported(daybook_home: Home) -> None:
+    file = daybook_home.path / "ledger.db"
     async with Ledger(f"sqlite+aiosqlite:///{file}"):
         pass
     with closing(sqlite3.connect(file, isolation_level=None)) as other:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
-from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from daybook.clock import SYSTEM_CLOCK
 from daybook.diagnosis.today import today
@@ -18,15 +16,6 @@ from daybook.testing import ManualClock
 from tests.world import World
 
 pytestmark = pytest.mark.anyio
-
-# Nothing listens on port 9 (discard) of a machine that runs tests.
-NOWHERE = "http://127.0.0.1:9/api"
-
-
-@pytest.fixture
-def nowhere(daybook_home: Home) -> Iterator[Home]:
-    with temporary_settings({PREFECT_API_URL: NOWHERE}):
-        yield daybook_home
 
 
 async def fill(home: Home) -> None:
@@ -51,8 +40,8 @@ async def fill(home: Home) -> None:
         await world.runs.running(await world.runs.request(brief))
 
 
-async def test_today_reports_the_last_24_hours(nowhere: Home) -> None:
-    await fill(nowhere)
+async def test_today_reports_the_last_24_hours(daybook_home: Home) -> None:
+    await fill(daybook_home)
     found = await today()
     assert found.ended == {"succeeded": 2, "timed_out": 1}
     assert found.spent == Spending(
@@ -70,6 +59,6 @@ async def test_today_reports_the_last_24_hours(nowhere: Home) -> None:
     assert [each.job for each in found.unread] == ["hello there"]  # the alert about its failure
 
 
-async def test_today_without_runs(nowhere: Home) -> None:
+async def test_today_without_runs(daybook_home: Home) -> None:
     found = await today()
     assert (found.ended, found.due_soon, found.spent.cost_usd) == ({}, [], None)

@@ -7,11 +7,14 @@ import signal
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any, NoReturn, cast
+from uuid import uuid4
 
 import httpx
 import pytest
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.exceptions import Abort, PrefectHTTPStatusError
 
+from daybook import __version__
 from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import InvalidInput, PrefectUnreachable, UnknownName
 from daybook.execution import checks, execute, handover, lease, session_upkeep
@@ -22,7 +25,7 @@ from daybook.home import Home
 from daybook.ledger.states import Outcome, Status
 from daybook.policies.checks import Check
 from daybook.policies.policy import Policy
-from daybook.prefect import reconcile
+from daybook.prefect import reconcile, states
 from daybook.runs import claims
 from daybook.runs.approvals import Question
 from tests.timings import expire_timeout
@@ -182,47 +185,145 @@ async def test_a_run_whose_answer_is_decided_begins_without_its_agent(
     assert (await world.runs.row()).status == "running"
 
 
-@pytest.mark.parametrize("is_direct", [False, True])
-async def test_a_run_of_another_worker_waits_while_a_setting_is_invalid(
-    daybook_home: Home, monkeypatch: pytest.MonkeyPatch, is_direct: bool
-) -> None:
-    """Daybook's own worker claims before it starts the process, and waits in the same way."""
-    suspended: list[str] = []
+class Instant:
+    """Clock that does not wait; it keeps the waits, in seconds."""
+
+    def __init__(self) -> None:
+        self.waits: list[float] = []
+
+    def now(self) -> datetime:
+        return SYSTEM_CLOCK.now()
+
+    async def wait_until(self, until: datetime) -> None:
+        self.waits.append(round((until - self.now()).total_seconds()))
+
+
+@pytest.fixture
+def crashes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the list of the messages with which runs end as crashed in Prefect."""
+    messages: list[str] = []
+
+    async def end(flow_run_id: str, state: State[Any]) -> NoReturn:
+        assert state.is_crashed()
+        messages.append(state.message or "")
+        raise Abort
+
+    monkeypatch.setattr(states, "end_flow_run", end)
+    return messages
+
+
+@pytest.fixture
+def suspended(monkeypatch: pytest.MonkeyPatch) -> list[tuple[datetime, str]]:
+    """Return the list of the times until which runs wait in Prefect, with the reasons."""
+    found: list[tuple[datetime, str]] = []
 
     async def suspend(flow_run_id: str, until: datetime, why: str) -> NoReturn:
-        suspended.append(why)
+        found.append((until, why))
         raise Abort
 
     monkeypatch.setattr(execute, "suspend_flow_run", suspend)
-    (daybook_home.path / "config.toml").write_text("max_concurent = 3\n")
+    monkeypatch.setattr(states, "suspend_flow_run", suspend)
+    return found
+
+
+def of_another_worker(tag: str = "daybook:another", starts: int = 1) -> Any:
     run = cast(Any, Run(opens))
-    run.id, run.given, run.is_direct, run.clock = "flow-run", None, is_direct, SYSTEM_CLOCK
-    with pytest.raises(InvalidInput if is_direct else Abort):
+    run.id, run.given, run.is_direct, run.clock = "flow-run", None, False, Instant()
+    run.flow_run = FlowRun(flow_id=uuid4(), deployment_id=uuid4(), tags=[tag], run_count=starts)
+    return run
+
+
+async def test_a_run_of_another_worker_crashes_if_a_setting_stays_invalid(
+    daybook_home: Home, crashes: list[str]
+) -> None:
+    (daybook_home.path / "config.toml").write_text("max_concurent = 3\n")
+    run = of_another_worker()
+    with pytest.raises(Abort):
         await execute._execute(run)
-    assert [why.count("max_concurent") for why in suspended] == ([] if is_direct else [1])
+    (message,) = crashes
+    assert "max_concurent" in message
+    assert run.clock.waits == [30.0]
+
+
+@pytest.mark.parametrize("by_worker", [False, True])
+async def test_while_a_setting_is_invalid_a_direct_call_fails_and_a_run_of_our_worker_waits(
+    daybook_home: Home,
+    monkeypatch: pytest.MonkeyPatch,
+    suspended: list[tuple[datetime, str]],
+    by_worker: bool,
+) -> None:
+    (daybook_home.path / "config.toml").write_text("max_concurent = 3\n")
+    run = of_another_worker()
+    run.is_direct = not by_worker
+    run.flow_run.deployment_id = uuid4() if by_worker else None
+    if by_worker:
+        monkeypatch.setattr(handover, "_received", [])
+        handover.receive("flow-run", "run", 1, "here:1", -1, skew_seconds=0)
+        run.given = handover.received_for("flow-run")
+    with pytest.raises(Abort if by_worker else InvalidInput):
+        await execute._execute(run)
+    assert [why.count("max_concurent") for _, why in suspended] == ([1] if by_worker else [])
+
+
+async def test_a_run_of_another_worker_without_a_ledger_crashes_with_the_reason(
+    daybook_home: Home, monkeypatch: pytest.MonkeyPatch, crashes: list[str]
+) -> None:
+    """The keeper reads the reason in Prefect; the Prefect run is not repeated without an end."""
+    monkeypatch.setenv("DAYBOOK_LEDGER_URL", "postgresql://127.0.0.1:1/nothing")
+    run = of_another_worker()
+    with pytest.raises(Abort):
+        await execute._execute(run)
+    (message,) = crashes
+    assert f"Daybook {__version__} on " in message
+    assert "127.0.0.1:1/nothing cannot be reached" in message
+    assert run.clock.waits == [30.0]
+
+
+@pytest.mark.usefixtures("daybook_home")
+@pytest.mark.parametrize(("tag", "starts"), [("daybook:another", 2), ("theirs", 1)])
+async def test_a_run_that_the_keeper_would_not_start_again_waits_for_its_ledger(
+    monkeypatch: pytest.MonkeyPatch,
+    crashes: list[str],
+    suspended: list[tuple[datetime, str]],
+    tag: str,
+    starts: int,
+) -> None:
+    """A Retry by a person, or a run of a deployment that belongs to no ledger yet."""
+    monkeypatch.setenv("DAYBOOK_LEDGER_URL", "postgresql://127.0.0.1:1/nothing")
+    run = of_another_worker(tag, starts)
+    with pytest.raises(Abort):
+        await execute._execute(run)
+    assert crashes == []
+    ((_, why),) = suspended
+    assert "cannot be reached" in why
+
+
+async def test_a_run_of_another_worker_whose_ledger_is_another_one_crashes(
+    daybook_home: Home, monkeypatch: pytest.MonkeyPatch, crashes: list[str]
+) -> None:
+    """Without DAYBOOK_LEDGER_URL, it would use an empty ledger in its own home."""
+    run = of_another_worker()
+    with pytest.raises(Abort):
+        await execute._execute(run)
+    (message,) = crashes
+    assert f"{daybook_home.path}/ledger.db is not the ledger of the job" in message
+    assert "set DAYBOOK_LEDGER_URL" in message
+    assert run.clock.waits == []
 
 
 async def test_a_run_without_a_ledger_waits_by_the_clock_that_its_worker_knows(
-    daybook_home: Home, monkeypatch: pytest.MonkeyPatch
+    daybook_home: Home, monkeypatch: pytest.MonkeyPatch, suspended: list[tuple[datetime, str]]
 ) -> None:
-    suspended: list[datetime] = []
-
-    async def suspend(flow_run_id: str, until: datetime, why: str) -> NoReturn:
-        suspended.append(until)
-        raise Abort
-
-    monkeypatch.setattr(execute, "suspend_flow_run", suspend)
     monkeypatch.setenv("DAYBOOK_LEDGER_URL", "postgresql://127.0.0.1:1/nothing")
     monkeypatch.setattr(handover, "_received", [])
     handover.receive("flow-run", "run", 1, "here:1", -1, skew_seconds=3600)
-    run = cast(Any, Run(opens))
-    run.id, run.is_direct, run.clock = "flow-run", False, SYSTEM_CLOCK
-    run.given = handover.received_for("flow-run")
+    run = of_another_worker()
+    run.clock, run.given = SYSTEM_CLOCK, handover.received_for("flow-run")
     before = SYSTEM_CLOCK.now()
     with pytest.raises(Abort):
         await execute._execute(run)
     ahead = timedelta(hours=1) + NO_LEDGER_DELAY
-    (until,) = suspended
+    ((until, _),) = suspended
     assert before + ahead <= until <= SYSTEM_CLOCK.now() + ahead
 
 

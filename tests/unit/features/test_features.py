@@ -16,6 +16,7 @@ from daybook import feature, settings
 from daybook.feature import Feature, features
 from daybook.home import Home
 from tests.amputation import copied_without
+from tests.servers import NOWHERE
 
 OWN = features()
 
@@ -316,7 +317,7 @@ def run(
     """Run Python with ``path`` first on the import path, in an own home without a Prefect."""
     environment = {name: value for name, value in os.environ.items() if "PREFECT" not in name}
     environment |= {"DAYBOOK_HOME": str(home), "PYTHONPATH": str(path)}
-    environment["PREFECT_API_URL"] = "http://127.0.0.1:9/api"
+    environment["PREFECT_API_URL"] = NOWHERE
     return subprocess.run(
         [sys.executable, *arguments],
         env=environment,

@@ -231,8 +231,8 @@ async def test_a_budget_of_any_length_is_a_large_one(world: World) -> None:
     await store_invalid(world, stored, "policy", {"tokens_per_day": 10**400})
     async with world.ledger.read() as session:
         assert await stored_columns.unreadable(session) == []
-        (summary,) = await summaries.read(session)
-    assert summary.tokens_per_day == summaries.MAX_TOKENS
+        (budget,) = await summaries.read_budgets(session)
+    assert budget.tokens_per_day == summaries.MAX_TOKENS
 
 
 async def test_an_unreadable_job_counts_its_run_and_failure(world: World) -> None:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from prefect.settings import PREFECT_API_URL, temporary_settings
 from sqlmodel import col, select
 
 from daybook import feature, settings
@@ -431,13 +429,6 @@ async def test_a_waiting_run_sends_no_progress_message(world: World) -> None:
 # --- the keeper
 
 
-@pytest.fixture
-def prefect_away() -> Iterator[None]:
-    """Set an address at which no Prefect server listens."""
-    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
-        yield
-
-
 def _fail() -> None:
     raise OSError("no sensor")
 
@@ -452,7 +443,7 @@ LOOPS_THAT_FAIL = (
 )
 
 
-@pytest.mark.usefixtures("prefect_away", "daybook_home")
+@pytest.mark.usefixtures("daybook_home")
 async def test_the_leader_sends_alerts_without_prefect_and_beside_foreign_loops_that_fail(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -235,6 +235,18 @@ async def test_tables_of_daybook_that_an_older_up_uses_are_left_to_it(
                 await id_of(database.address)
 
 
+async def test_old_tables_of_daybook_are_left_to_the_workers_by_a_run_in_another_pool(
+    database: Database, notes: Notes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Feature, "is_own", True)
+    await id_of(database.address)
+    notes.migration("2", _SECOND, failure="")
+    with pytest.raises(LedgerOlder, match="an older version of Daybook") as refused:
+        async with Ledger(database.address, migrates=False):
+            pass
+    assert not refused.value.is_in_use
+
+
 async def test_newer_tables_of_daybook_are_in_use_but_cannot_be_copied(
     database: Database, notes: Notes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

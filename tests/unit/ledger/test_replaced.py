@@ -16,6 +16,7 @@ from daybook.errors import LedgerReplaced
 from daybook.home import Home
 from daybook.ledger import engine
 from daybook.ledger.engine import Ledger
+from daybook.ledger.sqlite import Sqlite
 from daybook.operations import home_lock
 from tests.databases import Database
 
@@ -147,6 +148,24 @@ async def test_a_ledger_file_that_is_moved_back_is_used_again(ledger: Ledger, pa
     assert await read(ledger) == "kept"
     await write(ledger)
     assert await read(ledger) == "lost"
+
+
+async def test_a_connection_that_was_opened_while_the_file_was_away_is_not_used(
+    ledger: Ledger, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise it would refuse each transaction, although the file is back."""
+    own = Sqlite._inodes
+    seen = list[int]()
+
+    def inodes(database: Sqlite) -> tuple[int, ...]:
+        seen.append(len(seen))
+        return (0, 0, 0) if len(seen) == 1 else own(database)
+
+    async with ledger.read() as session:
+        await session.execute(text("SELECT 1"))
+        monkeypatch.setattr(Sqlite, "_inodes", inodes)  # of the second connection, at first
+        assert await read(ledger) == "kept"
+    assert len(seen) > 1
 
 
 async def test_a_replaced_file_is_used_by_the_next_process_once_up_has_ended(

@@ -13,12 +13,17 @@ from anyio.lowlevel import checkpoint
 from sqlalchemy import text
 from sqlalchemy.dialects.sqlite.aiosqlite import AsyncAdapt_aiosqlite_cursor
 
-from daybook.ledger import sqlite
+from daybook.ledger import sqlite, sqlite_driver
 from daybook.ledger.engine import Ledger
 
 
-async def steps_of(path: Path, monkeypatch: pytest.MonkeyPatch, *, write: bool) -> list[str]:
-    """Return what the thread of the ledger's connection does for a session with one query."""
+async def steps_of(
+    path: Path, monkeypatch: pytest.MonkeyPatch, *, write: bool, statement: str = ""
+) -> list[str]:
+    """Return what the thread of the ledger's connection does for a session with one query.
+
+    The session may execute another ``statement`` after it.
+    """
     steps = list[str]()
     own: Any = aiosqlite.Connection._execute
 
@@ -30,17 +35,44 @@ async def steps_of(path: Path, monkeypatch: pytest.MonkeyPatch, *, write: bool) 
         monkeypatch.setattr(aiosqlite.Connection, "_execute", recorded)
         async with ledger.write() if write else ledger.read() as session:
             assert (await session.execute(text("SELECT 1"))).scalars().all() == [1]
+            if statement:
+                await session.execute(text(statement))
         monkeypatch.setattr(aiosqlite.Connection, "_execute", own)
     return steps
 
 
-@pytest.mark.parametrize(("write", "end"), [(False, "rollback"), (True, "commit")])
-async def test_each_statement_and_the_end_are_one_step_of_the_connections_thread(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: bool, end: str
+async def test_each_statement_of_a_reader_is_one_step_of_the_connections_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    steps = await steps_of(tmp_path / "ledger.db", monkeypatch, write=write)
-    checks = ["in_its_thread"] if write else []  # that no newer program has migrated the ledger
-    assert steps == ["in_its_thread", *checks, "in_its_thread", end]  # BEGIN, the query
+    steps = await steps_of(tmp_path / "ledger.db", monkeypatch, write=False)
+    assert steps == ["executed", "executed", "rollback"]  # BEGIN, the query
+
+
+async def test_a_writer_needs_the_thread_to_wait_for_the_lock_and_for_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_driver, "MAX_STEP_SECONDS", 60.0)
+    steps = await steps_of(tmp_path / "ledger.db", monkeypatch, write=True)
+    assert steps == ["executed", "commit"]  # BEGIN IMMEDIATE
+
+
+async def test_a_deletion_runs_in_the_thread_because_it_may_have_thousands_of_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_driver, "MAX_STEP_SECONDS", 60.0)
+    steps = await steps_of(
+        tmp_path / "ledger.db", monkeypatch, write=True, statement="DELETE FROM runs"
+    )
+    assert steps == ["executed", "executed", "commit"]  # BEGIN IMMEDIATE, DELETE
+
+
+async def test_a_writer_with_many_statements_lets_other_tasks_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_driver, "MAX_STEP_SECONDS", 0.0)
+    steps = await steps_of(tmp_path / "ledger.db", monkeypatch, write=True)
+    # BEGIN IMMEDIATE, the check that no newer program has migrated the ledger, the query
+    assert steps == ["executed", "executed", "executed", "commit"]
 
 
 async def test_a_connection_whose_statement_was_cancelled_is_rolled_back(tmp_path: Path) -> None:

@@ -88,6 +88,7 @@ async def test_the_health_page_answers_and_ends_with_its_supervision(daybook_hom
     assert server.free_port(port) == port
 
 
+@pytest.mark.slow
 async def test_the_pages_of_a_container_open_at_its_published_port(
     daybook_home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -211,6 +212,7 @@ async def test_a_health_page_that_does_not_start_is_reported_and_retried(
         await output.line("Health: ")
 
 
+@pytest.mark.slow
 def test_daybook_web_refuses_a_taken_port_with_a_hint(daybook_home: Home) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -611,6 +611,26 @@ async def test_the_auditor_reads_no_job_until_a_due_time_has_passed(world: World
     ]
 
 
+async def test_due_times_before_an_edit_are_audited_after_an_audit_that_ended_before_it(
+    world: World,
+) -> None:
+    stored = await world.jobs.add(cron="0 * * * *", catch_up="none")
+    memory = keeper.AuditorState()
+
+    async def observed_until(minutes: float) -> keeper.AuditReport:
+        return await keeper.audit(world.ledger, {stored.id: NOON + minutes * MINUTE}, memory=memory)
+
+    world.clock.set(NOON + 90 * MINUTE)
+    await observed_until(30)
+    await world.jobs.edit(stored.id, cron="0 8 * * *")
+    assert (await observed_until(40)).missed == 0
+    world.clock.set(NOON + 95 * MINUTE)
+    assert (await observed_until(92)).missed == 1
+    (row,) = await world.runs.rows()
+    assert range_of(row) == ("missed", NOON + 60 * MINUTE, None, 1)
+    assert (await observed_until(93)).jobs == 0
+
+
 async def test_a_removed_job_is_audited_up_to_its_removal_although_nothing_is_due(
     world: World,
 ) -> None:

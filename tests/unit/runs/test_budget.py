@@ -156,7 +156,7 @@ async def test_more_tokens_than_32_bits_are_stored_summed_and_listed(world: Worl
     assert (await world.runs.claimed(stored)).tokens == 8 * 10**12 - 2
     async with world.ledger.read() as session:
         spent = await daily.spending_by_job(session, world.ledger.now() - timedelta(days=1))
-        jobs = await summaries.read(session)
+        jobs = await summaries.read_budgets(session)
         uses = await budget.of_day(
             session, jobs, HomeBudget(), world.ledger.now().date(), ZoneInfo("UTC")
         )

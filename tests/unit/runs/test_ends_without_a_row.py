@@ -98,7 +98,8 @@ async def test_a_due_time_whose_crash_in_prefect_is_found_too_late_is_missed(wor
     assert await take(world, claim_request, "CRASHED") is Status.MISSED
 
     (row,) = await world.runs.rows()
-    assert row.reason == "3 hours late, and a later due time has passed"
+    late = "3 hours late, and a later due time has passed"
+    assert row.reason == f"{late}; its Prefect run ended as Crashed: it broke"
 
 
 @pytest.mark.parametrize("state", TYPES)

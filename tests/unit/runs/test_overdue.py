@@ -11,7 +11,7 @@ import pytest
 from sqlmodel import select
 
 from daybook.api.overdue import DelayFacts, OverdueRun
-from daybook.jobs import store, upcoming
+from daybook.jobs import scheduled, store, upcoming
 from daybook.jobs.store import StoredJob
 from daybook.ledger import triggers
 from daybook.ledger.states import Outcome, Status
@@ -379,3 +379,50 @@ def first_without_a_row(stored: StoredJob, rows: set[str], now: datetime) -> str
         if job.enabled and not (snoozed and due < snoozed)
     )
     return next((key for key in keys if key not in rows), None)
+
+
+async def test_a_kept_cache_reads_only_changed_jobs_and_finds_each_change(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("quiet", "edited", "paused", "skipped", "snoozed", "renamed", "removed")
+    stored = {name: await world.jobs.add(name, cron="0 * * * *") for name in names}
+    memory, read = overdue.DueTimeCache(), list[set[str]]()
+    read_revisions = scheduled._read_revisions
+
+    async def note(session: Any, ids: set[str]) -> Any:
+        read.append(ids)
+        return await read_revisions(session, ids)
+
+    async def update() -> None:
+        async with world.ledger.read() as session:
+            await memory.update(session)
+            assert memory.jobs == await scheduled.read(session)
+
+    await update()
+    before = dict(memory.jobs)
+    monkeypatch.setattr(scheduled, "_read_revisions", note)
+    async with world.ledger.read() as session:
+        await memory.update(session)
+    assert read == []
+    assert all(memory.jobs[each] is job for each, job in before.items())
+
+    await world.jobs.edit("edited", cron="30 * * * *")
+    await world.jobs.edit("paused", enabled=False)
+    await world.jobs.edit("renamed", name="other")
+    async with world.ledger.write() as session:
+        for name, changes in (
+            ("skipped", {"skips": [ONE.isoformat()]}),
+            ("snoozed", {"snoozed_until": ONE}),
+            ("removed", {"archived_at": world.ledger.now()}),
+        ):
+            row = await session.get_one(JobRow, stored[name].id)
+            row.sqlmodel_update(changes)
+            session.add(row)
+    async with world.ledger.read() as session:
+        await memory.update(session)
+    assert read == [{stored["edited"].id, stored["paused"].id}]
+    await update()
+    assert memory.jobs[stored["quiet"].id] is before[stored["quiet"].id]
+    assert stored["removed"].id not in memory.jobs
+    assert memory.jobs[stored["skipped"].id].skips == [ONE.isoformat()]
+    assert memory.jobs[stored["renamed"].id].name == "other"

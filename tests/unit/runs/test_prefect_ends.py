@@ -128,6 +128,20 @@ async def test_a_run_fails_after_three_prefect_runs_that_never_began(world: Worl
     assert (job.last_error, job.consecutive_failures) == (found.error, 1)
 
 
+async def test_the_failure_of_a_run_in_another_work_pool_names_the_check_of_the_pool(
+    world: World,
+) -> None:
+    claim_request, row = await _waiting(world, pool="two pools")
+    for flow, seconds in (("f1", 30), ("f2", 60)):
+        await take(world, replace(claim_request, flow_run_id=flow), "CRASHED")
+        found = await world.runs.row(row.id)
+        assert found.until == world.clock.now() + timedelta(seconds=seconds)
+        await claims.link_prefect_run(world.ledger, found, f"f{int(flow[1]) + 1}")
+    await take(world, replace(claim_request, flow_run_id="f3"), "CRASHED")
+    error = (await world.runs.row(row.id)).error or ""
+    assert error.endswith(f"{SAID}; see daybook doctor --pool 'two pools'")
+
+
 async def test_a_run_that_has_begun_once_does_not_fail_because_of_its_prefect_runs(
     world: World,
 ) -> None:
@@ -234,6 +248,18 @@ async def test_a_due_time_that_crashes_in_prefect_within_its_stagger_keeps_it(
 
     (row,) = await world.runs.rows()
     assert (row.until, row.queued_at) == (staggered, staggered)
+
+
+async def test_a_due_time_that_is_missed_because_of_a_late_crash_says_so(world: World) -> None:
+    claim_request = world.runs.claim_request(
+        await world.jobs.add(cron="0 * * * *", catch_up="none")
+    )
+    world.clock.set(claim_request.due + timedelta(minutes=5))
+
+    assert await take(world, claim_request, "CRASHED") is Status.MISSED
+
+    (row,) = await world.runs.rows()
+    assert row.reason.endswith(f"; its Prefect run ended as Crashed: {SAID}")
 
 
 # --- running

@@ -115,6 +115,28 @@ async def test_retention_by_age_deletes_runs_that_ended_before_the_limit(world: 
 
 
 @pytest.mark.dialect
+async def test_only_jobs_with_too_many_or_too_old_runs_are_looked_at(world: World) -> None:
+    old, many, few = [await world.jobs.add(name) for name in ("old", "many", "few")]
+    await ended(world, old, 2)
+    world.clock.move(100 * DAY)
+    await ended(world, many, 6)
+    await ended(world, few, 4)
+    long_ago = world.clock.now() - 100 * DAY
+    await ended(world, few, 1, due=long_ago, finished_at=None, status="running", occurrence="live")
+
+    async def looked_at(age: timedelta | None, runs: int | None) -> set[str | None]:
+        found = await book_of.jobs_to_prune(world.ledger, RetentionLimits(age, runs))
+        assert len(found) == len(set(found))
+        return set(found)
+
+    assert await looked_at(90 * DAY, 6) == {old.id}
+    assert await looked_at(None, 5) == {many.id}
+    assert await looked_at(90 * DAY, 1) == {old.id, many.id, few.id}
+    assert await looked_at(90 * DAY, None) == {old.id}
+    assert await looked_at(None, None) == set()
+
+
+@pytest.mark.dialect
 async def test_a_backlog_is_deleted_in_batches_until_the_time_limit(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -10,7 +11,7 @@ from daybook.errors import InvalidInput
 from daybook.jobs.model import normal_parameters
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import RunRow, SessionRow
-from daybook.runs import claims, outcomes, sessions
+from daybook.runs import claim_requests, claims, outcomes, sessions
 from daybook.runs.claim_requests import ClaimRequest, Granted, Waiting
 from tests.world import World
 
@@ -86,15 +87,175 @@ async def test_many_messages_claim_seldom_and_in_their_order(world: World) -> No
         world.clock.move(timedelta(milliseconds=1))
         others.append(await ask(world, f"{number}?", str(number), str(first.session_id)))
     for row in [*others[:2], others[-1]]:
-        request = ClaimRequest(
-            row.occurrence, row.kind, "manual", row.due, "here:1", row.parameters
-        )
-        waits = await claims.claim(world.ledger, request)
-        assert isinstance(waits, Waiting)
-        assert waits.why.endswith(f"run {first.id[:8]} goes first")
-        number = int(row.parameters["prompt"].rstrip("?"))
-        seconds = (waits.until - world.ledger.now()).total_seconds()
-        assert seconds == min(2 * (number + 1), 60)
+        number, seconds = int(row.parameters["prompt"].rstrip("?")), []
+        for request in message(row), replace(message(row), worker=""):
+            waits = await claims.claim(world.ledger, request)
+            assert isinstance(waits, Waiting)
+            assert waits.why.endswith(f"run {first.id[:8]} goes first")
+            seconds.append((waits.until - world.ledger.now()).total_seconds())
+            await world.runs.set_row(row, until=world.ledger.now())
+        assert seconds == [min(15 * (number + 1), 120), min(2 * (number + 1), 10)]
+
+
+def message(row: RunRow) -> ClaimRequest:
+    """Return the claim of a worker for a message."""
+    return ClaimRequest(
+        *(row.occurrence, row.kind, "manual", row.due, "here:1", row.parameters),
+        flow_run_id=row.id,
+        worker="here",
+    )
+
+
+async def three_messages(world: World) -> tuple[Granted, RunRow, RunRow]:
+    """Return three messages of a session, of which the first is being answered."""
+    first = await ask(world, "One?", "1")
+    others = []
+    for number in (2, 3):
+        world.clock.move(timedelta(seconds=1))
+        others.append(await ask(world, f"{number}?", str(number), str(first.session_id)))
+    held = await world.runs.running(message(first))
+    for row in others:
+        assert isinstance(await claims.claim(world.ledger, message(row)), Waiting)
+    return held, others[0], others[1]
+
+
+async def reasons(world: World, *rows: RunRow) -> list[str]:
+    return [(await world.runs.row(each.id)).waits_for for each in rows]
+
+
+async def test_the_end_of_an_answer_lets_only_the_next_message_claim_at_once(world: World) -> None:
+    held, second, third = await three_messages(world)
+    assert await reasons(world, second, third) == ["session", "session"]
+
+    await world.runs.finish(held, Status.FAILED, error="no")
+
+    assert await reasons(world, second, third) == ["slot", "session"]
+    assert (await world.runs.row(second.id)).until == world.ledger.now()
+    assert isinstance(await claims.claim(world.ledger, message(third)), Waiting)
+    assert isinstance(await claims.claim(world.ledger, message(second)), Granted)
+
+
+async def test_a_message_that_waits_for_its_second_attempt_lets_the_next_one_go(
+    world: World,
+) -> None:
+    held, second, third = await three_messages(world)
+    outcome = Outcome(Status.FAILED, error="429")
+    await claims.retry(world.ledger, held.run_id, held.fence, outcome, world.at(minutes=5))
+
+    assert await reasons(world, second, third) == ["slot", "session"]
+    assert isinstance(await claims.claim(world.ledger, message(second)), Granted)
+
+
+async def test_a_message_that_is_cancelled_in_its_turn_lets_the_next_one_go(world: World) -> None:
+    held, second, third = await three_messages(world)
+    await world.runs.finish(held, Status.FAILED, error="no")
+    await claims.cancel(world.ledger, second.id)
+
+    assert await reasons(world, third) == ["slot"]
+
+
+async def test_a_message_that_is_cancelled_while_another_is_answered_lets_none_go(
+    world: World,
+) -> None:
+    _, second, third = await three_messages(world)
+    await claims.cancel(world.ledger, second.id)
+
+    assert await reasons(world, third) == ["session"]
+
+
+async def test_only_a_message_that_waits_for_its_session_is_let_go(world: World) -> None:
+    held, second, third = await three_messages(world)
+    until = world.at(minutes=30)
+    await world.runs.set_row(second, waits_for="", until=until, reason="no budget is left")
+    await world.runs.finish(held, Status.FAILED, error="no")
+
+    assert await reasons(world, second, third) == ["", "slot"]
+    assert (await world.runs.row(second.id)).until == until
+
+
+def sent(world: World, session_id: str, name: str) -> ClaimRequest:
+    """Return the claim of a process that sends a message, such as `daybook session send`."""
+    key, due = claim_requests.flow_key(name), world.ledger.now()
+    return ClaimRequest(key, "agent-prompt", "session", due, "there:1", session_id=session_id)
+
+
+async def test_a_message_that_waits_in_a_process_of_its_own_claims_often(world: World) -> None:
+    held, *_ = await three_messages(world)
+    session_id = str((await world.runs.row(held.run_id)).session_id)
+    earlier = replace(sent(world, session_id, "own"), due=world.at(minutes=-1))
+    answer = await claims.claim(world.ledger, earlier)
+    assert isinstance(answer, Waiting)
+    assert answer.until == world.ledger.now() + sessions.RETRY_INTERVAL
+    await world.runs.finish(held, Status.FAILED, error="no")
+
+    assert await reasons(world, await world.runs.row(str(answer.run_id))) == ["session"]
+
+
+async def test_a_message_whose_own_process_died_delays_the_others_only_for_seconds(
+    world: World,
+) -> None:
+    held, second, _ = await three_messages(world)
+    session_id = str((await world.runs.row(held.run_id)).session_id)
+    earlier = replace(sent(world, session_id, "killed"), due=world.at(minutes=-1))
+    assert isinstance(await claims.claim(world.ledger, earlier), Waiting)
+    await world.runs.finish(held, Status.FAILED, error="no")
+    waits = await claims.claim(world.ledger, message(second))
+    assert isinstance(waits, Waiting)
+    assert waits.until - world.ledger.now() == 2 * sessions.RETRY_INTERVAL
+
+    world.clock.move(sessions.RETRY_INTERVAL + sessions.WAITER_GRACE + timedelta(seconds=1))
+    assert isinstance(await claims.claim(world.ledger, message(second)), Granted)
+
+
+async def test_the_end_of_a_run_lets_no_message_of_another_session_go(world: World) -> None:
+    held, second, _ = await three_messages(world)
+    other = await world.runs.running(message(await ask(world, "Else?", "else")))
+    await world.runs.finish(other, Status.FAILED, error="no")
+    assert await reasons(world, second) == ["session"]
+
+    await world.runs.finish(held, Status.FAILED, error="no")
+    assert await reasons(world, second) == ["slot"]
+
+
+async def test_a_lost_holder_lets_the_next_message_go(world: World) -> None:
+    held, second, third = await three_messages(world)
+    died = "its process was killed"
+    assert await claims.holder_died(world.ledger, held.run_id, held.fence, died) is Status.UNKNOWN
+
+    assert await reasons(world, second, third) == ["slot", "session"]
+
+
+async def test_the_end_of_a_job_in_the_session_lets_the_next_message_go(world: World) -> None:
+    first = await ask(world, "One?", "1")
+    held = await world.runs.running(message(first))
+    job = await world.jobs.add(every="1h", session_key="shared")
+    await world.runs.set_row(first, session_id="default:shared")
+    second = await ask(world, "Two?", "2", "default:shared")
+    assert isinstance(await claims.claim(world.ledger, message(second)), Waiting)
+    await world.runs.finish(held, Status.FAILED, error="no")
+    await world.runs.set_row(second, waits_for="session", until=world.at(minutes=1))
+
+    await world.runs.finish(await world.runs.running(job), Status.FAILED, error="no")
+
+    assert await reasons(world, second) == ["slot"]
+
+
+async def test_a_message_behind_a_job_claims_often_because_a_job_may_give_up_its_turn(
+    world: World,
+) -> None:
+    held, second, _ = await three_messages(world)
+    session_id = str((await world.runs.row(held.run_id)).session_id)
+    await world.runs.set_row(await world.runs.row(held.run_id), trigger="schedule")
+    await world.runs.finish(held, Status.FAILED, error="no")
+    job = await world.jobs.add(every="1h", session_key="ops")
+    ahead = await world.runs.request(job, world.ledger.now(), session_id=session_id)
+    await world.runs.set_row(ahead, due=world.at(minutes=-5), waits_for="session")
+
+    waits = await claims.claim(world.ledger, message(second))
+
+    assert isinstance(waits, Waiting)
+    assert waits.why.endswith(f"run {ahead.id[:8]} goes first")
+    assert waits.until - world.ledger.now() == 2 * sessions.RETRY_INTERVAL
 
 
 async def test_a_message_without_an_answer_does_not_stop_the_next_for_ever(world: World) -> None:

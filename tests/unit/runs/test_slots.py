@@ -290,6 +290,24 @@ async def test_runs_of_a_full_worker_keep_no_slot_from_others(world: World) -> N
     assert isinstance(await world.runs.claim(other), Granted)
 
 
+async def test_a_run_of_a_full_worker_claims_seldom_although_a_slot_is_free_for_earlier_ones(
+    world: World,
+) -> None:
+    first, second, third = _offers(world, await _jobs(world, 3), most=1)
+    held = await world.runs.running(first)
+    assert isinstance(await world.runs.claim(second), Waiting)
+    await world.runs.finish(held, Status.SUCCEEDED)
+
+    of_full, of_other = [
+        await world.runs.claim(replace(third, full=each)) for each in (True, False)
+    ]
+
+    assert isinstance(of_full, Waiting)
+    assert (of_full.free, of_full.until) == (False, world.at(seconds=60))
+    assert isinstance(of_other, Waiting)
+    assert (of_other.free, of_other.until) == (True, world.at(seconds=15))
+
+
 async def test_runs_of_a_full_worker_are_woken_along_with_those_that_wait_for_a_slot(
     world: World,
 ) -> None:
@@ -340,7 +358,7 @@ async def test_a_run_that_waits_for_its_session_does_not_wait_for_a_slot(world: 
 
     assert isinstance(answer, Waiting)
     row = await world.runs.row(str(answer.run_id))
-    assert (row.waits_for, row.reason.startswith("session ")) == ("", True)
+    assert (row.waits_for, row.reason.startswith("session ")) == ("session", True)
     assert await _next(world, 2) == []
     await world.runs.finish(held, Status.SUCCEEDED)
     world.clock.set(answer.until)
@@ -391,9 +409,9 @@ async def test_twenty_runs_due_in_one_second_run_four_at_a_time_in_order(world: 
     at_once: list[int] = []
 
     async def work(ledger: Ledger, left: list[ClaimRequest]) -> None:
-        """Claim the runs in ``left`` repeatedly, as a worker does, and run each claimed one."""
+        """Claim the first runs in ``left`` repeatedly, and run each claimed one."""
         while left:
-            for each in list(left):
+            for each in left[:6]:
                 answer = await claims.claim(ledger, each)
                 if isinstance(answer, Granted):
                     began.append(answer.run_id)

@@ -36,7 +36,9 @@ pytestmark = pytest.mark.anyio
 PACKAGE = Path(daybook.__file__).parent
 HOUR = timedelta(hours=1)
 MINUTE = timedelta(minutes=1)
-OTHER_RUNS = {"slot", "worker", "no_worker", "overlap", "holder", "agent", "label", "folder"}
+OTHER_RUNS = {
+    *("slot", "worker", "no_worker", "overlap", "holder", "agent", "label", "session", "folder"),
+}
 EXPECTED = {
     "claims_early": {"slot", "worker", "no_worker", "overlap", "holder"},
     "for_runs": OTHER_RUNS,
@@ -47,6 +49,7 @@ EXPECTED = {
     "ends_with_window": {"maintenance", "overlap"},
     "is_reservation": {"due"},
     "for_person": {"approval"},
+    "holder_lost": {"lost"},
     "survives_refusal": {"due", "approval"},
     "can_be_late": {"due", "stagger", "holder"},
 }
@@ -61,6 +64,10 @@ def test_the_table_answers_each_question_as_expected() -> None:
             yes = {each.name for each in waits.REASONS.values() if getattr(each, question)}
         assert yes == expected, question
     assert all(each.what and each.ends for each in waits.REASONS.values())
+
+
+def test_an_unknown_reason_of_a_newer_version_waits_for_its_time() -> None:
+    assert waits.of("of_tomorrow") is waits.UNTIL
 
 
 async def _waiting(

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from daybook.api import jobs
 from daybook.home import Home
@@ -19,9 +18,7 @@ ADDED: dict[str, Any] = {"prompt": "Hello?", "schedule": "in 1h", "name": "brief
 
 @pytest.fixture(autouse=True)
 def _as_a_model_without_prefect(daybook_home: Home) -> Iterator[None]:
-    """Point Prefect's client at a port on which nothing listens: jobs are only stored."""
-    nowhere = temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"})
-    with nowhere, acting_as(Actor(via="mcp")):
+    with acting_as(Actor(via="mcp")):
         yield
 
 

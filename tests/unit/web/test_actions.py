@@ -23,7 +23,7 @@ from tests.unit.web.conftest import OWN
 from tests.unit.web.submitting import Forms, everything, post, submit
 from tests.world import World
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("prefect_is_away")]
+pytestmark = pytest.mark.anyio
 
 
 async def send(world: World, key: str, status: str, **fields: Any) -> str:

@@ -8,7 +8,7 @@ import pytest
 from tests.unit.web.submitting import Forms, everything, submit
 from tests.world import World
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("prefect_is_away")]
+pytestmark = pytest.mark.anyio
 
 
 async def test_the_form_has_the_settings_of_its_kind_and_no_secret(

@@ -15,7 +15,7 @@ from daybook.runs.approvals import Question
 from tests.unit.web.submitting import Forms, post, submit
 from tests.world import World
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("prefect_is_away")]
+pytestmark = pytest.mark.anyio
 
 MAIL = Question("1.1", "d" * 64, 1, "mail_send", 'to="<b>ann</b>"', timedelta(hours=1))
 

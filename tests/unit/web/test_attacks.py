@@ -30,7 +30,7 @@ from tests.unit.web.test_actions import dispute, message, send
 from tests.unit.web.test_job_form import NEW
 from tests.world import World
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("prefect_is_away")]
+pytestmark = pytest.mark.anyio
 
 SAFE = {"GET", "HEAD"}
 ENDPOINTS = {"/health", "/metrics", "/hooks/{name}"}

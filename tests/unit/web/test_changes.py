@@ -25,7 +25,7 @@ from tests.world import World
 
 pytestmark = [
     pytest.mark.anyio,
-    pytest.mark.usefixtures("prefect_is_away", "runs_are_requested_only"),
+    pytest.mark.usefixtures("runs_are_requested_only"),
 ]
 
 HOSTILE = "<script>alert(1)</script>\u202e\x1b[31m\n"

@@ -70,7 +70,6 @@ async def test_a_message_without_an_answer_can_be_sent_again(
     assert (again.parameters["prompt"], again.session_id) == ("Still there?", row.session_id)
 
 
-@pytest.mark.usefixtures("prefect_is_away")
 async def test_nothing_is_stored_if_prefect_does_not_answer(
     world: World, browser: httpx.AsyncClient
 ) -> None:

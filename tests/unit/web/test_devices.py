@@ -21,7 +21,7 @@ from tests.unit.web.conftest import OWN, client, site_of
 from tests.unit.web.submitting import Forms, post, submit
 from tests.world import World
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("prefect_is_away")]
+pytestmark = pytest.mark.anyio
 
 PHONE = (
     "Mozilla/5.0 (iPhone; CPU iPhone OS 17_5 like Mac OS X) AppleWebKit/605.1.15"

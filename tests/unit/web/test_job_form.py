@@ -15,7 +15,7 @@ from daybook.web.pages.forms import MESSAGES
 from tests.unit.web.submitting import Forms, everything, post, submit
 from tests.world import World
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("prefect_is_away")]
+pytestmark = pytest.mark.anyio
 
 
 NEW = {"name": "brief", "schedule": "every weekday at 9:00", "prompt": "What is new?\nShortly."}

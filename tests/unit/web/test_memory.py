@@ -11,7 +11,7 @@ from daybook.ledger.engine import sharing
 from tests.unit.web.submitting import Forms, submit
 from tests.world import World
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("prefect_is_away")]
+pytestmark = pytest.mark.anyio
 
 
 async def notebook(world: World, text: str = "<b>tea</b>") -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections import Counter
 from html.parser import HTMLParser
@@ -10,6 +11,7 @@ from urllib.parse import urljoin, urlsplit
 
 import httpx
 import pytest
+from anyio.lowlevel import checkpoint
 from sqlmodel import select
 
 from daybook.delivery import sending
@@ -18,9 +20,10 @@ from daybook.features.work_tools import kept_files
 from daybook.home import Home
 from daybook.ledger.states import Delivery, Status
 from daybook.ledger.tables import OutboxRow, RunRow
+from daybook.runs.daily import Total
 from daybook.web import login, pages
 from daybook.web.login import PageLogin
-from daybook.web.pages import assets
+from daybook.web.pages import assets, site
 from tests import morning
 from tests.unit.web.conftest import OWN, client, no_health
 from tests.world import World
@@ -373,6 +376,35 @@ async def test_a_ledger_that_cannot_be_opened_has_a_page(
         assert answer.status_code == 503
         assert "does not answer" in answer.text
     await application.state.site.close()
+
+
+async def test_the_pages_close_their_ledger_after_their_last_query(
+    daybook_home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A query that continues would use a connection that is closed already."""
+    pages = site.Site(no_health)
+    steps: list[str] = []
+
+    async def totals() -> list[Total]:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await checkpoint()
+            steps.append("query")
+        return []
+
+    monkeypatch.setattr(pages, "totals", totals)
+    ledger = await pages.ledger()
+    close = ledger.close
+
+    async def closes() -> None:
+        steps.append("ledger")
+        await close()
+
+    monkeypatch.setattr(ledger, "close", closes)
+    await checkpoint()
+    await pages.close()
+    assert steps == ["query", "ledger"]
 
 
 async def test_a_run_shows_its_prompt_answer_attempts_tries_and_events(

@@ -25,7 +25,7 @@ from tests.unit.web.submitting import Forms, post
 from tests.unit.web.test_signed_links import asked
 from tests.world import World
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("prefect_is_away")]
+pytestmark = pytest.mark.anyio
 
 ORIGIN, PREFIX = "https://example.org", "/Tools/daybook"
 

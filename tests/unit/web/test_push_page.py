@@ -15,7 +15,7 @@ from tests.unit.web.conftest import OWN, client
 from tests.unit.web.submitting import Forms, post, submit
 from tests.world import World
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("prefect_is_away")]
+pytestmark = pytest.mark.anyio
 
 
 async def test_a_browser_subscribes_and_its_subscription_is_removed(

@@ -27,7 +27,7 @@ from tests.unit.web.submitting import Forms, post
 from tests.unit.web.test_public_url import PUBLIC, browser_of
 from tests.world import World
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("prefect_is_away")]
+pytestmark = pytest.mark.anyio
 
 MAIL = Question("1.1", "d" * 64, 0, "mail_send", 'to="<b>ann</b>"', timedelta(hours=1))
 TEAM = {"channel": "team"}

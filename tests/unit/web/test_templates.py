@@ -24,7 +24,7 @@ from tests.world import World
 
 pytestmark = [
     pytest.mark.anyio,
-    pytest.mark.usefixtures("prefect_is_away", "runs_are_requested_only"),
+    pytest.mark.usefixtures("runs_are_requested_only"),
 ]
 
 PAGE = "/jobs/new/templates/morning-brief"

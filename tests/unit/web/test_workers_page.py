@@ -15,7 +15,7 @@ from tests.unit.web.conftest import OWN, client
 from tests.unit.web.submitting import submit
 from tests.world import World
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("prefect_is_away")]
+pytestmark = pytest.mark.anyio
 
 
 async def draining(world: World) -> set[str]:

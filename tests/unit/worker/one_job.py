@@ -145,7 +145,7 @@ async def one_job(path: Path, *, most: int = 1) -> AsyncIterator[OneJob]:
             *(ledger, cast(PrefectClient, prefect), cast(Any, starts)),
             holder="here:1",
             most=most,
-            free=lambda: True,
+            free=lambda _: True,
             watch=watched.append,
         )
         yield OneJob(ledger, taker, prefect, starts, watched, run, held)

@@ -94,7 +94,7 @@ async def test_the_earliest_run_is_claimed_first_although_its_request_takes_long
             *(ledger, NOT_ASKED, NOT_ASKED),
             holder="here:1",
             most=4,
-            free=lambda: True,
+            free=lambda _: True,
             watch=lambda watched: None,
         )
         taker.claimed = []
@@ -125,7 +125,7 @@ async def test_ends_of_many_runs_leave_connections_to_prefect_for_starts(tmp_pat
             *(there.ledger, NOT_ASKED, NOT_ASKED),
             holder="here:1",
             most=1,
-            free=lambda: True,
+            free=lambda _: True,
             watch=lambda watched: None,
         )
         taker.go_on, claimed = asyncio.Event(), 3 + MAX_CONCURRENT_ENDS
@@ -367,7 +367,7 @@ async def test_a_claimed_run_is_given_back_if_prefect_does_not_answer() -> None:
         *(NOT_ASKED, NOT_ASKED, NOT_ASKED),
         holder="here:1",
         most=4,
-        free=lambda: True,
+        free=lambda _: True,
         watch=lambda watched: None,
     )
     granted = SimpleNamespace(policy=Policy(), run_id="r", fence=1, job=None)
@@ -439,7 +439,7 @@ async def test_a_run_whose_state_prefect_does_not_take_can_soon_be_dispatched_ag
         *(ledger, cast(Any, client), NOT_ASKED),
         holder="here:1",
         most=4,
-        free=lambda: True,
+        free=lambda _: True,
         watch=lambda watched: None,
     )
     run = FlowRun(id=uuid4(), flow_id=uuid4(), name="brief 2026-11-27 09:00:00 UTC")

@@ -9,12 +9,14 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from anyio.lowlevel import checkpoint
 from prefect.exceptions import Abort
 from prefect.states import Cancelled
 
+from daybook import home
 from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import LedgerUnreachable
 from daybook.execution import claim
@@ -43,6 +45,54 @@ async def test_a_waiting_run_is_set_back_and_remembered_until_another_worker_cla
         # Another worker claimed it in between, so the remembered run is out of date.
         row.fence += 2
         assert there.taker.waiting(row) is None
+
+
+async def test_a_run_that_is_handed_out_needs_no_room_beside_its_own(tmp_path: Path) -> None:
+    async with one_job(tmp_path, most=2) as there:
+        during = list[set[UUID]]()
+
+        def free(run_id: UUID) -> bool:
+            during.append(set(there.taker.handed_out))
+            return there.taker.handed_out <= {run_id}
+
+        there.taker._free = free
+        there.taker.handed_out.add(there.run.id)
+        assert await there.taker.dispatch(there.run)
+
+        assert during == [{there.run.id}]  # meanwhile no other run gets its room
+        assert len(there.starts.tasks) == 1
+        assert there.taker.handed_out == set()
+
+
+async def test_a_run_that_is_handed_out_is_woken_once_and_waits_while_a_disk_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with one_job(tmp_path) as there:
+        assert await there.taker.dispatch(there.run)
+        there.prefect.requests.clear()
+        row = await there.row()
+        assert there.taker.waiting(row) is there.run
+        there.taker.hand_out(there.run)
+        monkeypatch.setattr(home, "full_disk", lambda _: "the disk of /data is full")
+        assert await there.taker.dispatch(there.run)
+
+        assert there.prefect.requests == ["set AwaitingConcurrencySlot"]
+        assert there.taker.handed_out == set()
+        assert there.taker.waiting(row) is None
+
+
+async def test_a_run_that_is_woken_while_its_wait_is_shown_is_not_set_back(tmp_path: Path) -> None:
+    async with one_job(tmp_path) as there, asyncio.timeout(60):
+        for _ in range(4):  # as many as may be set back at the same time
+            await there.taker._setting_back.acquire()
+        taking = asyncio.create_task(there.taker.dispatch(there.run))
+        while not there.taker._waiting:
+            await checkpoint()
+        there.taker.handed_out.add(there.run.id)
+        there.taker._setting_back.release()
+        assert await taking
+
+        assert there.prefect.requests == []
 
 
 async def test_a_run_that_is_woken_before_it_is_set_back_is_not_set_back(tmp_path: Path) -> None:

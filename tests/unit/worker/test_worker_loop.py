@@ -15,6 +15,7 @@ from typing import Any, cast
 from uuid import uuid4
 
 import pytest
+from anyio.lowlevel import checkpoint
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import State
 from prefect.states import Cancelled, Running
@@ -23,6 +24,7 @@ from daybook.errors import LedgerNewer, LedgerUnreachable
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Status
 from daybook.prefect import ended_runs
+from daybook.processes.ending import cancel_all
 from daybook.runs import leases
 from daybook.worker import worker_loop
 from daybook.worker.supervision import StopCause, SupervisedRun
@@ -287,6 +289,86 @@ async def test_a_worker_that_uses_too_much_memory_starts_runs_again_if_one_does_
         for task in (limiting, endless):
             task.cancel()
         await asyncio.wait({limiting, endless})
+
+
+async def test_a_run_that_is_handed_out_keeps_its_room_only_until_its_dispatch_has_ended(
+    at_work: WorkerLoop,
+) -> None:
+    at_work._config = replace(at_work._config, limit=1)
+    run = cast(Any, SimpleNamespace(id=uuid4()))
+    at_work._dispatcher.handed_out.add(run.id)
+    assert not at_work._has_room()
+    assert at_work._has_room(run.id)
+    at_work._draining = True
+    assert not at_work._has_room(run.id)
+    at_work._draining = False
+
+    at_work.run_queue._dispatch_again[run.id] = run  # its wait is being shown in Prefect
+    at_work._stopping = True
+    await at_work._dispatch(run)
+    assert not at_work._has_room()
+
+    del at_work.run_queue._dispatch_again[run.id]
+    await at_work._dispatch(run)
+    assert at_work._has_room()
+
+
+async def test_the_upkeep_ends_with_the_calls_in_the_background(at_work: WorkerLoop) -> None:
+    filling = asyncio.create_task(asyncio.Event().wait())
+    at_work._free_slots.tasks.add(cast(Any, filling))
+    async with at_work._keep_up():
+        await checkpoint()
+    assert filling.cancelled()
+
+
+async def test_a_run_that_is_handed_out_and_does_not_start_leaves_its_room_to_the_next(
+    at_work: WorkerLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled = list[str]()
+    monkeypatch.setattr(at_work._free_slots, "fill_soon", lambda: filled.append("filled"))
+    run = cast(Any, SimpleNamespace(id=uuid4()))
+
+    async def dispatch_once(_: object) -> None:
+        """Claim, and do not get the run."""
+
+    monkeypatch.setattr(at_work, "_dispatch_once", dispatch_once)
+    await at_work._dispatch(run)
+    assert filled == []  # it took no room
+    at_work._dispatcher.handed_out.add(run.id)
+    await at_work._dispatch(run)
+    assert filled == ["filled"]
+    at_work._dispatcher.handed_out.add(run.id)
+    at_work._watched[str(run.id)] = cast(Any, run)
+    await at_work._dispatch(run)
+    assert filled == ["filled"]
+
+
+async def test_the_end_of_a_run_fills_its_slot_before_its_process_ends_if_there_is_room(
+    at_work: WorkerLoop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled = list[str]()
+    monkeypatch.setattr(at_work._free_slots, "fill_soon", lambda: filled.append("filled"))
+    reported = asyncio.Event()
+
+    async def facts() -> AsyncIterator[dict[str, Any]]:
+        for fact in ({"running": 1}, {"waiting": None}, {"ended": "succeeded"}):
+            yield fact
+        reported.set()
+
+    async def never_ends() -> int:
+        await asyncio.Event().wait()
+        return 0
+
+    process = SimpleNamespace(facts=facts, ended=never_ends, output=tmp_path / "output")
+    watched = SupervisedRun(cast(Any, SimpleNamespace(id=uuid4())), cast(Any, process))
+    at_work._watch(watched)
+    async with asyncio.timeout(30):
+        await reported.wait()
+    assert filled == ["filled", "filled"]  # the run waited, and then it ended
+    at_work._config = replace(at_work._config, limit=1)
+    watched.on_release()
+    assert filled == ["filled", "filled"]  # its own process has the only room
+    await cancel_all(*at_work._exits)
 
 
 async def test_an_outdated_worker_claims_no_run_while_its_active_runs_end(

@@ -98,7 +98,6 @@ async def test_an_agent_cannot_change_what_its_job_has_approved(world: World) ->
     assert (await world.jobs.get(stored.id)).job.policy.approve == ("mail.send",)
 
 
-@pytest.mark.usefixtures("prefect_is_away")
 async def test_jobs_that_a_run_adds_or_changes_inherit_its_approvals_and_sandbox(
     world: World,
 ) -> None:

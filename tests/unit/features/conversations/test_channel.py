@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from datetime import datetime
+from typing import Any, TypeVar
 
 import pytest
+from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import select
 
-from daybook.delivery import outbox
+from daybook.delivery import outbox, pending
 from daybook.delivery.channels.base import Message, NotDelivered
 from daybook.features.conversations.channel import ConversationChannel
-from daybook.features.conversations.platform import Platform, PlatformError, Post
+from daybook.features.conversations.platform import AccessRevoked, Platform, PlatformError, Post
 from daybook.features.conversations.tables import PersonRow, SentRow
-from daybook.ledger.tables import OutboxRow
+from daybook.ledger.tables import OutboxRow, QueueRow
 from tests.world import World
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("shared_ledger", "daybook_home")]
+
+
+Row = TypeVar("Row", OutboxRow, QueueRow)
 
 
 class Service:
@@ -29,12 +34,13 @@ class Service:
     def __init__(self) -> None:
         self.sent, self.edits = list[Post](), list[tuple[str, Post]]()
         self.fails_at: int | None = None
+        self.fault = PlatformError("502")
         self.is_gone = False
 
     async def send(self, post: Post) -> str:
         if self.fails_at == len(self.sent):
             self.fails_at = None
-            raise PlatformError("502")
+            raise self.fault
         self.sent.append(post)
         return str(1_000 + len(self.sent))
 
@@ -45,7 +51,7 @@ class Service:
 
 
 class ServiceAccount:
-    name, agent, account_id = "telegram", "default", "bot-1"
+    name, agent, account_id, place = "telegram", "default", "bot-1", ""
 
     def __init__(self, service: Service) -> None:
         self.service = service
@@ -66,10 +72,9 @@ async def queued(world: World, key: str, body: str, **given: Any) -> OutboxRow:
         row = await outbox.enqueue_message(
             session,
             key=key,
-            channel="telegram",
             body=body,
             now=world.ledger.now(),
-            **(fields | {"chat_id": "1"} | given),
+            **(fields | {"channel": "telegram", "chat_id": "1"} | given),
         )
         assert row is not None
         return row
@@ -108,6 +113,60 @@ async def test_a_retry_sends_only_the_parts_that_are_missing(
     assert sorted((each.part, each.message_id) for each in rows) == [
         *((0, "1001"), (1, "1002"), (2, "1003")),
     ]
+
+
+async def test_a_message_is_sent_again_after_a_new_token(world: World, service: Service) -> None:
+    row = await queued(world, "a", "hello")
+    service.fails_at, service.fault = 0, AccessRevoked("the service refuses the token")
+    with pytest.raises(NotDelivered, match="refuses the token") as failed:
+        await send(service, row)
+    assert failed.value.temporary
+
+
+async def test_messages_that_failed_are_sent_at_once_in_their_order_when_the_account_works_again(
+    world: World,
+) -> None:
+    ledger, later = world.ledger, world.at(hours=2)
+    rows = {
+        "failed": await queued(world, "failed", "hello"),
+        "due": await queued(world, "due", "hello", chat_id="2"),
+        "quiet": await queued(world, "quiet", "hello", chat_id="3"),
+        "other": await queued(world, "other", "hello", channel="telegram-2"),
+    }
+    async with ledger.write() as session:
+        for name, row in rows.items():
+            row.next_at, row.attempts = later, 0 if name == "quiet" else 7
+            if name == "due":  # since the pause of its queue
+                row.next_at = world.at(minutes=-1)
+            session.add(row)
+            state = QueueRow(queue=row.queue, since=world.at(hours=-1), failures=6, error="401")
+            state.paused_until = world.at(minutes=9)
+            session.add(state)
+    await pending.send_now(ledger, "telegram")
+    now = world.clock.now()
+    due = await due_at(world, rows)
+    first = {name: rows[name].created_at for name in ("failed", "due")}
+    assert due == {**first, "quiet": later, "other": later}
+    async with ledger.read() as session:
+        attempts = [each.attempts for each in await read_all(session, OutboxRow)]
+        assert sorted(attempts) == [0, 1, 1, 7]
+        paused = {each.queue: each.paused_until for each in await read_all(session, QueueRow)}
+    assert paused == {
+        "channel:telegram/1": now,
+        "channel:telegram/2": now,
+        "channel:telegram/3": now,
+        "channel:telegram-2/1": world.at(minutes=9),
+    }
+
+
+async def due_at(world: World, rows: dict[str, OutboxRow]) -> dict[str, datetime]:
+    async with world.ledger.read() as session:
+        found = {each.id: each.next_at for each in await read_all(session, OutboxRow)}
+    return {name: found[row.id] for name, row in rows.items()}
+
+
+async def read_all(session: AsyncSession, table: type[Row]) -> Sequence[Row]:
+    return (await session.execute(select(table))).scalars().all()
 
 
 async def test_notes_about_progress_are_one_message(world: World, service: Service) -> None:

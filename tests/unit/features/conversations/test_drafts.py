@@ -14,7 +14,13 @@ from daybook.errors import LedgerUnreachable
 from daybook.features.conversations import store
 from daybook.features.conversations.drafts import MARK, SENDING, Drafts
 from daybook.features.conversations.handling import finish_asked
-from daybook.features.conversations.platform import PlatformError, Post, Update, UpdateKind
+from daybook.features.conversations.platform import (
+    AccessRevoked,
+    PlatformError,
+    Post,
+    Update,
+    UpdateKind,
+)
 from daybook.features.conversations.store import UpdateState
 from daybook.features.conversations.tables import UpdateRow
 from daybook.jobs.model import normal_parameters
@@ -28,7 +34,7 @@ from tests.world.runs import step_of
 
 pytestmark = [
     pytest.mark.anyio,
-    pytest.mark.usefixtures("shared_ledger", "daybook_home", "prefect_is_away"),
+    pytest.mark.usefixtures("shared_ledger", "daybook_home"),
 ]
 
 CHANNEL = "telegram"
@@ -237,6 +243,20 @@ async def test_a_draft_that_cannot_be_deleted_is_tried_again(answering: Answerin
     assert await answering.follows() == 1
     assert (await answering.row()).state == UpdateState.ASKED
     assert await answering.follows() == 0
+
+
+async def test_a_refused_token_ends_the_connection_so_that_drafts_wait_for_a_new_one(
+    answering: Answering,
+) -> None:
+    granted = await answering.asks()
+    await answering.writes(granted, LONG)
+    await answering.ends(granted)
+    answering.platform.faults = [AccessRevoked("the service refuses the token")]
+    with pytest.raises(AccessRevoked):
+        await answering.follows()
+    assert (await answering.row()).state == UpdateState.ASKED
+    await answering.follows()
+    assert answering.platform.messages == {}
 
 
 async def test_an_answer_that_a_person_has_to_approve_has_no_draft(answering: Answering) -> None:

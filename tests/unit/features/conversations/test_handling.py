@@ -27,6 +27,7 @@ from daybook.features.conversations import (
 from daybook.features.conversations.handling import handle_new
 from daybook.features.conversations.people import Role
 from daybook.features.conversations.platform import (
+    AccountReplaced,
     Platform,
     PlatformError,
     Post,
@@ -47,7 +48,7 @@ from tests.world import World
 
 pytestmark = [
     pytest.mark.anyio,
-    pytest.mark.usefixtures("shared_ledger", "daybook_home", "prefect_is_away"),
+    pytest.mark.usefixtures("shared_ledger", "daybook_home"),
 ]
 
 CHANNEL = "telegram"
@@ -107,7 +108,10 @@ class FakePlatform:
 class FakeAccount:
     """The account `telegram` at the fake service."""
 
-    name, agent, account_id = CHANNEL, "default", "bot-1"
+    name, agent = CHANNEL, "default"
+
+    def __init__(self, account_id: str = "bot-1", place: str = "") -> None:
+        self.account_id, self.place = account_id, place
 
     def open(self) -> AbstractAsyncContextManager[Platform]:
         raise AssertionError(UNUSED)
@@ -547,22 +551,46 @@ async def test_a_position_is_valid_for_its_lifetime_and_account(chat: Chat) -> N
         async with ledger.read() as session:
             return await store.last_position(session, CHANNEL, lifetime, ledger.now())
 
-    await store.use_account(ledger, CHANNEL, "bot-1")
+    await store.use_account(ledger, FakeAccount())
     assert await position() is None
     await store.put(ledger, CHANNEL, [], 500)  # of an update that no person has caused
     assert await position() == 500
     chat.world.passes(days=6)
     assert await position() is None
     assert await position(None) == 500
-    await store.use_account(ledger, CHANNEL, "bot-1")
+    await store.use_account(ledger, FakeAccount())
     assert await position(None) == 500
-    await store.use_account(ledger, CHANNEL, "bot-2")
+    await store.use_account(ledger, FakeAccount("bot-2"))
     assert await position(None) is None
+
+
+async def test_a_position_belongs_to_its_place(chat: Chat) -> None:
+    ledger = chat.world.ledger
+
+    async def position() -> int | None:
+        async with ledger.read() as session:
+            return await store.last_position(session, CHANNEL, None, ledger.now())
+
+    old, new = FakeAccount(place="INBOX"), FakeAccount(place="Robots")
+    await store.use_account(ledger, old)
+    await chat.pair()
+    await store.put(ledger, CHANNEL, [], 500, old)
+    await store.use_account(ledger, new)
+    assert await position() is None
+    await store.put(ledger, CHANNEL, [], 7, new)
+    for account in (old, FakeAccount("bot-2", "Robots")):  # of a listener that does not know it
+        with pytest.raises(AccountReplaced):
+            await store.put(ledger, CHANNEL, [], 501, account)
+        async with ledger.read() as session:
+            with pytest.raises(AccountReplaced):
+                await store.position_of(session, account, None, ledger.now())
+    assert await position() == 7
+    assert len(await operations.list_people()) == 1
 
 
 async def test_another_account_of_a_channel_knows_no_person_and_no_message(chat: Chat) -> None:
     ledger = chat.world.ledger
-    await store.use_account(ledger, CHANNEL, "bot-1")
+    await store.use_account(ledger, FakeAccount())
     await chat.pair()
     run_id = await asked(chat.world)
     await chat.shows(f"approval:{run_id}:1")
@@ -573,7 +601,7 @@ async def test_another_account_of_a_channel_knows_no_person_and_no_message(chat:
         assert row is not None
         row.state, row.draft = UpdateState.ASKED, "101"
         session.add(row)
-    await store.use_account(ledger, CHANNEL, "bot-2")
+    await store.use_account(ledger, FakeAccount("bot-2"))
     await chat.handle()
     assert (await chat.row(answered)).draft == ""  # the number of another message of this account
     assert (await chat.row(id_)).action == "not handled: the channel has another account"

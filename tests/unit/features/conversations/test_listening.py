@@ -9,6 +9,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from functools import partial
 from typing import Any
 
 import pytest
@@ -16,12 +17,14 @@ from anyio.lowlevel import checkpoint
 from sqlalchemy import func
 from sqlmodel import col, select
 
+from daybook.delivery import pending
 from daybook.features.conversations import (
     accounts,
     chat_commands,
     listening,
     people,
     slack,
+    store,
     telegram,
 )
 from daybook.features.conversations.listening import _Listener
@@ -29,6 +32,7 @@ from daybook.features.conversations.platform import Account, Platform, PlatformE
 from daybook.features.conversations.status import ConversationStatus
 from daybook.features.conversations.store import UpdateState
 from daybook.features.conversations.tables import UpdateRow
+from daybook.ledger.engine import Ledger
 from tests import bot_api, slack_api
 from tests.bot_api import BotApi
 from tests.chat_service import ChatService, Cut, Hanging
@@ -39,7 +43,7 @@ from tests.world import World
 
 pytestmark = [
     pytest.mark.anyio,
-    pytest.mark.usefixtures("shared_ledger", "daybook_home", "prefect_is_away"),
+    pytest.mark.usefixtures("shared_ledger", "daybook_home"),
 ]
 
 
@@ -48,21 +52,21 @@ class Closing(FakePlatform):
 
     def __init__(self) -> None:
         super().__init__()
-        self.receives = asyncio.Event()
+        self.receives, self.news = asyncio.Event(), asyncio.Event()
         self.receive_count = 0
 
     async def receive(self, after: int | None) -> Sequence[Update]:
         self.receive_count += 1
         self.receives.set()
         try:
-            await asyncio.Event().wait()
+            await self.news.wait()
         except asyncio.CancelledError:
             raise PlatformError("the connection was closed") from None
         return ()
 
 
 class ClosingAccount:
-    name, agent, account_id = CHANNEL, "default", "bot-1"
+    name, agent, account_id, place = CHANNEL, "default", "bot-1", ""
 
     def __init__(self) -> None:
         self.platform: FakePlatform = Closing()
@@ -85,6 +89,26 @@ async def test_a_listener_ends_when_it_is_cancelled_whatever_its_connection_does
     assert done
     assert task.cancelled()
     assert account.platform.receive_count == 1
+
+
+async def test_a_listener_ends_when_the_channel_has_another_account(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So the accounts are read again, and an old one takes nothing from the new one."""
+    old = ClosingAccount()
+    task = asyncio.create_task(_Listener(world.ledger, old).run())
+    assert isinstance(old.platform, Closing)
+    await old.platform.receives.wait()
+    new = ClosingAccount()
+    new.place = "Robots"
+    await store.use_account(world.ledger, new)
+    await store.put(world.ledger, CHANNEL, (), 7, new)
+    old.platform.position = 500
+    old.platform.news.set()
+    async with asyncio.timeout(10):
+        await task
+    async with world.ledger.read() as session:
+        assert await store.position_of(session, new, None, world.ledger.now()) == 7
 
 
 class Failing(FakePlatform):
@@ -291,3 +315,34 @@ async def test_a_token_that_is_revoked_is_a_finding_until_it_is_valid_again(hear
         await heard.until_done(2)
     assert "brief" in heard.commands
     assert sum(heard.pauses) >= (count - 1) * HOUR / 60, "at most one attempt a minute"
+
+
+@pytest.mark.parametrize("heard", ["telegram"], indirect=True)
+async def test_messages_that_wait_are_sent_when_the_account_can_be_reached_again(
+    heard: Heard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are not if only a poll has failed: the pauses between their attempts would be lost."""
+    released = list[str]()
+
+    async def send_now(_: Ledger, channel: str) -> None:
+        released.append(channel)
+
+    monkeypatch.setattr(pending, "send_now", send_now)
+    service = heard.service
+    async with heard.listening():
+        await heard.pair()
+        assert released == [CHANNEL]
+        done = 1
+        for methods in ((HEARS["telegram"],), (HEARS["telegram"], service.identifies)):
+            for each in methods:
+                service.fail(each, bot_api.bad_gateway)
+            service.write("/run brief")  # for the poll that has begun
+            await service.until(partial(has_no_fault, service, methods[-1]))
+            service.write("/run brief")
+            done += 2
+            await heard.until_done(done)
+            assert len(released) == len(methods)
+
+
+def has_no_fault(service: ChatService[Any], method: str) -> bool:
+    return not service.faults[method]

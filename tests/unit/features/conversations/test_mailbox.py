@@ -307,7 +307,7 @@ class Handled:
             return list((await session.execute(query)).scalars())
 
 
-@pytest.mark.usefixtures("shared_ledger", "prefect_is_away")
+@pytest.mark.usefixtures("shared_ledger")
 async def test_a_forged_or_copied_letter_does_nothing(
     world: World, host: MailHost, box: MailboxPlatform
 ) -> None:
@@ -366,7 +366,7 @@ def host_settings() -> dict[str, object]:
     return {"address": USER, "password": PASSWORD, **hosts}
 
 
-@pytest.mark.usefixtures("shared_ledger", "prefect_is_away")
+@pytest.mark.usefixtures("shared_ledger")
 @pytest.mark.parametrize("password", [PASSWORD, "wrong"])
 async def test_a_listener_that_is_cancelled_ends_at_once(
     world: World, host: MailHost, password: str

@@ -33,7 +33,7 @@ from tests.world import World
 
 pytestmark = [
     pytest.mark.anyio,
-    pytest.mark.usefixtures("shared_ledger", "daybook_home", "prefect_is_away"),
+    pytest.mark.usefixtures("shared_ledger", "daybook_home"),
 ]
 
 CHANNEL = "telegram"

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from daybook.cli import formatting
 from daybook.home import Home
@@ -22,17 +21,16 @@ def test_a_dry_run_an_import_and_its_repetition(
     daybook: Any, daybook_home: Home, tmp_path: Path
 ) -> None:
     path = str(valid("hotplex", tmp_path))
-    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
-        dry = daybook("import", "hotplex", path, "--dry-run")
-        assert "added review-the-code (c1), 3 runs" in dry.out
-        assert "1 job and 3 runs would be imported" in dry.err
-        assert daybook("list", "--json").json == []
+    dry = daybook("import", "hotplex", path, "--dry-run")
+    assert "added review-the-code (c1), 3 runs" in dry.out
+    assert "1 job and 3 runs would be imported" in dry.err
+    assert daybook("list", "--json").json == []
 
-        assert "1 job and 3 runs imported" in daybook("import", "hotplex", path).err
+    assert "1 job and 3 runs imported" in daybook("import", "hotplex", path).err
 
-        again = daybook("import", "hotplex", path)
-        assert "unchanged review-the-code (c1)" in again.out
-        assert "0 jobs and 0 runs imported, 1 left as they are" in again.err
+    again = daybook("import", "hotplex", path)
+    assert "unchanged review-the-code (c1)" in again.out
+    assert "0 jobs and 0 runs imported, 1 left as they are" in again.err
     assert [run["trigger"] for run in daybook("runs", "--json").json] == ["imported"] * 3
 
 
@@ -48,18 +46,17 @@ def test_a_file_that_is_not_complete_exits_with_2(daybook: Any, tmp_path: Path) 
 def test_jobs_are_left_out_or_disabled(daybook: Any, tmp_path: Path) -> None:
     other = files.OPENCLAW | {"id": "b", "payload": {"kind": "dance"}}
     folder = str(files.openclaw(tmp_path, jobs=[files.OPENCLAW, other], runs=[]))
-    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
-        refused = daybook("import", "openclaw", folder)
-        assert refused.code == 2
-        assert "job 2 (b), payload: kind is 'dance'" in refused.err
-        assert "leave it out: --leave-out b" in refused.err
-        assert daybook("list", "--json").json == []
-        unknown = daybook("import", "openclaw", folder, "--leave-out", "c")
-        assert unknown.code == 2
-        assert '--leave-out: unknown "c"' in unknown.err
+    refused = daybook("import", "openclaw", folder)
+    assert refused.code == 2
+    assert "job 2 (b), payload: kind is 'dance'" in refused.err
+    assert "leave it out: --leave-out b" in refused.err
+    assert daybook("list", "--json").json == []
+    unknown = daybook("import", "openclaw", folder, "--leave-out", "c")
+    assert unknown.code == 2
+    assert '--leave-out: unknown "c"' in unknown.err
 
-        done = daybook("import", "openclaw", folder, "--leave-out", "b", "--disabled")
-        assert "added Morning brief (7d1c), disabled" in done.out
+    done = daybook("import", "openclaw", folder, "--leave-out", "b", "--disabled")
+    assert "added Morning brief (7d1c), disabled" in done.out
     (job,) = daybook("list", "--json").json
     assert (job["name"], job["enabled"]) == ("Morning brief", False)
 
@@ -69,8 +66,7 @@ def test_a_crontab_on_standard_input_makes_jobs_of_the_shell(
 ) -> None:
     def crontab(text: str, *options: str) -> Any:
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
-        with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
-            return daybook("import", "crontab", "-", *options)
+        return daybook("import", "crontab", "-", *options)
 
     done = crontab(files.CRONTAB)
     first, second = done.out.splitlines()[:2]

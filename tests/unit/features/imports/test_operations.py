@@ -4,30 +4,20 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from daybook.api import jobs
 from daybook.errors import InvalidInput
 from daybook.features.imports import operations
-from daybook.home import Home
 from daybook.ledger.engine import open_ledger
 from daybook.owners import Actor, acting_as
 from tests import rows
 from tests.unit.features.imports import files
 from tests.unit.features.imports.files import valid, write_json
 
-pytestmark = pytest.mark.usefixtures("away")
-
-
-@pytest.fixture
-def away(daybook_home: Home) -> Iterator[None]:
-    """Point Prefect's client at a port on which nothing listens: jobs are only stored."""
-    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
-        yield
+pytestmark = pytest.mark.usefixtures("daybook_home")
 
 
 @pytest.fixture

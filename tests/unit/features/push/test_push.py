@@ -28,7 +28,7 @@ from tests import rows
 from tests.receiver import Receiver, answer, serving
 from tests.world import World
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("daybook_home", "prefect_is_away")]
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("daybook_home")]
 
 STATIC = Path(encryption.__file__).parents[2] / "web" / "static"
 

@@ -114,6 +114,7 @@ def upgrade() -> None:
         sa.Column("identity", sa.String(), nullable=False),
         sa.Column("problem", sa.String(), nullable=False),
         sa.Column("account_id", sa.String(), nullable=False),
+        sa.Column("place", sa.String(), nullable=False),
         sa.Column("position", sa.BigInteger(), nullable=True),
         sa.Column("position_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("changed_at", sa.DateTime(timezone=True), nullable=False),
