@@ -245,6 +245,8 @@ def _every_command() -> Iterator[str]:
         words = usage.split()
         if words[-1] == "COMMAND" or words[0] in entry.OWN_PROCESS:
             continue
+        if words[1:2] == ["edit"]:  # such as `memory edit`, which opens an editor in its own process
+            continue
         words = [word for word in words if not word.startswith("[")]
         typed = " ".join("nothing" if word.isupper() else word for word in words)
         yield f"{typed} --no-such-option" if typed in DIFFERS else typed
