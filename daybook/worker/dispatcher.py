@@ -98,13 +98,16 @@ Prefect's client has 16 connections; the remaining connections are for starts.
 """
 UNREADABLE_JOB_DELAY = timedelta(minutes=5)
 """Time until the next claim of a run whose job cannot be read; many such runs may accumulate."""
-MAX_DEFERRAL_SECONDS = 10.0
+MAX_DEFERRAL_SECONDS = 45.0
 """How long a run that waits for a slot is not rescheduled in Prefect while other runs start.
 
-After 15 s, Prefect shows such a run as late.
+After 60 s (after 15 s with Prefect's defaults), Prefect shows such a run as late.
 """
-MAX_DEFERRED_RUNS = 50
-"""Maximum number of such runs, which each poll lists before the runs that are due later."""
+MAX_DEFERRED_RUNS = 150
+"""Maximum number of such runs, which each poll lists before the runs that are due later.
+
+It is less than a page, so that a poll finds runs with limits of their own, which may start.
+"""
 START_PAUSE_SECONDS = 1.0
 """Time without a start after which the worker has nothing to start."""
 MAX_REMEMBERED_RUNS = 500
