@@ -17,14 +17,12 @@ pool and deployment.
 from __future__ import annotations
 
 import asyncio
-import heapq
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import datetime, timedelta
-from itertools import count
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -73,6 +71,7 @@ from daybook.prefect import (
 from daybook.runs import claim_requests, claims
 from daybook.runs.claim_requests import ClaimRequest, Finished, Granted, Waiting
 from daybook.timing import TIMING
+from daybook.worker.claim_lock import FirstInOrderLock
 from daybook.worker.launcher import Launcher
 from daybook.worker.messages import LaunchRequest, ProcessSpec
 from daybook.worker.run_queue import claim_order
@@ -108,7 +107,7 @@ MAX_DEFERRED_RUNS = 150
 
 It is less than a page, so that a poll finds runs with limits of their own, which may start.
 """
-START_PAUSE_SECONDS = 1.0
+START_PAUSE_SECONDS = 5.0
 """Time without a start after which the worker has nothing to start."""
 MAX_REMEMBERED_RUNS = 500
 """Maximum number of waiting runs that a worker remembers, to start them without querying Prefect.
@@ -210,9 +209,11 @@ class Dispatcher:
         # missed.
         self._records()  # read in the background what the process needs
         remembered = self._waiting.pop(str(run.id), None)
-        was_waiting = remembered is not None or run.id in self.handed_out
+        has_slot = run.id in self.handed_out
+        was_waiting = remembered is not None or has_slot
         is_late, due = claim_order(run, self._ledger.now())
-        order = (is_late and not was_waiting, due)
+        # While many runs of one due time claim for the first time, a free slot must not wait.
+        order = (is_late and not was_waiting, due, not has_slot)
         async with self._claim_lock.turn(order):
             request = await occurrence.build_claim_request(
                 self._ledger,
@@ -559,41 +560,3 @@ class Dispatcher:
 
 def _json(run: FlowRun, state: State[Any]) -> JsonObject:
     return run.model_copy(update={"state": state}).model_dump(mode="json")
-
-
-class FirstInOrderLock:
-    """Lock that allows one claim at a time, in the order of `claim_order`.
-
-    Claims with equal keys get the lock in the order of arrival.
-    """
-
-    def __init__(self) -> None:
-        self._busy = False
-        self._waiting: list[tuple[tuple[bool, datetime], int, asyncio.Future[None]]] = []
-        self._arrivals = count()
-
-    @asynccontextmanager
-    async def turn(self, order: tuple[bool, datetime]) -> AsyncIterator[None]:
-        """Wait for the lock, and hold it while the block runs."""
-        if self._busy:
-            ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            heapq.heappush(self._waiting, (order, next(self._arrivals), ready))
-            try:
-                await ready
-            except asyncio.CancelledError:
-                if ready.done() and not ready.cancelled():
-                    self._pass_on()  # cancelled just after it got the lock
-                raise
-        self._busy = True
-        try:
-            yield
-        finally:
-            self._pass_on()
-
-    def _pass_on(self) -> None:
-        while self._waiting:
-            *_, following = heapq.heappop(self._waiting)
-            if not following.done():
-                following.set_result(None)
-                return  # still busy, so that no new claim overtakes this one
-        self._busy = False

@@ -8,12 +8,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from anyio.lowlevel import checkpoint
 
-from daybook.worker.dispatcher import FirstInOrderLock
+from daybook.worker.claim_lock import FirstInOrderLock
 
 pytestmark = pytest.mark.anyio
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
-ORDER = False, NOON
+ORDER = False, NOON, True
 
 
 class Claims:
@@ -24,7 +24,7 @@ class Claims:
         self.permits = asyncio.Semaphore(0)
 
     async def claim(self, due: int) -> None:
-        async with self.turns.turn((False, NOON + timedelta(seconds=due))):
+        async with self.turns.turn((False, NOON + timedelta(seconds=due), True)):
             self.at_once += 1
             assert self.at_once == 1
             self.order.append(due)
@@ -57,7 +57,7 @@ async def test_a_late_claim_waits_for_one_that_is_on_time() -> None:
     turns, order, permit = FirstInOrderLock(), list[str](), asyncio.Event()
 
     async def claim(name: str, is_late: bool, due: datetime) -> None:
-        async with turns.turn((is_late, due)):
+        async with turns.turn((is_late, due, True)):
             order.append(name)
             await permit.wait()
 
@@ -69,6 +69,25 @@ async def test_a_late_claim_waits_for_one_that_is_on_time() -> None:
     await asyncio.gather(*tasks)
 
     assert order == ["first", "on time", "late"]
+
+
+async def test_a_run_with_a_slot_claims_before_the_others_of_its_due_time() -> None:
+    turns, order, permit = FirstInOrderLock(), list[str](), asyncio.Event()
+
+    async def claim(name: str, due: datetime, has_slot: bool) -> None:
+        async with turns.turn((False, due, not has_slot)):
+            order.append(name)
+            await permit.wait()
+
+    before = NOON - timedelta(minutes=1)
+    claims = [("first", NOON, False), ("new", NOON, False), ("earlier", before, False)]
+    claims.append(("woken", NOON, True))
+    tasks = [asyncio.create_task(claim(*each)) for each in claims]
+    await _all_blocked()
+    permit.set()
+    await asyncio.gather(*tasks)
+
+    assert order == ["first", "earlier", "woken", "new"]
 
 
 async def test_claims_with_the_same_due_time_keep_their_order() -> None:
