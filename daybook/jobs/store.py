@@ -323,15 +323,6 @@ async def get(session: AsyncSession, job_id: str) -> StoredJob | None:
     return _compose(row, revision)
 
 
-async def kind_of(session: AsyncSession, job_id: str) -> str:
-    """Return the kind of the job, also if this program cannot read it; "" if there is no such job.
-
-    A claim needs no more before it knows which revision is in force.
-    """
-    kind = select(JobRow.kind).where(col(JobRow.id) == job_id)
-    return str((await session.execute(kind)).scalar_one_or_none() or "")
-
-
 def in_scope(*, archived: bool = False, owner: str | None = None) -> ColumnElement[bool]:
     """Return the condition for the live jobs, or all if ``archived``, of ``owner`` if given."""
     condition = true() if owner is None else col(JobRow.owner) == owner

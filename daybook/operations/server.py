@@ -68,16 +68,12 @@ SLOWER_SERVICES = {
     "PREFECT_SERVER_SERVICES_CANCELLATION_CLEANUP_LOOP_SECONDS": "60",
     "PREFECT_SERVER_SERVICES_CLEANUP_RECONCILER_LOOP_SECONDS": "30",
     "PREFECT_SERVER_SERVICES_FOREMAN_LOOP_SECONDS": "30",
-    "PREFECT_SERVER_SERVICES_LATE_RUNS_AFTER_SECONDS": "60",
     "PREFECT_SERVER_SERVICES_LATE_RUNS_LOOP_SECONDS": "15",
     "PREFECT_SERVER_SERVICES_PAUSE_EXPIRATIONS_LOOP_SECONDS": "30",
     "PREFECT_SERVER_SERVICES_REPOSSESSOR_LOOP_SECONDS": "30",
     "PREFECT_SERVER_SERVICES_SCHEDULER_RECENT_DEPLOYMENTS_LOOP_SECONDS": "15",
 }
-"""Intervals of Prefect's services on which no rule of Daybook depends. Most defaults are 5 s.
-
-A run is late after 60 s instead of 15, because each change of a state costs as much as a start.
-"""
+"""Intervals of Prefect's services on which no rule of Daybook depends. Most defaults are 5 s."""
 SHUTDOWN_GRACE_SECONDS = 5
 """Maximum time that a shutdown waits for open requests, such as the UI's websockets."""
 
@@ -345,7 +341,7 @@ def improve() -> None:
     private_names.record_polls_rarely(POLL_RECORD_INTERVAL)
     server_requests.read_in_one_statement()
     server_requests.call_dependencies_directly()
-    server_requests.default_type_without_streams()
+    server_requests.call_middleware_directly()
 
 
 def hide_parameters() -> None:

@@ -250,6 +250,16 @@ async def job_of_deployment(
     return None if owner == PREFECT and due is not None and due < since else str(job_id)
 
 
+async def pending(session: AsyncSession, job_id: str) -> tuple[bool, bool]:
+    """Return whether the job has changes that are not in Prefect yet, and whether it was removed.
+
+    Each run asks this at its end, so the job itself is not read.
+    """
+    query = select(JobRow.sync_pending, JobRow.archived_at).where(col(JobRow.id) == job_id)
+    row = (await session.execute(query)).first()
+    return (False, False) if row is None else (row[0], row[1] is not None)
+
+
 async def record_agreement(
     session: AsyncSession,
     job_id: str,

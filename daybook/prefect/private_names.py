@@ -1,7 +1,7 @@
 """Uses of private names of Prefect, and of private names of its server's SQLite driver.
 
-Some modules use other private names themselves: `tasks.notifier` (of the client),
-`worker.prefect_worker` (of its base class), `resources.store` and
+Some modules use other private names themselves: `server_requests` (of the server),
+`tasks.notifier` (of the client), `worker.prefect_worker` (of its base class), `resources.store` and
 `delivery.channels.prefect_blocks` (of blocks), and `operations.preload` (a module).
 
 Each function checks the names when it uses them. If the check fails, the function logs a warning.

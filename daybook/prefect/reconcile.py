@@ -217,9 +217,9 @@ async def push(job_id: str) -> None:
     """
     async with open_ledger() as ledger:
         async with ledger.read() as session:
-            stored = await store.get(session, job_id)
-        if stored is not None and stored.row.sync_pending:
+            is_pending, is_removed = await links.pending(session, job_id)
+        if is_pending:
             async with prefect.connected() as client:
-                if stored.row.archived_at is not None:
+                if is_removed:
                     await delete_leftover_deployments(ledger, client, ReconcileReport())
                 await reconcile_by_id(ledger, client, job_id, ReconcileReport())

@@ -31,40 +31,57 @@ def read_in_one_statement() -> bool:
     """Make this process's server read a run or a deployment with its queue in one statement.
 
     By default, the server reads a run, its state, its queue and the queue's pool in a statement
-    each, and a deployment likewise, so that a change of a run's state has 8 to 12 statements instead
-    of 5 to 7.
+    each, and a deployment likewise, so that a change of a run's state has 8 to 12 statements
+    instead of 5 to 7. On PostgreSQL, a run that is about to be changed is read as before: if a
+    statement waits for the lock of the run, it returns the new run without its new state.
     """
     try:
         from prefect.server import models
         from prefect.server.database import orm_models as rows
 
         runs, deployments = models.flow_runs, models.deployments
-        for function, names in (
-            (runs.read_flow_run, ["db", "session", "flow_run_id", "for_update"]),
-            (deployments.read_deployment, ["db", "session", "deployment_id"]),
+        own_run, own_deployment = runs.read_flow_run, deployments.read_deployment
+        for function, parameters, names in (
+            (own_run, ["session", "flow_run_id", "for_update"], _NAMES_OF_READ_RUN),
+            (own_deployment, ["session", "deployment_id"], _NAMES_OF_READ_DEPLOYMENT),
         ):
-            if list(inspect.signature(function).parameters) != names:
-                raise LookupError(f"{function.__name__} has other parameters")
+            code = inspect.unwrap(function).__code__
+            has_parameters = list(inspect.signature(function).parameters) == ["db", *parameters]
+            if not has_parameters or frozenset(code.co_names) != names:
+                raise LookupError(f"{function.__name__} is not as expected")
         pool = joinedload(rows.WorkQueue.work_pool)
-        of_run = [joinedload(rows.FlowRun._state), joinedload(rows.FlowRun.work_queue).options(pool)]
+        of_run = [
+            joinedload(rows.FlowRun._state),
+            joinedload(rows.FlowRun.work_queue).options(pool),
+        ]
         of_deployment = [joinedload(rows.Deployment.work_queue).options(pool)]
     except (ImportError, AttributeError, LookupError, TypeError, ValueError) as error:
         logger.warning("Prefect's server reads a run in several statements: %s", error)
         return False
 
-    @wraps(runs.read_flow_run)
+    @wraps(own_run)
     async def read_flow_run(session: Any, flow_run_id: Any, for_update: bool = False) -> Any:
+        if for_update and session.get_bind().dialect.name != "sqlite":
+            return await own_run(session=session, flow_run_id=flow_run_id, for_update=True)
         run = select(rows.FlowRun).where(rows.FlowRun.id == flow_run_id).options(*of_run)
-        if for_update:
-            run = run.with_for_update(of=rows.FlowRun)
         return (await session.execute(run)).scalar()
 
-    @wraps(deployments.read_deployment)
+    @wraps(own_deployment)
     async def read_deployment(session: Any, deployment_id: Any) -> Any:
         return await session.get(rows.Deployment, deployment_id, options=of_deployment)
 
     runs.read_flow_run, deployments.read_deployment = read_flow_run, read_deployment
     return True
+
+
+_NAMES_OF_READ_RUN = frozenset(
+    {
+        *("sa", "select", "FlowRun", "where", "id", "options", "selectinload", "work_queue"),
+        *("WorkQueue", "work_pool", "with_for_update", "execute", "scalar"),
+    }
+)
+_NAMES_OF_READ_DEPLOYMENT = frozenset({"get", "Deployment"})
+"""What the server's own functions use; another function may do more."""
 
 
 def call_dependencies_directly() -> bool:
@@ -93,38 +110,56 @@ def call_dependencies_directly() -> bool:
     return True
 
 
-class DefaultContentType:
-    """ASGI middleware that gives a request with a body and without a type the type JSON.
+class DirectMiddleware:
+    """ASGI middleware that calls a function of Starlette's ``@app.middleware("http")``.
 
-    It is Prefect's middleware `default_content_type`, without the task group and the streams with
-    which Starlette runs a middleware that is a function.
+    The function must either return a response of its own, or return the result of ``call_next`` as
+    it is, and must not read the body. Starlette's class also supports functions that change the
+    response, for which it runs the application in a task, behind two streams.
     """
 
-    NAME = "default_content_type"
-    METHODS = frozenset({"POST", "PUT", "PATCH"})
-
-    def __init__(self, app: Any) -> None:
-        self._application = app
+    def __init__(self, app: Any, dispatch: Any) -> None:
+        self._application, self._dispatch = app, dispatch
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "http" and scope["method"] in self.METHODS:
-            headers = dict(scope["headers"])
-            if b"content-type" not in headers and int(headers.get(b"content-length", 0)) > 0:
-                json_type = (b"content-type", b"application/json")
-                scope = {**scope, "headers": [*scope["headers"], json_type]}
-        await self._application(scope, receive, send)
+        from starlette.requests import Request
+
+        if scope["type"] != "http":
+            await self._application(scope, receive, send)
+            return
+
+        async def call_next(request: Any) -> None:
+            await self._application(request.scope, receive, send)
+
+        response = await self._dispatch(Request(scope, receive), call_next)
+        if response is not None:
+            await response(scope, receive, send)
 
 
-def default_type_without_streams() -> bool:
-    """Make this process's server use `DefaultContentType` instead of its own middleware."""
+_NAMES_OF_MIDDLEWARE = {
+    "default_content_type": frozenset({"method", "headers", "int", "get", "scope"}),
+    "token_validation": frozenset(
+        {
+            *("headers", "get", "scope", "removeprefix", "method", "upper", "JSONResponse"),
+            *("status", "HTTP_401_UNAUTHORIZED", "split", "base64", "b64decode", "decode"),
+            *("Exception", "hmac", "compare_digest"),
+        }
+    ),
+}
+"""Prefect's functions that `DirectMiddleware` may call, and the names that they use."""
+
+
+def call_middleware_directly() -> bool:
+    """Make this process's server call two of Prefect's functions by `DirectMiddleware`."""
     try:
         from prefect.server.api import server
         from starlette.middleware import Middleware
         from starlette.middleware.base import BaseHTTPMiddleware
 
         own = server.create_api_app
-        if DefaultContentType.NAME not in own.__code__.co_names + own.__code__.co_varnames:
-            raise LookupError(f"it has no {DefaultContentType.NAME}")
+        code = own.__code__
+        if not _NAMES_OF_MIDDLEWARE.keys() <= {*code.co_names, *code.co_varnames}:
+            raise LookupError("it has other functions")
     except (ImportError, AttributeError, LookupError) as error:
         logger.warning("Prefect's server passes requests through streams: %s", error)
         return False
@@ -134,11 +169,12 @@ def default_type_without_streams() -> bool:
         application = own(*arguments, **named)
         chain = application.user_middleware
         for place, each in enumerate(chain):
-            dispatch = each.kwargs.get("dispatch")
-            name = getattr(dispatch, "__name__", "")
-            if each.cls is BaseHTTPMiddleware and name == DefaultContentType.NAME:
-                chain[place] = Middleware(DefaultContentType)
+            dispatch = getattr(each, "kwargs", {}).get("dispatch")
+            names = frozenset(getattr(getattr(dispatch, "__code__", None), "co_names", ()))
+            expected = _NAMES_OF_MIDDLEWARE.get(getattr(dispatch, "__name__", ""))
+            if each.cls is BaseHTTPMiddleware and names == expected:
+                chain[place] = Middleware(DirectMiddleware, dispatch=dispatch)
         return application
 
-    server.create_api_app = create_api_app
+    vars(server)["create_api_app"] = create_api_app
     return True

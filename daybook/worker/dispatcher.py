@@ -97,15 +97,16 @@ Prefect's client has 16 connections; the remaining connections are for starts.
 """
 UNREADABLE_JOB_DELAY = timedelta(minutes=5)
 """Time until the next claim of a run whose job cannot be read; many such runs may accumulate."""
-MAX_DEFERRAL_SECONDS = 45.0
+MAX_DEFERRAL_SECONDS = 10.0
 """How long a run that waits for a slot is not rescheduled in Prefect while other runs start.
 
-After 60 s (after 15 s with Prefect's defaults), Prefect shows such a run as late.
+After 15 s, Prefect shows such a run as late, and a free slot is no longer reserved for it if another
+process has woken it (`slots.SLOT_CLAIM_TIMEOUT`).
 """
-MAX_DEFERRED_RUNS = 150
+MAX_DEFERRED_RUNS = 100
 """Maximum number of such runs, which each poll lists before the runs that are due later.
 
-It is less than a page, so that a poll finds runs with limits of their own, which may start.
+It is half a page, so that a poll finds runs with limits of their own, which may start.
 """
 START_PAUSE_SECONDS = 5.0
 """Time without a start after which the worker has nothing to start."""
@@ -263,8 +264,8 @@ class Dispatcher:
         """
         if waiting.for_slot and not waiting.free and len(self._deferred) < MAX_DEFERRED_RUNS:
             await self._defer(run, waiting)
-            if waiting.until <= self._ledger.now():
-                return  # the run is due, so the next poll fetches it
+            if run.id in self.handed_out or waiting.until <= self._ledger.now():
+                return  # it is about to claim, or the next poll fetches it
         try:
             await self._in_time(run, self._set_back(run, waiting, job_id))
         except UNAVAILABLE_ERRORS as error:

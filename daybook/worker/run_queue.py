@@ -61,12 +61,6 @@ Prefect's client would retry for more than a minute, with pauses of up to 32 s.
 """
 QUEUES_INTERVAL_SECONDS = 60.0
 """Interval at which a worker that serves only some queues reads which queues exist."""
-LISTED_AGAIN_SECONDS = 0.01
-"""Pause after a poll for each listed run that is being dispatched already, at most `Timing.poll`.
-
-While many runs wait for a slot, each poll lists them again, which costs Prefect's server and the
-worker about a tenth of this time each.
-"""
 LATE_AFTER = timedelta(minutes=10)
 """Lateness after which a run claims after all other runs.
 
@@ -102,7 +96,6 @@ class RunQueue:
         self._dispatch_again: dict[UUID, FlowRun] = {}
         self._poll_now = asyncio.Event()
         self._changed = asyncio.Event()
-        self._listed_again = 0
         self.last_poll: datetime | None = None
 
     def hand_out_now(self, run: FlowRun) -> None:
@@ -141,7 +134,6 @@ class RunQueue:
                 async with asyncio.timeout(POLL_TIMEOUT_SECONDS):
                     await self.fetch()
                 wait, failures = self.pause_after(wait), 0
-                await asyncio.sleep(self.rest_seconds)
             except Exception as error:  # also an answer that is no JSON, such as a proxy's page
                 wait = min(shortest * 2**failures, MAX_IDLE_INTERVAL.total_seconds())
                 failures = min(failures + 1, 10)
@@ -154,11 +146,6 @@ class RunQueue:
         if self._dispatching or any(when <= soon for when, _ in self._upcoming.values()):
             return shortest
         return max(min(wait * 2, longest), shortest)
-
-    @property
-    def rest_seconds(self) -> float:
-        """Return how long no poll follows the last one, whatever asks for it."""
-        return min(self._listed_again * LISTED_AGAIN_SECONDS, TIMING.poll.total_seconds())
 
     async def fetch(self) -> None:
         """Poll once and replace the upcoming runs.
@@ -186,7 +173,6 @@ class RunQueue:
         self.last_poll = SYSTEM_CLOCK.now()
         # A response that Prefect sent before a run was dispatched still lists the run as scheduled.
         self._dispatched = {each: at for each, at in self._dispatched.items() if at > polled_at}
-        self._listed_again = sum(run.id in self._dispatching for run in runs)
         busy = self._dispatching.keys() | self._dispatched.keys()
         self._upcoming = {run.id: (_scheduled(run, now), run) for run in runs if run.id not in busy}
         self._changed.set()

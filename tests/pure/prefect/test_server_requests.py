@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from base64 import b64encode
+from collections.abc import AsyncIterator, Callable
 from inspect import signature
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import pytest
+from fastapi import Request
 from fastapi.dependencies import utils as utils_of_fastapi
 from prefect.server import models as models_of_server
 from prefect.server.api import dependencies
 from prefect.server.api import server as api_server
 from prefect.server.database import orm_models
 from prefect.server.schemas.states import State, StateType
+from prefect.settings import PREFECT_SERVER_API_AUTH_STRING, temporary_settings
 from sqlalchemy import event, select
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from starlette.middleware.base import BaseHTTPMiddleware
 
-from daybook.prefect import server_requests
-from daybook.prefect.server_requests import DefaultContentType
+from daybook.operations import server as own_server
+from daybook.prefect import private_names, server_requests
+from daybook.prefect.server_requests import DirectMiddleware
 
 flow_runs: Any = models_of_server.flow_runs
 deployments: Any = models_of_server.deployments
@@ -150,11 +155,14 @@ async def test_a_run_without_a_queue_is_read(session: AsyncSession) -> None:
     assert (run.work_queue, run.state.type) == (None, StateType.PENDING)
 
 
-async def test_only_the_row_of_the_run_is_locked() -> None:
-    """PostgreSQL refuses to lock the rows of an outer join, which may be missing."""
-    read = list[Any]()
+async def test_on_postgresql_a_run_to_be_changed_is_read_by_prefects_own_function() -> None:
+    """A joined row that changed while the statement waited for the lock would be missing."""
+    read = list[str]()
 
     class Session:
+        def get_bind(self) -> Any:
+            return SimpleNamespace(dialect=postgresql.dialect())
+
         async def execute(self, statement: Any) -> Any:
             read.append(str(statement.compile(dialect=postgresql.dialect())))
             return SimpleNamespace(scalar=lambda: None)
@@ -163,17 +171,24 @@ async def test_only_the_row_of_the_run_is_locked() -> None:
     for for_update in (True, False):
         await flow_runs.read_flow_run(Session(), "a run", for_update=for_update)
     locking, reading = read
-    assert locking == f"{reading} FOR UPDATE OF flow_run"
+    assert "JOIN" not in locking
+    assert locking.endswith("FOR UPDATE")
+    assert reading.count("JOIN") == 3
 
 
 def test_another_function_is_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     async def other(session: Any, deployment_id: Any, lock: bool = False) -> None: ...
 
-    monkeypatch.setattr(deployments, "read_deployment", other)
+    async def does_more(db: Any, session: Any, deployment_id: Any) -> Any:
+        found = await session.get(db.Deployment, deployment_id)
+        return found if found.paused is False else None
+
     own = flow_runs.read_flow_run
-    assert not server_requests.read_in_one_statement()
-    assert deployments.read_deployment is other
-    assert flow_runs.read_flow_run is own
+    for different in (other, does_more):
+        monkeypatch.setattr(deployments, "read_deployment", different)
+        assert not server_requests.read_in_one_statement()
+        assert deployments.read_deployment is different
+        assert flow_runs.read_flow_run is own
 
 
 async def test_quick_dependencies_are_called_in_the_event_loop() -> None:
@@ -201,48 +216,94 @@ def test_the_quick_modules_have_the_dependencies_of_a_change_of_state() -> None:
     assert {each.__module__ for each in in_threads} <= server_requests.QUICK_MODULES
 
 
-@pytest.mark.parametrize(
-    ("method", "given", "seen"),
-    [
-        ("POST", {b"content-length": b"2"}, b"application/json"),
-        ("PATCH", {b"content-length": b"2"}, b"application/json"),
-        ("POST", {b"content-length": b"2", b"content-type": b"text/plain"}, b"text/plain"),
-        ("POST", {b"content-length": b"0"}, None),
-        ("POST", {}, None),
-        ("GET", {b"content-length": b"2"}, None),
-    ],
-)
-async def test_a_body_without_a_type_is_json(
-    method: str, given: dict[bytes, bytes], seen: bytes | None
+@pytest.fixture
+def api() -> Callable[[], Any]:
+    """Return a function that creates the API of a server with a credential and an echo."""
+
+    def create() -> Any:
+        with temporary_settings(updates={PREFECT_SERVER_API_AUTH_STRING: "someone:secret"}):
+            application = server.create_api_app(ignore_cache=True)
+
+        @application.post("/echo")
+        async def echo(request: Request) -> dict[str, Any]:
+            body = (await request.body()).decode()
+            return {"type": request.headers.get("content-type"), "body": body}
+
+        return application
+
+    return create
+
+
+def _chain(application: Any) -> list[str]:
+    return [each.cls.__name__ for each in application.user_middleware]
+
+
+REQUESTS: list[tuple[str, str, dict[str, str], str]] = [
+    ("POST", "/echo", {}, "{}"),
+    ("POST", "/echo", {"content-type": "text/plain"}, "text"),
+    ("POST", "/echo", {}, ""),
+    ("GET", "/health", {"authorization": ""}, ""),
+    ("GET", "/version", {"authorization": ""}, ""),
+    ("GET", "/version", {"authorization": "Basic c29tZW9uZTpndWVzcw=="}, ""),
+    ("GET", "/version", {}, ""),
+    ("GET", "/nothing", {}, ""),
+]
+
+
+async def _answers(application: Any) -> list[tuple[int, str]]:
+    credential = {"authorization": f"Basic {b64encode(b'someone:secret').decode()}"}
+    transport = httpx.ASGITransport(app=application)
+    found = list[tuple[int, str]]()
+    async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
+        for method, path, headers, body in REQUESTS:
+            given = {**credential, **headers}
+            given = {name: value for name, value in given.items() if value}
+            response = await client.request(method, path, headers=given, content=body)
+            found.append((response.status_code, response.text))
+    return found
+
+
+async def test_requests_get_the_same_answers_without_streams(api: Callable[[], Any]) -> None:
+    own = api()
+    assert _chain(own).count(BaseHTTPMiddleware.__name__) == 2
+    assert server_requests.call_middleware_directly()
+    direct = api()
+    assert BaseHTTPMiddleware.__name__ not in _chain(direct)
+    assert _chain(direct).count(DirectMiddleware.__name__) == 2
+    answers = await _answers(direct)
+    assert answers == await _answers(own)
+    assert [status for status, _ in answers] == [200, 200, 200, 200, 401, 401, 200, 404]
+    assert '"type":"application/json"' in answers[0][1]
+    assert '"type":"text/plain"' in answers[1][1]
+    assert '"type":null' in answers[2][1]
+
+
+async def test_a_function_that_may_do_more_stays_in_prefects_middleware(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    scopes = list[Any]()
+    own = server.create_api_app
 
-    async def application(scope: Any, receive: Any, send: Any) -> None:
-        scopes.append(scope)
+    def create_api_app(*arguments: Any, **named: Any) -> Any:
+        token_validation = default_content_type = None  # the names of Prefect's functions
+        application = own(*arguments, **named)
 
-    scope = {"type": "http", "method": method, "headers": list(given.items())}
-    await DefaultContentType(application)(scope, None, None)
-    assert dict(scopes[0]["headers"]).get(b"content-type") == seen
-    assert scope["headers"] == list(given.items())  # of other middleware
+        @application.middleware("http")
+        async def default_content_type(request: Any, call_next: Any) -> Any:
+            response = await call_next(request)
+            response.headers["x-more"] = "1"
+            return response
 
+        return application if token_validation is None else default_content_type
 
-def test_the_application_has_the_middleware_instead_of_prefects() -> None:
-    def chain() -> list[Any]:
-        application = server.create_api_app(ignore_cache=True)
-        return [each.kwargs.get("dispatch", each.cls).__name__ for each in application.user_middleware]
-
-    own = chain()
-    assert DefaultContentType.NAME in own
-    assert server_requests.default_type_without_streams()
-    replaced = [
-        DefaultContentType.__name__ if each == DefaultContentType.NAME else each for each in own
-    ]
-    assert chain() == replaced
-    assert BaseHTTPMiddleware.__name__ not in replaced
+    monkeypatch.setattr(server, "create_api_app", create_api_app)
+    assert server_requests.call_middleware_directly()
+    chain = _chain(server.create_api_app(ignore_cache=True))
+    assert chain.count(BaseHTTPMiddleware.__name__) == 1
 
 
 @pytest.mark.parametrize(
-    "function", [server_requests.call_dependencies_directly, server_requests.default_type_without_streams]
+    "function",
+    [server_requests.call_dependencies_directly, server_requests.call_middleware_directly],
 )
 def test_other_names_are_left_as_they_are(function: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def other(*_: Any, **__: Any) -> None: ...
@@ -257,7 +318,27 @@ def test_other_names_are_left_as_they_are(function: Any, monkeypatch: pytest.Mon
 def test_the_replacements_have_the_signatures_of_the_originals() -> None:
     own = flow_runs.read_flow_run, deployments.read_deployment, server.create_api_app
     assert server_requests.read_in_one_statement()
-    assert server_requests.default_type_without_streams()
+    assert server_requests.call_middleware_directly()
     patched = flow_runs.read_flow_run, deployments.read_deployment, server.create_api_app
     assert patched != own
     assert list(map(signature, patched)) == list(map(signature, own))
+
+
+def test_each_server_that_daybook_starts_has_the_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = list[str]()
+    for module, names in (
+        (private_names, ["cache_time_zones", "check_schemas_once", "record_polls_rarely"]),
+        (
+            server_requests,
+            [
+                "read_in_one_statement",
+                "call_dependencies_directly",
+                "call_middleware_directly",
+            ],
+        ),
+    ):
+        for name in names:
+            monkeypatch.setattr(module, name, lambda *_, name=name: made.append(name))
+    monkeypatch.setattr(own_server, "hide_parameters", lambda: made.append("hide_parameters"))
+    own_server.improve()
+    assert len(made) == len(set(made)) == 7

@@ -275,27 +275,6 @@ async def test_polls_are_rare_only_while_no_run_is_due_before_the_next_one() -> 
     assert await pauses(scheduled("late", PAST)) == [2.0] * 4
 
 
-@pytest.mark.parametrize(("waiting", "rest"), [(0, 0.0), (50, 0.5), (PAGE_SIZE, 2.0)])
-async def test_polls_are_rarer_the_more_waiting_runs_they_list(waiting: int, rest: float) -> None:
-    slot = asyncio.Event()
-
-    async def dispatch(run: FlowRun) -> None:
-        await slot.wait()
-
-    queue = RunQueue(cast(Any, Pool(light=MANY[:waiting])), "pool", [], dispatch)
-    await queue.fetch()
-    assert queue.rest_seconds == 0
-    handing_out = asyncio.create_task(queue.hand_out())
-    await checkpoint()
-    handing_out.cancel()
-    await queue.fetch()
-    assert queue.rest_seconds == pytest.approx(rest)
-    slot.set()
-    await queue.wait_until_dispatched()
-    await queue.fetch()
-    assert queue.rest_seconds == 0
-
-
 async def test_polling_goes_on_after_an_answer_that_is_no_json() -> None:
     """A proxy in front of Prefect may answer with a page."""
     answered = asyncio.Event()

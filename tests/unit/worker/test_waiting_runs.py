@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from anyio.lowlevel import checkpoint
@@ -25,7 +25,7 @@ from daybook.ledger.states import Status
 from daybook.prefect import occurrence, unmirrored
 from daybook.prefect import states as prefect_states
 from daybook.runs import claims, slots
-from daybook.runs.claim_requests import Waiting
+from daybook.runs.claim_requests import ClaimRequest, Waiting
 from daybook.worker import dispatcher
 from tests.unit.worker.one_job import DEPLOYMENT, one_job
 
@@ -161,6 +161,47 @@ async def test_a_deferred_run_that_gets_a_slot_is_not_rescheduled(tmp_path: Path
         async with asyncio.timeout(5):
             assert await taking
         assert there.prefect.requests == []
+
+
+async def test_a_deferred_run_that_is_woken_waits_for_no_other_that_is_rescheduled(
+    tmp_path: Path,
+) -> None:
+    async with one_job(tmp_path) as there, asyncio.timeout(60):
+        for _ in range(4):  # as many as may be set back at the same time
+            await there.taker._setting_back.acquire()
+        there.taker.starting += 1
+        taking = asyncio.create_task(there.taker.dispatch(there.run))
+        while not there.taker._deferred:
+            await checkpoint()
+        there.taker.hand_out(there.run)
+        there.taker.end_deferral(there.run.id)
+        async with asyncio.timeout(5):
+            assert await taking
+        assert there.prefect.requests == []
+
+
+async def test_a_run_with_a_slot_claims_before_a_new_one_of_its_due_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claimed = list[str]()
+
+    async def decide(_: Any, request: ClaimRequest, *__: Any, **___: Any) -> list[Effect]:
+        claimed.append(request.flow_run_id)
+        return []
+
+    monkeypatch.setattr(claim, "decide", decide)
+    async with one_job(tmp_path) as there, asyncio.timeout(60):
+        lock, woken = there.taker._claim_lock, there.run
+        new = woken.model_copy(update={"id": uuid4()})
+        there.taker.hand_out(woken)
+        async with lock.turn((False, SYSTEM_CLOCK.now(), True)):
+            tasks = list[asyncio.Task[bool]]()
+            for run in (new, woken):
+                tasks.append(asyncio.create_task(there.taker.dispatch(run)))
+                while len(lock._waiting) < len(tasks):
+                    await checkpoint()
+        await asyncio.gather(*tasks)
+        assert claimed == [str(woken.id), str(new.id)]
 
 
 async def test_a_run_that_waits_although_a_slot_is_free_wakes_the_earlier_ones_at_once(
