@@ -79,6 +79,7 @@ if TYPE_CHECKING:
         run_log as run_log,
         run_names as run_names,
         scheduled_runs as scheduled_runs,
+        server_requests as server_requests,
         stale_runs as stale_runs,
         state_mirror as state_mirror,
         states as states,

@@ -40,7 +40,8 @@ def read_in_one_statement() -> bool:
         from prefect.server.database import orm_models as rows
 
         runs, deployments = models.flow_runs, models.deployments
-        own_run, own_deployment = runs.read_flow_run, deployments.read_deployment
+        own_run: Any = runs.read_flow_run
+        own_deployment: Any = deployments.read_deployment
         for function, parameters, names in (
             (own_run, ["session", "flow_run_id", "for_update"], _NAMES_OF_READ_RUN),
             (own_deployment, ["session", "deployment_id"], _NAMES_OF_READ_DEPLOYMENT),
@@ -90,6 +91,7 @@ def call_dependencies_directly() -> bool:
     By default, it calls each in another thread, three or four for a request. A switch to a thread
     and back costs more than all of them.
     """
+    utils: Any
     try:
         from fastapi.dependencies import utils
 
@@ -106,7 +108,7 @@ def call_dependencies_directly() -> bool:
             return function(*arguments, **named)
         return await own(function, *arguments, **named)
 
-    vars(utils)["run_in_threadpool"] = call
+    utils.run_in_threadpool = call
     return True
 
 
@@ -168,6 +170,7 @@ def call_middleware_directly() -> bool:
     def create_api_app(*arguments: Any, **named: Any) -> Any:
         application = own(*arguments, **named)
         chain = application.user_middleware
+        each: Any
         for place, each in enumerate(chain):
             dispatch = getattr(each, "kwargs", {}).get("dispatch")
             names = frozenset(getattr(getattr(dispatch, "__code__", None), "co_names", ()))

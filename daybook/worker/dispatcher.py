@@ -22,7 +22,7 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -100,8 +100,8 @@ UNREADABLE_JOB_DELAY = timedelta(minutes=5)
 MAX_DEFERRAL_SECONDS = 10.0
 """How long a run that waits for a slot is not rescheduled in Prefect while other runs start.
 
-After 15 s, Prefect shows such a run as late, and a free slot is no longer reserved for it if another
-process has woken it (`slots.SLOT_CLAIM_TIMEOUT`).
+After 15 s, Prefect shows such a run as late, and a run that another process has woken loses its
+place (`slots.SLOT_CLAIM_TIMEOUT`).
 """
 MAX_DEFERRED_RUNS = 100
 """Maximum number of such runs, which each poll lists before the runs that are due later.

@@ -245,7 +245,7 @@ def _every_command() -> Iterator[str]:
         words = usage.split()
         if words[-1] == "COMMAND" or words[0] in entry.OWN_PROCESS:
             continue
-        if words[1:2] == ["edit"]:  # such as `memory edit`, which opens an editor in its own process
+        if words[1:2] == ["edit"]:  # such as `memory edit`, in a process of its own
             continue
         words = [word for word in words if not word.startswith("[")]
         typed = " ".join("nothing" if word.isupper() else word for word in words)

@@ -1,4 +1,4 @@
-"""Changes of Prefect's server: the names still exist, and the requests are the same, but cheaper."""
+"""Changes of Prefect's server: the names still exist, and requests have the same answers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
-from fastapi import Request
+from fastapi import Request, params
 from fastapi.dependencies import utils as utils_of_fastapi
 from prefect.server import models as models_of_server
 from prefect.server.api import dependencies
@@ -21,7 +21,7 @@ from prefect.server.database import orm_models
 from prefect.server.schemas.states import State, StateType
 from prefect.settings import PREFECT_SERVER_API_AUTH_STRING, temporary_settings
 from sqlalchemy import event, select
-from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from starlette.middleware.base import BaseHTTPMiddleware
 
@@ -45,16 +45,18 @@ def unpatched(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "create_api_app", server.create_api_app)
 
 
+TABLES = (
+    *("flow", "flow_run", "flow_run_state", "deployment", "deployment_schedule"),
+    *("work_queue", "work_pool", "concurrency_limit_v2"),
+)
+
+
 @pytest.fixture
 async def session() -> AsyncIterator[AsyncSession]:
     """Return a session of a database in memory that has the tables of Prefect's server."""
     engine = create_async_engine("sqlite+aiosqlite://")
     async with engine.begin() as connection:
-        tables = [
-            rows.Base.metadata.tables[name]
-            for name in ("flow", "flow_run", "flow_run_state", "deployment", "deployment_schedule")
-            + ("work_queue", "work_pool", "concurrency_limit_v2")
-        ]
+        tables = [rows.Base.metadata.tables[name] for name in TABLES]
         await connection.run_sync(
             lambda sync: [each.create(sync, checkfirst=True) for each in tables]
         )
@@ -157,14 +159,14 @@ async def test_a_run_without_a_queue_is_read(session: AsyncSession) -> None:
 
 async def test_on_postgresql_a_run_to_be_changed_is_read_by_prefects_own_function() -> None:
     """A joined row that changed while the statement waited for the lock would be missing."""
-    read = list[str]()
+    read, dialect = list[str](), PGDialect_asyncpg()
 
     class Session:
         def get_bind(self) -> Any:
-            return SimpleNamespace(dialect=postgresql.dialect())
+            return SimpleNamespace(dialect=dialect)
 
         async def execute(self, statement: Any) -> Any:
-            read.append(str(statement.compile(dialect=postgresql.dialect())))
+            read.append(str(statement.compile(dialect=dialect)))
             return SimpleNamespace(scalar=lambda: None)
 
     assert server_requests.read_in_one_statement()
@@ -177,7 +179,7 @@ async def test_on_postgresql_a_run_to_be_changed_is_read_by_prefects_own_functio
 
 
 def test_another_function_is_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def other(session: Any, deployment_id: Any, lock: bool = False) -> None: ...
+    async def other(session: Any, deployment_id: Any, lock: bool) -> None: ...
 
     async def does_more(db: Any, session: Any, deployment_id: Any) -> Any:
         found = await session.get(db.Deployment, deployment_id)
@@ -210,7 +212,8 @@ def test_the_quick_modules_have_the_dependencies_of_a_change_of_state() -> None:
     route = next(
         each for each in server.api.flow_runs.router.routes if each.path.endswith("/set_state")
     )
-    calls = [each.call for each in route.dependant.dependencies]
+    defaults = [each.default for each in signature(route.endpoint).parameters.values()]
+    calls = [each.dependency for each in defaults if isinstance(each, params.Depends)]
     in_threads = [each for each in calls if not asyncio.iscoroutinefunction(each)]
     assert len(in_threads) >= 3
     assert {each.__module__ for each in in_threads} <= server_requests.QUICK_MODULES
@@ -224,11 +227,11 @@ def api() -> Callable[[], Any]:
         with temporary_settings(updates={PREFECT_SERVER_API_AUTH_STRING: "someone:secret"}):
             application = server.create_api_app(ignore_cache=True)
 
-        @application.post("/echo")
         async def echo(request: Request) -> dict[str, Any]:
             body = (await request.body()).decode()
             return {"type": request.headers.get("content-type"), "body": body}
 
+        application.add_api_route("/echo", echo, methods=["POST"])
         return application
 
     return create
@@ -279,26 +282,14 @@ async def test_requests_get_the_same_answers_without_streams(api: Callable[[], A
 
 
 async def test_a_function_that_may_do_more_stays_in_prefects_middleware(
-    monkeypatch: pytest.MonkeyPatch,
+    api: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own = server.create_api_app
-
-    def create_api_app(*arguments: Any, **named: Any) -> Any:
-        token_validation = default_content_type = None  # the names of Prefect's functions
-        application = own(*arguments, **named)
-
-        @application.middleware("http")
-        async def default_content_type(request: Any, call_next: Any) -> Any:
-            response = await call_next(request)
-            response.headers["x-more"] = "1"
-            return response
-
-        return application if token_validation is None else default_content_type
-
-    monkeypatch.setattr(server, "create_api_app", create_api_app)
+    names = frozenset({"headers", "body"})
+    monkeypatch.setitem(server_requests._NAMES_OF_MIDDLEWARE, "token_validation", names)
     assert server_requests.call_middleware_directly()
-    chain = _chain(server.create_api_app(ignore_cache=True))
+    chain = _chain(api())
     assert chain.count(BaseHTTPMiddleware.__name__) == 1
+    assert chain.count(DirectMiddleware.__name__) == 1
 
 
 @pytest.mark.parametrize(

@@ -186,7 +186,7 @@ async def test_a_run_with_a_slot_claims_before_a_new_one_of_its_due_time(
     claimed = list[str]()
 
     async def decide(_: Any, request: ClaimRequest, *__: Any, **___: Any) -> list[Effect]:
-        claimed.append(request.flow_run_id)
+        claimed.append(str(request.flow_run_id))
         return []
 
     monkeypatch.setattr(claim, "decide", decide)
