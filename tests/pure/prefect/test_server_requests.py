@@ -159,7 +159,8 @@ async def test_a_run_without_a_queue_is_read(session: AsyncSession) -> None:
 
 async def test_on_postgresql_a_run_to_be_changed_is_read_by_prefects_own_function() -> None:
     """A joined row that changed while the statement waited for the lock would be missing."""
-    read, dialect = list[str](), PGDialect_asyncpg()
+    driver: Any = PGDialect_asyncpg
+    read, dialect = list[str](), driver()
 
     class Session:
         def get_bind(self) -> Any:
