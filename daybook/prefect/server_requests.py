@@ -116,7 +116,8 @@ class DirectMiddleware:
     """ASGI middleware that calls a function of Starlette's ``@app.middleware("http")``.
 
     The function must either return a response of its own, or return the result of ``call_next`` as
-    it is, and must not read the body. Starlette's class also supports functions that change the
+    it is, and must not read the body. An endpoint must not call the application, which limits the
+    requests of a task (Prefect's endpoints do not). Starlette's class also supports functions that change the
     response, for which it runs the application in a task, behind two streams.
     """
 
@@ -152,7 +153,10 @@ _NAMES_OF_MIDDLEWARE = {
 
 
 def call_middleware_directly() -> bool:
-    """Make this process's server call two of Prefect's functions by `DirectMiddleware`."""
+    """Make this process's server call two of Prefect's functions by `DirectMiddleware`.
+
+    The names that a function uses are compared when the server's application is created.
+    """
     try:
         from prefect.server.api import server
         from starlette.middleware import Middleware
@@ -175,8 +179,12 @@ def call_middleware_directly() -> bool:
             dispatch = getattr(each, "kwargs", {}).get("dispatch")
             names = frozenset(getattr(getattr(dispatch, "__code__", None), "co_names", ()))
             expected = _NAMES_OF_MIDDLEWARE.get(getattr(dispatch, "__name__", ""))
-            if each.cls is BaseHTTPMiddleware and names == expected:
+            if expected is None or each.cls is not BaseHTTPMiddleware:
+                continue
+            if names == expected:
                 chain[place] = Middleware(DirectMiddleware, dispatch=dispatch)
+            else:
+                logger.warning("Prefect's %s passes requests through streams", dispatch.__name__)
         return application
 
     vars(server)["create_api_app"] = create_api_app

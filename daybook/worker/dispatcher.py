@@ -98,7 +98,7 @@ Prefect's client has 16 connections; the remaining connections are for starts.
 UNREADABLE_JOB_DELAY = timedelta(minutes=5)
 """Time until the next claim of a run whose job cannot be read; many such runs may accumulate."""
 MAX_DEFERRAL_SECONDS = 10.0
-"""How long a run that waits for a slot is not rescheduled in Prefect while other runs start.
+"""How long a run that waits for a slot stays due in Prefect while other runs start.
 
 After 15 s, Prefect shows such a run as late, and a run that another process has woken loses its
 place (`slots.SLOT_CLAIM_TIMEOUT`).
@@ -108,7 +108,7 @@ MAX_DEFERRED_RUNS = 100
 
 It is half a page, so that a poll finds runs with limits of their own, which may start.
 """
-START_PAUSE_SECONDS = 5.0
+START_PAUSE_SECONDS = 2.0
 """Time without a start after which the worker has nothing to start."""
 MAX_REMEMBERED_RUNS = 500
 """Maximum number of waiting runs that a worker remembers, to start them without querying Prefect.
@@ -264,8 +264,10 @@ class Dispatcher:
         """
         if waiting.for_slot and not waiting.free and len(self._deferred) < MAX_DEFERRED_RUNS:
             await self._defer(run, waiting)
-            if run.id in self.handed_out or waiting.until <= self._ledger.now():
-                return  # it is about to claim, or the next poll fetches it
+            if run.id in self.handed_out:
+                return  # it is about to claim
+            if waiting.until <= self._ledger.now() and self._deferral_left(run) > 0:
+                return  # the next poll fetches it
         try:
             await self._in_time(run, self._set_back(run, waiting, job_id))
         except UNAVAILABLE_ERRORS as error:
@@ -275,19 +277,25 @@ class Dispatcher:
         """Wait before a run that waits for a slot is rescheduled, while this worker starts others.
 
         Meanwhile the run stays due in Prefect, so any worker with a free slot may start it. Return
-        at once when nothing starts, at the latest when the run would claim again, or after
-        `MAX_DEFERRAL_SECONDS`, or when `end_deferral` is called.
+        at once when nothing starts, at the latest when the run would claim again, or has been due
+        for `MAX_DEFERRAL_SECONDS`, or when `end_deferral` is called.
         """
-        if not self._is_starting():
+        left = self._deferral_left(run)
+        if left <= 0 or not self._is_starting():
             return
-        left = (waiting.until - self._ledger.now()).total_seconds()
+        left = min(left, (waiting.until - self._ledger.now()).total_seconds())
         called = self._deferred[run.id] = asyncio.Event()
         try:
             with suppress(TimeoutError):
-                async with asyncio.timeout(min(left, MAX_DEFERRAL_SECONDS)):
+                async with asyncio.timeout(left):
                     await called.wait()
         finally:
             del self._deferred[run.id]
+
+    def _deferral_left(self, run: FlowRun) -> float:
+        """Return how many seconds the run may still stay due in Prefect."""
+        due = run.next_scheduled_start_time or self._ledger.now()
+        return MAX_DEFERRAL_SECONDS - (self._ledger.now() - due).total_seconds()
 
     def end_deferral(self, run_id: UUID | None = None) -> None:
         """End the deferral of a run; by default, of all runs, and defer no run any more."""

@@ -146,6 +146,18 @@ async def test_a_deferred_run_is_rescheduled_at_last_although_others_start(
         assert there.prefect.requests == ["set AwaitingConcurrencySlot"]
 
 
+async def test_a_run_that_claims_again_and_again_is_rescheduled_before_it_is_late(
+    tmp_path: Path,
+) -> None:
+    """Prefect calls a run late that is still due after 15 s, however short its waits are."""
+    async with one_job(tmp_path) as there, asyncio.timeout(60):
+        there.taker.starting += 1
+        due = SYSTEM_CLOCK.now() - timedelta(seconds=11)
+        run = there.run.model_copy(update={"next_scheduled_start_time": due})
+        assert await there.taker.dispatch(run)
+        assert there.prefect.requests == ["set AwaitingConcurrencySlot"]
+
+
 async def test_a_deferred_run_that_gets_a_slot_is_not_rescheduled(tmp_path: Path) -> None:
     async with one_job(tmp_path) as there, asyncio.timeout(60):
         there.taker.starting += 1
