@@ -117,8 +117,8 @@ class DirectMiddleware:
 
     The function must either return a response of its own, or return the result of ``call_next`` as
     it is, and must not read the body. An endpoint must not call the application, which limits the
-    requests of a task (Prefect's endpoints do not). Starlette's class also supports functions that change the
-    response, for which it runs the application in a task, behind two streams.
+    requests of a task (Prefect's endpoints do not). Starlette's class also supports functions that
+    change the response, for which it runs the application in a task, behind two streams.
     """
 
     def __init__(self, app: Any, dispatch: Any) -> None:
@@ -178,13 +178,14 @@ def call_middleware_directly() -> bool:
         for place, each in enumerate(chain):
             dispatch = getattr(each, "kwargs", {}).get("dispatch")
             names = frozenset(getattr(getattr(dispatch, "__code__", None), "co_names", ()))
-            expected = _NAMES_OF_MIDDLEWARE.get(getattr(dispatch, "__name__", ""))
+            name = getattr(dispatch, "__name__", "")
+            expected = _NAMES_OF_MIDDLEWARE.get(name)
             if expected is None or each.cls is not BaseHTTPMiddleware:
                 continue
             if names == expected:
                 chain[place] = Middleware(DirectMiddleware, dispatch=dispatch)
             else:
-                logger.warning("Prefect's %s passes requests through streams", dispatch.__name__)
+                logger.warning("Prefect's %s passes requests through streams", name)
         return application
 
     vars(server)["create_api_app"] = create_api_app
