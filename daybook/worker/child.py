@@ -168,6 +168,7 @@ def run(task: LaunchRequest, status: int, fresh: bool) -> int:
 
 
 def _run_flow(task: LaunchRequest, status: int, fresh: bool) -> int:
+    modules = len(sys.modules)
     repository.enter()
     if fresh or task.environment:  # otherwise, the parent has done it in `prepare`
         home.configure_prefect()
@@ -196,7 +197,8 @@ def _run_flow(task: LaunchRequest, status: int, fresh: bool) -> int:
             assert isinstance(running, Coroutine)
             asyncio.run(running)
     finally:
-        if not fresh:
+        # To look at all names would copy the memory of the parent that has them.
+        if not fresh and len(sys.modules) > modules:
             _report_imports(status)
     return 0
 
