@@ -51,8 +51,9 @@ endif
 up: $(READY) ## start everything and run the example job
 	@$(BIN)/daybook up $(ARGS)
 
-# Three processes keep two cores busy, because many tests mostly wait.
-PYTEST = $(BIN)/python -m pytest -n 3 --no-loadscope-reorder --dist $(DIST)
+# Three processes keep two cores busy, because many tests mostly wait. If one crashes, the run fails
+# at once: pytest-xdist would wait for ever for the other tests of its file.
+PYTEST = $(BIN)/python -m pytest -n 3 --max-worker-restart 0 --no-loadscope-reorder --dist $(DIST)
 DIST = loadfile
 
 test-pure: $(DEV) ## run the tests that need no database, server or process (at each save)

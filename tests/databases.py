@@ -296,14 +296,24 @@ def _execute_at_once(connection: Any, _: Any) -> None:
     """
     driver = connection._connection
     in_thread = driver._execute
+    in_its_thread = list[Callable[..., Any]]()
 
     async def execute(function: Callable[..., Any], *given: Any, **named: Any) -> Any:
-        if _begins_writing(function):
-            return await in_thread(function, *given, **named)
+        # The thread of a cancelled task still waits. To use the connection here at the same time
+        # would crash the process.
+        if in_its_thread or _begins_writing(function):
+            in_its_thread.append(function)
+            return await in_thread(call, function, *given, **named)
         try:
             return function(*given, **named)
         finally:
             await checkpoint()
+
+    def call(function: Callable[..., Any], *given: Any, **named: Any) -> Any:
+        try:
+            return function(*given, **named)
+        finally:
+            in_its_thread.remove(function)
 
     driver._execute = execute
 

@@ -78,9 +78,11 @@ def execute(cursor: Any, operation: str, parameters: Any = None) -> None:
             description, rows, row_id, count = cursor.await_(_called(executed))
         else:
             is_writing = operation == BEGIN_WRITING or _is_writing(connection)
+            # If the task is cancelled now, the thread goes on: no statement may run beside it.
+            vars(connection)[_UNTIL] = 0.0
             description, rows, row_id, count = cursor.await_(connection._execute(executed))
-            until = time.monotonic() + MAX_STEP_SECONDS if is_writing else 0.0
-            vars(connection)[_UNTIL] = until
+            if is_writing:
+                vars(connection)[_UNTIL] = time.monotonic() + MAX_STEP_SECONDS
     except Exception as error:
         cursor._adapt_connection._handle_exception(error)
         raise

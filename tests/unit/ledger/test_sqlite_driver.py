@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,12 @@ import pytest
 from anyio.lowlevel import checkpoint
 from sqlalchemy import text
 from sqlalchemy.dialects.sqlite.aiosqlite import AsyncAdapt_aiosqlite_cursor
+from sqlalchemy.util import greenlet_spawn
 
 from daybook.ledger import sqlite, sqlite_driver
 from daybook.ledger.engine import Ledger
+from daybook.testing import ManualClock
+from tests.databases import shared_ledger
 
 
 async def steps_of(
@@ -93,6 +98,48 @@ async def test_a_connection_whose_statement_was_cancelled_is_rolled_back(tmp_pat
             writing.cancel()
             await asyncio.gather(writing, return_exceptions=True)
             assert await other.why_unwritable(timedelta(seconds=5)) == ""
+
+
+async def test_after_a_cancelled_statement_none_runs_beside_the_connections_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_driver, "MAX_STEP_SECONDS", 60.0)
+    address = f"sqlite+aiosqlite:///{tmp_path}/ledger.db"
+    async with Ledger(address) as ledger, ledger.write() as session:
+        raw: Any = await (await session.connection()).get_raw_connection()
+        assert sqlite_driver._runs_here(raw.driver_connection)
+        cursor = raw.dbapi_connection.cursor()
+        deleting = asyncio.create_task(greenlet_spawn(cursor.execute, "DELETE FROM runs"))
+        await checkpoint()
+        deleting.cancel()
+        await asyncio.gather(deleting, return_exceptions=True)
+        assert deleting.cancelled()
+        assert not sqlite_driver._runs_here(raw.driver_connection)
+
+
+async def test_the_ledger_of_tests_closes_no_connection_whose_thread_waits() -> None:
+    """Otherwise the thread crashes the test process, or both wait for each other."""
+    async with shared_ledger(ManualClock()) as ledger:
+        async with ledger.write():  # a connection that was used before
+            pass
+        with closing(sqlite3.connect(ledger.database.path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+
+            async def write() -> None:
+                async with ledger.write():
+                    raise AssertionError("the lock is held")
+
+            writing = asyncio.create_task(write())
+            while not ledger._turn.locked():
+                await checkpoint()
+            for _ in range(20):  # it waits for the lock
+                await checkpoint()
+            writing.cancel()
+            for _ in range(20):  # its connection is being closed
+                await checkpoint()
+            other.execute("ROLLBACK")
+            await asyncio.gather(writing, return_exceptions=True)
+            assert writing.cancelled()
 
 
 async def test_with_another_version_of_the_driver_a_statement_has_its_own_steps(
