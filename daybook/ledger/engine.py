@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 from sqlalchemy import event
 from sqlalchemy.engine import ExceptionContext, make_url
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as NoneFree
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -228,6 +229,9 @@ class Ledger:
         `daybook up` has a ledger ``in_use``, raise `LedgerReplaced` if this is another ledger, and
         `LedgerOlder` if this ledger needs a migration.
         """
+        current_id = await self._id_if_current()
+        if current_id and (in_use is None or in_use.id == current_id):
+            return current_id
         async with self.read() as session:
             if in_use is not None:
                 error = await schema.replacement_error(session, self.place, in_use.id)
@@ -248,6 +252,15 @@ class Ledger:
                 connection = await session.connection()
                 await connection.run_sync(feature_tables.leave_out_old, error)
             return ledger_id
+
+    async def _id_if_current(self) -> str:
+        """Return the ledger's id if it needs no migration, or "" if a further look is needed."""
+        try:
+            async with self.read() as session:
+                connection = await session.connection()
+                return await connection.run_sync(feature_tables.id_if_current)
+        except (LedgerUnreachable, DBAPIError):  # such as a table that does not exist yet
+            return ""
 
     async def _upgrade(self, in_use: InUse | None) -> str:
         async with schema.exclusive(), self.write() as session:

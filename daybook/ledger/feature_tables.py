@@ -68,6 +68,21 @@ def are_current(connection: Connection) -> bool:
     return True
 
 
+def id_if_current(connection: Connection) -> str:
+    """Return the ledger's id if its tables and those of features are this program's, else "".
+
+    This takes one query, but compares only the tables of Daybook. With a feature of another
+    distribution, the result is "". Raise the database's error if a table does not exist.
+    """
+    lines = _lines()
+    if not all(each.is_own for each, _ in lines):
+        return ""
+    all_lines = (schema.ledger_line(), *(line for _, line in lines))
+    newest = {line.version_table: line.head() for line in all_lines}
+    ledger_id, versions = schema.read_with_id(connection, newest)
+    return ledger_id if versions == newest else ""
+
+
 def old_versions(connection: Connection) -> str:
     """Return the names and versions of the tables that `upgrade` migrates; "" if there are none.
 

@@ -44,6 +44,7 @@ OLDEST_FACT = "oldest_schema"
 """Key of the fact that names the oldest schema whose programs can use this ledger."""
 
 _ID = text("SELECT value FROM facts WHERE key = 'id'")
+_ID_ROW = "SELECT key, value FROM facts WHERE key = 'id'"
 _SET_OLDEST = text(
     f"INSERT INTO facts (key, value) VALUES ('{OLDEST_FACT}', :oldest)"
     " ON CONFLICT (key) DO UPDATE SET value = excluded.value"
@@ -124,6 +125,17 @@ def versions(connection: Connection, tables: Iterable[str]) -> dict[str, str]:
     queries = [f"SELECT '{name}', version_num FROM {name}" for name in tables if name in found]
     rows = connection.execute(text(" UNION ALL ".join(queries))) if queries else ()
     return {str(name): str(version) for name, version in rows}
+
+
+def read_with_id(connection: Connection, tables: Iterable[str]) -> tuple[str, dict[str, str]]:
+    """Return the ledger's id, and the versions in the version ``tables``, in one query.
+
+    Raise the database's error if one of the tables does not exist.
+    """
+    queries = [f"SELECT '{name}', version_num FROM {name}" for name in tables]
+    query = " UNION ALL ".join([_ID_ROW, *queries])
+    found = {str(name): str(value) for name, value in connection.exec_driver_sql(query)}
+    return found.pop("id", ""), found
 
 
 @cache

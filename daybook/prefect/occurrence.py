@@ -111,15 +111,15 @@ async def build_claim_request(
     flow_run_id, prefix, key = str(run.id), f"{ledger.id}:", run.idempotency_key or ""
     own = key.removeprefix(prefix).rpartition(":")[0] if key.startswith(prefix) else ""
     is_answer = claim_requests.is_session_request(own)
-    job_id = None if is_answer else await _job_of(ledger, run)
+    reads_kind = kind is None
+    job_id, job_kind = (None, "") if is_answer else await _job_of(ledger, run, reads_kind)
     if job_id is None and f"daybook:{ledger.id}" in run.tags and not is_answer:
         # This is our deployment, but a crash prevented Daybook from recording its id.
         await reconcile.recognise(str(run.deployment_id))
-        job_id = await _job_of(ledger, run)
+        job_id, job_kind = await _job_of(ledger, run, reads_kind)
     if kind is None:
-        kind, parameters, refused = await _read_parameters(
-            ledger, job_id, parameters, kind=claim_requests.SESSION_KIND if is_answer else ""
-        )
+        kind = claim_requests.SESSION_KIND if is_answer else job_kind
+        parameters, refused = _normal_parameters(kind, parameters)
     due, session_id = _due(run, ledger.now()), _continued_session(run)
     if own:
         # A run that we created in Prefect, with the key `<ledger>:<occurrence>:<n>`.
@@ -156,34 +156,34 @@ def _waited(run: FlowRun) -> str:
     return (run.state.message or "") if run.state is not None and waits else ""
 
 
-async def _read_parameters(
-    ledger: Ledger, job_id: str | None, parameters: JsonObject, kind: str
-) -> tuple[str, JsonObject, str]:
-    """Return the job's kind, the parameters in normal form, and the problem with them, or "".
+def _normal_parameters(kind: str, parameters: JsonObject) -> tuple[JsonObject, str]:
+    """Return the parameters in normal form, and the problem with them, or "".
 
-    Parameters with a problem are returned as they are. Without a job, the kind is ``kind``.
+    Parameters with a problem, or without a ``kind``, are returned as they are.
     """
-    if job_id is not None:
-        async with ledger.read() as session:
-            stored = await store.get(session, job_id)
-        kind = stored.row.kind if stored else ""
     if not kind:
-        return "", parameters, ""
+        return parameters, ""
     try:
-        return kind, dict(normal_parameters(kind, parameters)), ""
+        return dict(normal_parameters(kind, parameters)), ""
     except InvalidInput as error:
-        return kind, parameters, str(error)
+        return parameters, str(error)
 
 
-async def _job_of(ledger: Ledger, run: FlowRun) -> str | None:
+async def _job_of(ledger: Ledger, run: FlowRun, reads_kind: bool) -> tuple[str | None, str]:
+    """Return the id of the run's job, and its kind if ``reads_kind``; None and "" without a job.
+
+    The kind is read with the whole job, so that a job that cannot be read raises `UnreadableJob`.
+    """
     if run.deployment_id is None:
-        return None
+        return None, ""
     async with ledger.read() as session:
         due = _due(run, ledger.now()) if run.auto_scheduled else None
         job_id = await links.job_of_deployment(session, str(run.deployment_id), due)
         # The run was rescheduled after its end, then its deployment was deleted: show that end
         # again.
-        return job_id or await rows.job_id_of_finished(session, str(run.id))
+        job_id = job_id or await rows.job_id_of_finished(session, str(run.id))
+        stored = await store.get(session, job_id) if job_id is not None and reads_kind else None
+    return job_id, stored.row.kind if stored else ""
 
 
 async def read_retry_starts(run: FlowRun) -> tuple[int, ...]:

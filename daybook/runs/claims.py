@@ -137,12 +137,15 @@ async def finish(
         if refusal is not None:
             _keep_evidence(session, row, fence, outcome, ledger.now())
         else:
+            # Held until the end of the block, so that the session reads the job only once.
+            stored = await store.get_readable(session, row.job_id)
             await overlap.skip_runs_awaiting_holder(session, row, ledger.now())
             row.found = _with_found(row, found)
             await outcomes.record(session, row, outcome, ledger.now())
             if outcome.status is Status.SUCCEEDED and outcome.prompt is not None:
                 answer = outcome.output or ""
-                await sessions.append(session, row, outcome.prompt, answer, ledger.now())
+                now = ledger.now()
+                await sessions.append(session, row, stored, outcome.prompt, answer, now=now)
     if refusal is not None:
         raise refusal
     return outcome.status

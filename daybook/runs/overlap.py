@@ -95,9 +95,9 @@ async def decide(
     runs that no process holds, but no run that has had an attempt if ``may_cancel`` is False.
     ``claimant`` is the claiming process: a run that the claimant holds is known to be in progress.
     """
-    await leases.expire_job(session, job_id, now)
     rule = _overlap_policy(row)
     if rule == "allow":
+        await leases.expire_job(session, job_id, now)
         return None
     at_work, queued = await _others(session, row, job_id, now, every=rule == "cancel_running")
     queued_before = [each for each in queued if slots.order_key(each) < slots.order_key(row)]
@@ -243,7 +243,7 @@ async def skip_runs_awaiting_holder(session: AsyncSession, row: RunRow, now: dat
 async def _others(
     session: AsyncSession, row: RunRow, job_id: str, now: datetime, *, every: bool
 ) -> tuple[list[RunRow], list[RunRow]]:
-    """Return the job's other runs in progress, and its other queued runs.
+    """Return the job's other runs in progress, and its other queued runs. Check expired leases.
 
     Limit the number of queued runs unless ``every`` is True: a job that catches up on a day may
     have thousands of rows.
@@ -252,6 +252,9 @@ async def _others(
     begun = or_(col(RunRow.status).in_(HELD), col(RunRow.attempts) > 0)
     working = select(RunRow).where(*other, col(RunRow.status).in_(LIVE), begun)
     rows = (await session.execute(working.order_by(*slots.ORDER))).scalars().all()
+    for each in rows:
+        if each.state in HELD:
+            await leases.check_lease(session, each, now)
     at_work = [
         each
         for each in rows

@@ -241,16 +241,23 @@ async def without_answer(
 
 
 async def append(
-    session: AsyncSession, row: RunRow, prompt: str, answer: str, now: datetime
+    session: AsyncSession,
+    row: RunRow,
+    stored: StoredJob | None,
+    prompt: str,
+    answer: str,
+    *,
+    now: datetime,
 ) -> None:
     """Append a run's prompt and answer, both in full, to its session.
 
-    Call this in the transaction that records the run's outcome, so that a crash loses both or
-    neither. Do nothing for a run without a session.
+    ``stored`` is the run's job; None if it has none, or if the job cannot be read. Call this in the
+    transaction that records the run's outcome, so that a crash loses both or neither. Do nothing
+    for a run without a session.
     """
     if row.session_id is None:
         return
-    source = await _source(session, row)
+    source = _source(row, stored)
     stored_session = await ensure(session, row, prompt, now)
     last = select(func.max(MessageRow.number)).where(
         col(MessageRow.session_id) == stored_session.id
@@ -304,9 +311,8 @@ async def set_title(session: AsyncSession, session_id: str, title: str) -> None:
         session.add(stored)
 
 
-async def _source(session: AsyncSession, row: RunRow) -> JsonObject:
+def _source(row: RunRow, stored: StoredJob | None) -> JsonObject:
     """Return the origin of a message; `user` is the job's user id, or None."""
-    stored = await store.get_readable(session, row.job_id)
     job = stored.row if stored else None
     return {
         "kind": row.kind,

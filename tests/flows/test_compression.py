@@ -41,7 +41,7 @@ async def talked(world: PrefectWorld, stored: StoredJob, turns: int) -> None:
     async with world.ledger.write() as session:
         for number in range(1, turns + 1):
             asked, answer = f"asked {number}", f"said {number}"
-            await sessions.append(session, row, asked, answer, world.ledger.now())
+            await sessions.append(session, row, None, asked, answer, now=world.ledger.now())
 
 
 async def summaries_of(world: PrefectWorld) -> Sequence[SummaryRow]:

@@ -80,7 +80,7 @@ class Talk:
         async with ledger.write() as session:
             before = await sessions.history(session, granted.session_id)
             row = await self.world.runs.row(granted.run_id)
-            await sessions.append(session, row, prompt, answer, ledger.now())
+            await sessions.append(session, row, None, prompt, answer, now=ledger.now())
         outcome = Outcome(Status.SUCCEEDED, output=answer, prompt=prompt)
         await session_upkeep.tend(ledger, replace(granted, history=before, tokens=tokens), outcome)
 

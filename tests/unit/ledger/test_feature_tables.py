@@ -13,6 +13,7 @@ from textwrap import dedent
 from typing import Any
 
 import pytest
+from sqlalchemy import Engine, event
 from sqlmodel import SQLModel
 
 from daybook import feature
@@ -125,6 +126,21 @@ async def test_opening_a_ledger_makes_the_tables_of_a_feature(
     before = database.tables()
     await id_of(database.address)
     assert (database.tables(), feature.failures) == (before, {})
+
+
+async def test_a_ledger_without_old_tables_is_opened_with_one_query(database: Database) -> None:
+    ledger_id = await id_of(database.address)
+    statements = list[str]()
+
+    def note(connection: Any, cursor: Any, statement: str, *given: Any) -> None:
+        statements.append(statement)
+
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        assert await id_of(database.address) == ledger_id
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+    assert len([each for each in statements if "FROM" in each or "PRAGMA" in each]) == 1
 
 
 async def test_a_copy_of_the_ledger_has_the_rows_of_features(

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from daybook.clock import SYSTEM_CLOCK
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Outcome, Status
-from daybook.ledger.tables import RunRow
 from daybook.runs import claims, sessions
 from daybook.runs.claim_requests import ClaimRequest, Granted, Waiting
 from tests.side_by_side import CONTEXT
@@ -100,10 +99,8 @@ def _last_words(address: str, granted: Granted, connection: Connection, on: Conn
     """Record the outcome, but stop when the messages are written and not yet committed."""
     append = sessions.append
 
-    async def appended(
-        session: AsyncSession, row: RunRow, prompt: str, answer: str, now: datetime
-    ) -> None:
-        await append(session, row, prompt, answer, now)
+    async def appended(session: AsyncSession, *given: Any, **named: Any) -> None:
+        await append(session, *given, **named)
         await session.flush()
         connection.send("in the transaction")
         on.recv()
