@@ -51,8 +51,8 @@ endif
 up: $(READY) ## start everything and run the example job
 	@$(BIN)/daybook up $(ARGS)
 
-# Three processes keep two cores busy, because many tests mostly wait. If one crashes, the run fails
-# at once: pytest-xdist would wait for ever for the other tests of its file.
+# Three processes keep two cores busy, because many tests mostly wait. If one crashes, the others end
+# their files, and the run fails: pytest-xdist would wait for ever for the rest of the crashed file.
 PYTEST = $(BIN)/python -m pytest -n 3 --max-worker-restart 0 --no-loadscope-reorder --dist $(DIST)
 DIST = loadfile
 

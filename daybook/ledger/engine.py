@@ -255,12 +255,14 @@ class Ledger:
 
     async def _id_if_current(self) -> str:
         """Return the ledger's id if it needs no migration, or "" if a further look is needed."""
-        try:
-            async with self.read() as session:
-                connection = await session.connection()
-                return await connection.run_sync(feature_tables.id_if_current)
-        except (LedgerUnreachable, DBAPIError):  # such as a table that does not exist yet
+        if not feature_tables.are_all_own():
             return ""
+        async with self.read() as session:
+            connection = await session.connection()
+            try:
+                return await connection.run_sync(feature_tables.id_if_current)
+            except (LedgerUnreachable, DBAPIError):  # such as a table that does not exist yet
+                return ""
 
     async def _upgrade(self, in_use: InUse | None) -> str:
         async with schema.exclusive(), self.write() as session:

@@ -68,18 +68,19 @@ def are_current(connection: Connection) -> bool:
     return True
 
 
-def id_if_current(connection: Connection) -> str:
-    """Return the ledger's id if its tables and those of features are this program's, else "".
+def are_all_own() -> bool:
+    """Return whether all features with tables are of Daybook, so that `id_if_current` knows all."""
+    return all(each.is_own for each, _ in _lines())
 
-    This takes one query, but compares only the tables of Daybook. With a feature of another
-    distribution, the result is "". Raise the database's error if a table does not exist.
+
+def id_if_current(connection: Connection) -> str:
+    """Return the ledger's id if its tables and those of Daybook's features are current, else "".
+
+    This takes one query. Raise the database's error if a table does not exist.
     """
-    lines = _lines()
-    if not all(each.is_own for each, _ in lines):
-        return ""
-    all_lines = (schema.ledger_line(), *(line for _, line in lines))
-    newest = {line.version_table: line.head() for line in all_lines}
-    ledger_id, versions = schema.read_with_id(connection, newest)
+    lines = (schema.ledger_line(), *(line for each, line in _lines() if each.is_own))
+    newest = {line.version_table: line.head() for line in lines}
+    ledger_id, versions = schema.id_and_versions(connection, newest)
     return ledger_id if versions == newest else ""
 
 

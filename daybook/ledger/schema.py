@@ -122,20 +122,23 @@ class Line:
 def versions(connection: Connection, tables: Iterable[str]) -> dict[str, str]:
     """Return the versions that those of the version ``tables`` have that exist, in two queries."""
     found = set(inspect(connection).get_table_names())
-    queries = [f"SELECT '{name}', version_num FROM {name}" for name in tables if name in found]
+    queries = [_version_query(name) for name in tables if name in found]
     rows = connection.execute(text(" UNION ALL ".join(queries))) if queries else ()
     return {str(name): str(version) for name, version in rows}
 
 
-def read_with_id(connection: Connection, tables: Iterable[str]) -> tuple[str, dict[str, str]]:
+def id_and_versions(connection: Connection, tables: Iterable[str]) -> tuple[str, dict[str, str]]:
     """Return the ledger's id, and the versions in the version ``tables``, in one query.
 
     Raise the database's error if one of the tables does not exist.
     """
-    queries = [f"SELECT '{name}', version_num FROM {name}" for name in tables]
-    query = " UNION ALL ".join([_ID_ROW, *queries])
+    query = " UNION ALL ".join([_ID_ROW, *map(_version_query, tables)])
     found = {str(name): str(value) for name, value in connection.exec_driver_sql(query)}
     return found.pop("id", ""), found
+
+
+def _version_query(table: str) -> str:
+    return f"SELECT '{table}', version_num FROM {table}"
 
 
 @cache

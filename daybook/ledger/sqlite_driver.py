@@ -78,7 +78,8 @@ def execute(cursor: Any, operation: str, parameters: Any = None) -> None:
             description, rows, row_id, count = cursor.await_(_called(executed))
         else:
             is_writing = operation == BEGIN_WRITING or _is_writing(connection)
-            # If the task is cancelled now, the thread goes on: no statement may run beside it.
+            # If the task is cancelled now, the thread goes on. SQLAlchemy then closes the
+            # connection in the thread; no other statement may run beside it either.
             vars(connection)[_UNTIL] = 0.0
             description, rows, row_id, count = cursor.await_(connection._execute(executed))
             if is_writing:
@@ -91,7 +92,11 @@ def execute(cursor: Any, operation: str, parameters: Any = None) -> None:
 
 
 _UNTIL = "daybook_runs_here_until"
-"""Attribute of a connection: the end of `MAX_STEP_SECONDS`, 0 outside a transaction that writes."""
+"""Attribute of a connection: the end of `MAX_STEP_SECONDS`.
+
+It is 0 outside a transaction that writes, while the thread executes a statement, and after a
+statement that has failed there.
+"""
 
 
 def _is_writing(connection: Any) -> bool:

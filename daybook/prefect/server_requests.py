@@ -116,9 +116,9 @@ class DirectMiddleware:
     """ASGI middleware that calls a function of Starlette's ``@app.middleware("http")``.
 
     The function must either return a response of its own, or return the result of ``call_next`` as
-    it is, and must not read the body. An endpoint must not call the application, which limits the
-    requests of a task (Prefect's endpoints do not). Starlette's class also supports functions that
-    change the response, for which it runs the application in a task, behind two streams.
+    it is, and must not read the body. An endpoint must not send a request to the application: only
+    Starlette's class gives that request a task of its own (Prefect's endpoints send none). That
+    class also supports functions that change the response, for which it uses two streams.
     """
 
     def __init__(self, app: Any, dispatch: Any) -> None:
@@ -185,7 +185,9 @@ def call_middleware_directly() -> bool:
             if names == expected:
                 chain[place] = Middleware(DirectMiddleware, dispatch=dispatch)
             else:
-                logger.warning("Prefect's %s passes requests through streams", name)
+                logger.warning(
+                    "Prefect's %s has changed, so requests take a millisecond more", name
+                )
         return application
 
     vars(server)["create_api_app"] = create_api_app

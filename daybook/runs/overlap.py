@@ -243,7 +243,7 @@ async def skip_runs_awaiting_holder(session: AsyncSession, row: RunRow, now: dat
 async def _others(
     session: AsyncSession, row: RunRow, job_id: str, now: datetime, *, every: bool
 ) -> tuple[list[RunRow], list[RunRow]]:
-    """Return the job's other runs in progress, and its other queued runs. Check expired leases.
+    """Check the leases of the job's other runs; return those in progress, and those in the queue.
 
     Limit the number of queued runs unless ``every`` is True: a job that catches up on a day may
     have thousands of rows.
@@ -253,14 +253,18 @@ async def _others(
     working = select(RunRow).where(*other, col(RunRow.status).in_(LIVE), begun)
     rows = (await session.execute(working.order_by(*slots.ORDER))).scalars().all()
     for each in rows:
-        if each.state in HELD:
-            await leases.check_lease(session, each, now)
+        await leases.check_lease(session, each, now)
     at_work = [
         each
         for each in rows
         if each.state in HELD
         # The run may be between two attempts.
-        or (each.attempts > 0 and each.until is not None and each.until >= now - TIMING.run_lease)
+        or (
+            each.state is Status.WAITING
+            and each.attempts > 0
+            and each.until is not None
+            and each.until >= now - TIMING.run_lease
+        )
     ]
     waiting = select(RunRow).where(
         *other,

@@ -197,7 +197,7 @@ def _run_flow(task: LaunchRequest, status: int, fresh: bool) -> int:
             assert isinstance(running, Coroutine)
             asyncio.run(running)
     finally:
-        # To look at all names would copy the memory of the parent that has them.
+        # A look at all modules would copy the memory that this process shares with its parent.
         if not fresh and len(sys.modules) > modules:
             _report_imports(status)
     return 0

@@ -74,7 +74,7 @@ from daybook.timing import TIMING
 from daybook.worker.claim_lock import FirstInOrderLock
 from daybook.worker.launcher import Launcher
 from daybook.worker.messages import LaunchRequest, ProcessSpec
-from daybook.worker.run_queue import claim_order
+from daybook.worker.run_queue import claim_order, scheduled_at
 from daybook.worker.supervision import SupervisedRun
 
 log = logging.getLogger(__name__)
@@ -294,8 +294,9 @@ class Dispatcher:
 
     def _deferral_left(self, run: FlowRun) -> float:
         """Return how many seconds the run may still stay due in Prefect."""
-        due = run.next_scheduled_start_time or self._ledger.now()
-        return MAX_DEFERRAL_SECONDS - (self._ledger.now() - due).total_seconds()
+        now = self._ledger.now()
+        left = MAX_DEFERRAL_SECONDS - (now - scheduled_at(run, now)).total_seconds()
+        return min(left, MAX_DEFERRAL_SECONDS)
 
     def end_deferral(self, run_id: UUID | None = None) -> None:
         """End the deferral of a run; by default, of all runs, and defer no run any more."""

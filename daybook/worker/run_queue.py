@@ -174,7 +174,9 @@ class RunQueue:
         # A response that Prefect sent before a run was dispatched still lists the run as scheduled.
         self._dispatched = {each: at for each, at in self._dispatched.items() if at > polled_at}
         busy = self._dispatching.keys() | self._dispatched.keys()
-        self._upcoming = {run.id: (_scheduled(run, now), run) for run in runs if run.id not in busy}
+        self._upcoming = {
+            run.id: (scheduled_at(run, now), run) for run in runs if run.id not in busy
+        }
         self._changed.set()
 
     async def _find_queues(self) -> None:
@@ -262,7 +264,8 @@ class RunQueue:
             await asyncio.wait(self._dispatching.values())
 
 
-def _scheduled(run: FlowRun, now: datetime) -> datetime:
+def scheduled_at(run: FlowRun, now: datetime) -> datetime:
+    """Return when Prefect makes the run due, in UTC; ``now`` if Prefect does not say."""
     scheduled = run.next_scheduled_start_time or run.expected_start_time
     return now if scheduled is None else _in_utc(scheduled)
 
@@ -295,7 +298,7 @@ def _is_late(run: FlowRun, now: datetime) -> bool:
 def _due(run: FlowRun, now: datetime) -> datetime:
     """Return when the run was due according to Prefect (UTC), even if it was rescheduled since."""
     expected = run.expected_start_time
-    return _scheduled(run, now) if expected is None else _in_utc(expected)
+    return scheduled_at(run, now) if expected is None else _in_utc(expected)
 
 
 def _in_utc(instant: datetime) -> datetime:

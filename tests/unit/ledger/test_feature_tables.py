@@ -13,16 +13,17 @@ from textwrap import dedent
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, event
+from sqlalchemy import event
 from sqlmodel import SQLModel
 
 from daybook import feature
-from daybook.errors import InvalidInput, LedgerNewer, LedgerOlder
+from daybook.errors import InvalidInput, LedgerNewer, LedgerOlder, LedgerUnreachable
 from daybook.feature import Feature
 from daybook.home import Home
 from daybook.ledger import feature_tables, transfer
 from daybook.ledger.engine import Ledger
 from daybook.ledger.feature_tables import all_tables
+from daybook.ledger.sqlite import Sqlite
 from daybook.operations import home_lock
 from tests.databases import Database, id_of
 
@@ -128,19 +129,34 @@ async def test_opening_a_ledger_makes_the_tables_of_a_feature(
     assert (database.tables(), feature.failures) == (before, {})
 
 
-async def test_a_ledger_without_old_tables_is_opened_with_one_query(database: Database) -> None:
+async def test_a_ledger_with_current_tables_is_opened_with_one_query(database: Database) -> None:
     ledger_id = await id_of(database.address)
     statements = list[str]()
 
     def note(connection: Any, cursor: Any, statement: str, *given: Any) -> None:
-        statements.append(statement)
+        if "facts" in statement or "PRAGMA" in statement or "pg_catalog" in statement:
+            statements.append(statement)
 
-    event.listen(Engine, "before_cursor_execute", note)
-    try:
-        assert await id_of(database.address) == ledger_id
-    finally:
-        event.remove(Engine, "before_cursor_execute", note)
-    assert len([each for each in statements if "FROM" in each or "PRAGMA" in each]) == 1
+    ledger = Ledger(database.address)
+    event.listen(ledger._engine.sync_engine, "before_cursor_execute", note)
+    async with ledger:
+        assert (ledger.id, len(statements)) == (ledger_id, 1)
+
+
+async def test_a_ledger_that_cannot_be_reached_is_tried_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second try would double the wait for a server that does not answer."""
+    tries = list[str]()
+
+    def refuse(database: Sqlite) -> None:
+        tries.append(database.place)
+        raise LedgerUnreachable(database.place, "it does not answer")
+
+    monkeypatch.setattr(Sqlite, "_refuse_missing", refuse)
+    with pytest.raises(LedgerUnreachable, match="does not answer"):
+        await id_of(f"sqlite+aiosqlite:///{tmp_path / 'ledger.db'}")
+    assert len(tries) == 1
 
 
 async def test_a_copy_of_the_ledger_has_the_rows_of_features(

@@ -12,7 +12,7 @@ from typing import Any
 import aiosqlite
 import pytest
 from anyio.lowlevel import checkpoint
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.dialects.sqlite.aiosqlite import AsyncAdapt_aiosqlite_cursor
 from sqlalchemy.util import greenlet_spawn
 
@@ -129,11 +129,17 @@ async def test_the_ledger_of_tests_closes_no_connection_whose_thread_waits() -> 
                 async with ledger.write():
                     raise AssertionError("the lock is held")
 
+            waits = asyncio.Event()
+
+            def note(connection: Any, cursor: Any, statement: str, *given: Any) -> None:
+                if statement == sqlite_driver.BEGIN_WRITING:
+                    waits.set()
+
+            engine = ledger._engine.sync_engine
+            event.listen(engine, "before_cursor_execute", note)
             writing = asyncio.create_task(write())
-            while not ledger._turn.locked():
-                await checkpoint()
-            for _ in range(20):  # it waits for the lock
-                await checkpoint()
+            await waits.wait()
+            event.remove(engine, "before_cursor_execute", note)
             writing.cancel()
             for _ in range(20):  # its connection is being closed
                 await checkpoint()

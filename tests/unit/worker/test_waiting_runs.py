@@ -139,7 +139,7 @@ async def test_a_run_that_waits_is_not_rescheduled_while_other_runs_start(
 async def test_a_deferred_run_is_rescheduled_at_last_although_others_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dispatcher, "MAX_DEFERRAL_SECONDS", 0.0)
+    monkeypatch.setattr(dispatcher, "MAX_DEFERRAL_SECONDS", 0.05)
     async with one_job(tmp_path) as there, asyncio.timeout(60):
         there.taker.starting += 1
         assert await there.taker.dispatch(there.run)
@@ -154,8 +154,25 @@ async def test_a_run_that_claims_again_and_again_is_rescheduled_before_it_is_lat
         there.taker.starting += 1
         due = SYSTEM_CLOCK.now() - timedelta(seconds=11)
         run = there.run.model_copy(update={"next_scheduled_start_time": due})
-        assert await there.taker.dispatch(run)
+        async with asyncio.timeout(5):
+            assert await there.taker.dispatch(run)
         assert there.prefect.requests == ["set AwaitingConcurrencySlot"]
+
+
+@pytest.mark.parametrize(
+    ("since_due", "requests"), [(1, []), (11, ["set AwaitingConcurrencySlot"])]
+)
+async def test_a_run_whose_wait_is_over_stays_due_unless_it_would_be_late(
+    tmp_path: Path, since_due: int, requests: list[str]
+) -> None:
+    async with one_job(tmp_path) as there, asyncio.timeout(60):
+        assert await there.taker.dispatch(there.run)
+        there.prefect.requests.clear()
+        now = there.ledger.now()
+        due = {"next_scheduled_start_time": now - timedelta(seconds=since_due)}
+        over = Waiting(now, "it is its turn", (await there.row()).id, for_slot=True)
+        await there.taker._show_wait(there.run.model_copy(update=due), over, None)
+        assert there.prefect.requests == requests
 
 
 async def test_a_deferred_run_that_gets_a_slot_is_not_rescheduled(tmp_path: Path) -> None:
