@@ -18,8 +18,9 @@ import daybook
 from daybook import home as homes
 from daybook import repository, settings
 from daybook.errors import DaybookError
+from daybook.feature import features
 from daybook.operations import server
-from daybook.prefect import private_names
+from daybook.prefect import models, private_names
 from daybook.processes import garbage, image
 
 PACKAGE = Path(daybook.__file__).parent
@@ -88,9 +89,12 @@ def import_commands() -> None:
 
     from daybook.ledger.engine import Ledger
 
+    # Only an MCP server and migrations need these, and libraries that nothing else needs.
+    left_out = {f"{each.package}.{each.resources.partition(':')[0]}" for each in features()}
     for name in _PACKAGES:
         for module in pkgutil.walk_packages([str(PACKAGE / name)], f"daybook.{name}."):
-            importlib.import_module(module.name)
+            if module.name not in left_out and ".migrations." not in module.name:
+                importlib.import_module(module.name)
     for name in _LATE_IMPORTS:
         importlib.import_module(name)
     with suppress(DaybookError):  # the command itself reports invalid settings
@@ -111,6 +115,7 @@ def fork_image() -> image.Image | None:
         importlib.import_module(name)
     repository.load_flows()
     private_names.share_tls_contexts()
+    models.complete()
     _read_by_prefect.update(_prefect_variables())
     return image.fork(_after_fork, lambda: code_fingerprint() == version)
 

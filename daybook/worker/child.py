@@ -23,12 +23,11 @@ from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from pydantic import BaseModel
 from sqlalchemy.orm import configure_mappers
 
 from daybook import home, repository, settings
 from daybook.ledger import engine
-from daybook.prefect import known_answers, private_names
+from daybook.prefect import known_answers, models, private_names
 from daybook.prefect.known_answers import KnownAnswers
 from daybook.worker import orphan_guard
 from daybook.worker.child_setup import line_buffer_output
@@ -56,14 +55,6 @@ PRELOADED_MODULES = (
     "daybook.execution.execute",
 )
 """Modules that each run would otherwise have to import."""
-
-MODEL_MODULES = (
-    "prefect.client.schemas.actions",
-    "prefect.client.schemas.objects",
-    "prefect.client.schemas.responses",
-    "prefect.events.schemas.events",
-)
-"""Modules of Prefect whose pydantic models the processes of runs use."""
 
 LEARNED_MODULE_PREFIXES = (
     "asyncpg",
@@ -101,19 +92,10 @@ def prepare() -> None:
     repository.load_flows()
     configure_mappers()  # otherwise each child would do this at its first query
     private_names.share_tls_contexts()
-    _complete_models()
+    models.complete()
     _warm_up_ledger()
     _preloaded.update(sys.modules)
     _entry_points[:] = _find_entry_points()
-
-
-def _complete_models() -> None:
-    """Build the validators of Prefect's models, which each child would build at its first use."""
-    for name in MODEL_MODULES:
-        for model in list(vars(importlib.import_module(name)).values()):
-            if isinstance(model, type) and issubclass(model, BaseModel) and model is not BaseModel:
-                with suppress(Exception):  # a child gets the same error at the first use
-                    model.model_rebuild()  # does nothing if it is complete
 
 
 def _warm_up_ledger() -> None:
