@@ -24,7 +24,7 @@ from daybook.execution.claim_effects import Effect, Suspend, WakeEarlier
 from daybook.ledger.states import Status
 from daybook.prefect import occurrence, unmirrored
 from daybook.prefect import states as prefect_states
-from daybook.runs import claims, slots
+from daybook.runs import claims, rows, slots
 from daybook.runs.claim_requests import ClaimRequest, Waiting
 from daybook.worker import dispatcher
 from tests.unit.worker.one_job import DEPLOYMENT, one_job
@@ -169,8 +169,11 @@ async def test_a_run_whose_wait_is_over_stays_due_unless_it_would_be_late(
         assert await there.taker.dispatch(there.run)
         there.prefect.requests.clear()
         now = there.ledger.now()
+        row = await there.row()
+        async with there.ledger.write() as session:
+            (await rows.get(session, row.id)).until = now
         due = {"next_scheduled_start_time": now - timedelta(seconds=since_due)}
-        over = Waiting(now, "it is its turn", (await there.row()).id, for_slot=True)
+        over = Waiting(now, "it is its turn", row.id, for_slot=True)
         await there.taker._show_wait(there.run.model_copy(update=due), over, None)
         assert there.prefect.requests == requests
 
