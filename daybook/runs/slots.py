@@ -59,10 +59,8 @@ MAX_RETRY_INTERVAL = timedelta(minutes=5)
 """Maximum delay until a run at the end of a long queue claims again by itself."""
 
 MAX_WORKER_RETRY_INTERVAL = timedelta(minutes=15)
-"""The same for a run of Daybook's worker, because each such worker wakes the runs that wait.
-
-A claim costs as much as a tenth of a run, and a thousand runs wait for long: with five minutes, 200
-runs would take 1.7 times as long beside them as alone.
+"""The same for a run of Daybook's worker: such workers wake the runs that wait, and the claims of
+a thousand runs would delay the runs that could begin.
 """
 
 SLOT_CLAIM_TIMEOUT = timedelta(seconds=15)

@@ -30,7 +30,7 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple, Self
 
 from pydantic import BaseModel
-from sqlalchemy import delete, or_, update
+from sqlalchemy import delete, func, or_, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
@@ -46,6 +46,11 @@ MIN_RETRY_INTERVAL = timedelta(seconds=15)
 MAX_RETRY_INTERVAL = timedelta(minutes=5)
 """How long a run waits before it claims again if no worker may take it: as long as it has waited
 since it was due, but between these two.
+"""
+INTERVAL_PER_RUN = timedelta(seconds=1)
+MAX_INTERVAL_OF_MANY = timedelta(minutes=15)
+"""If many runs wait for a worker, they wait longer, so that one of them claims in each second, but
+at most this long. A worker that starts, or is resumed, wakes them (`record`, `resume`).
 """
 HANDOVER_INTERVAL = timedelta(seconds=15)
 """How long a worker that may not start a run leaves it to the workers that may."""
@@ -273,6 +278,9 @@ async def refusal(
     if any(each.may_take(wanted) for each in known if each.record.name != worker):
         return Refusal("another worker takes it", now + HANDOVER_INTERVAL)
     pause = min(max(now - since, MIN_RETRY_INTERVAL), MAX_RETRY_INTERVAL)
+    waiting = select(func.count()).select_from(RunRow).where(*_WAITS_FOR_WORKER)
+    of_many = INTERVAL_PER_RUN * (await session.execute(waiting)).scalar_one()
+    pause = max(pause, min(of_many, MAX_INTERVAL_OF_MANY))
     return Refusal(nobody_takes(wanted, known), now + pause)
 
 
@@ -293,11 +301,16 @@ def nobody_takes(wanted: Wanted, known: Iterable[KnownWorker]) -> str:
     return f"every worker{label} is draining"
 
 
+_WAITS_FOR_WORKER = (
+    col(RunRow.status) == Status.WAITING,
+    col(RunRow.waits_for) == waits.NO_WORKER.name,
+)
+
+
 async def _wake(session: AsyncSession, now: datetime) -> None:
     """Let the runs that wait for a worker claim now."""
-    waiting = col(RunRow.status) == Status.WAITING, col(RunRow.waits_for) == waits.NO_WORKER.name
     later = or_(col(RunRow.until).is_(None), col(RunRow.until) > now)
-    await session.execute(update(RunRow).where(*waiting, later).values(until=now))
+    await session.execute(update(RunRow).where(*_WAITS_FOR_WORKER, later).values(until=now))
 
 
 async def _records(session: AsyncSession) -> list[WorkerRecord]:

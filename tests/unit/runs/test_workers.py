@@ -57,6 +57,24 @@ async def test_a_draining_worker_gets_no_run_until_it_is_resumed_even_after_a_re
     assert isinstance(await world.runs.claim(request), Granted)  # earlier than `until`
 
 
+async def test_of_many_runs_that_wait_for_a_worker_one_claims_in_each_interval(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "INTERVAL_PER_RUN", timedelta(minutes=6))
+    await workers.record(world.ledger, record_of(world, "a"))
+    await workers.set_draining(world.ledger, "a", by="")
+    requests = [await claim_of(world, "a", name=name) for name in ("one", "two", "three", "four")]
+
+    now = world.clock.now()
+    pauses = [(await refused(world, each)).until - now for each in requests]
+    many = workers.MAX_INTERVAL_OF_MANY
+    assert pauses == [workers.MIN_RETRY_INTERVAL, timedelta(minutes=6), timedelta(minutes=12), many]
+    assert many < 3 * workers.INTERVAL_PER_RUN
+
+    await workers.resume(world.ledger, "a")
+    assert [isinstance(await world.runs.claim(each), Granted) for each in requests] == [True] * 4
+
+
 async def test_another_worker_takes_what_a_draining_worker_may_not_start(world: World) -> None:
     for name in ("a", "b"):
         await workers.record(world.ledger, record_of(world, name))
