@@ -58,11 +58,6 @@ MIN_RETRY_INTERVAL = timedelta(seconds=30)
 MAX_RETRY_INTERVAL = timedelta(minutes=5)
 """Maximum delay until a run at the end of a long queue claims again by itself."""
 
-MAX_WORKER_RETRY_INTERVAL = timedelta(minutes=15)
-"""The same for a run of Daybook's worker: such workers wake the runs that wait, and the claims of
-a thousand runs would delay the runs that could begin.
-"""
-
 SLOT_CLAIM_TIMEOUT = timedelta(seconds=15)
 """How long a free slot is reserved for a run that should claim now."""
 
@@ -106,8 +101,7 @@ async def wait_for_slot(
             if slots.free(name) and not request.full:
                 return SlotWait(now + SLOT_CLAIM_TIMEOUT, why, waits.SLOT, free=True)
             queue = MIN_RETRY_INTERVAL * (1 + sum(ahead.values()) / max(request.most, 1))
-            longest = MAX_WORKER_RETRY_INTERVAL if request.worker else MAX_RETRY_INTERVAL
-            return SlotWait(now + min(queue, longest), why, waits.SLOT)
+            return SlotWait(now + min(queue, MAX_RETRY_INTERVAL), why, waits.SLOT)
     if request.full:
         return SlotWait(now + WORKER_RETRY_INTERVAL, "the worker has no free slot", waits.WORKER)
     return None

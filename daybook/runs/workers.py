@@ -49,8 +49,8 @@ since it was due, but between these two.
 """
 INTERVAL_PER_RUN = timedelta(seconds=1)
 MAX_INTERVAL_OF_MANY = timedelta(minutes=15)
-"""If many runs wait for a worker, they wait longer, so that one of them claims in each second, but
-at most this long. A worker that starts, or is resumed, wakes them (`record`, `resume`).
+"""If many runs wait for a worker, a run waits longer: a second for each of the others, but at most
+this long. A worker that starts, or is resumed, wakes them (`record`, `resume`).
 """
 HANDOVER_INTERVAL = timedelta(seconds=15)
 """How long a worker that may not start a run leaves it to the workers that may."""
@@ -278,8 +278,10 @@ async def refusal(
     if any(each.may_take(wanted) for each in known if each.record.name != worker):
         return Refusal("another worker takes it", now + HANDOVER_INTERVAL)
     pause = min(max(now - since, MIN_RETRY_INTERVAL), MAX_RETRY_INTERVAL)
+    # The woken runs do not count, so that their next claims are spread.
     waiting = select(func.count()).select_from(RunRow).where(*_WAITS_FOR_WORKER)
-    of_many = INTERVAL_PER_RUN * (await session.execute(waiting)).scalar_one()
+    later = (await session.execute(waiting.where(col(RunRow.until) > now))).scalar_one()
+    of_many = INTERVAL_PER_RUN * later
     pause = max(pause, min(of_many, MAX_INTERVAL_OF_MANY))
     return Refusal(nobody_takes(wanted, known), now + pause)
 

@@ -219,10 +219,6 @@ async def test_a_run_further_back_in_the_queue_claims_again_later(world: World) 
         2 * slots.MIN_RETRY_INTERVAL,
     ]
     assert waits[-1] == slots.MAX_RETRY_INTERVAL
-    by_worker = await world.runs.claim(replace(offered[-1], worker="here"))
-    assert isinstance(by_worker, Waiting)
-    # One turn, and half a turn for each of the 23 runs ahead: a worker wakes the run in time.
-    assert by_worker.until - world.clock.now() == 12.5 * slots.MIN_RETRY_INTERVAL
     assert not any(each.free for each in answers if isinstance(each, Waiting))
 
 
