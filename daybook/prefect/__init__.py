@@ -68,6 +68,7 @@ if TYPE_CHECKING:
         job_variables as job_variables,
         known_answers as known_answers,
         links as links,
+        models as models,
         occurrence as occurrence,
         parameter_schema as parameter_schema,
         plan as plan,
