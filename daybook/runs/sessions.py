@@ -111,6 +111,10 @@ def session_id_of(
 # --- the lock
 
 
+_FOR_SLOT = waits.names(lambda each: each.for_slot)
+"""Reasons of a message that begins as soon as a slot is free, so its `until` does not matter."""
+
+
 class SessionWait(NamedTuple):
     """Until when a run waits for its session, and why."""
 
@@ -143,7 +147,7 @@ async def wait_for_turn(
         claim_requests.HAS_SESSION_KEY
         & (col(RunRow.attempts) == 0)
         & (until >= now - MESSAGE_GRACE)
-        & (until <= now + MESSAGE_WAIT)
+        & ((until <= now + MESSAGE_WAIT) | col(RunRow.waits_for).in_(_FOR_SLOT))
     )
     waiting = (
         select(RunRow.id, RunRow.occurrence)

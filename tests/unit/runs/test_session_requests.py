@@ -11,7 +11,7 @@ from daybook.errors import InvalidInput
 from daybook.jobs.model import normal_parameters
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import RunRow, SessionRow
-from daybook.runs import claim_requests, claims, outcomes, sessions
+from daybook.runs import claim_requests, claims, outcomes, sessions, slots
 from daybook.runs.claim_requests import ClaimRequest, Granted, Waiting
 from tests.world import World
 
@@ -78,6 +78,21 @@ async def test_a_message_whose_process_died_is_answered_before_the_next(world: W
     waits = await claims.claim(world.ledger, request(second))
     assert getattr(waits, "why", "").endswith(f"run {first.id[:8]} goes first")
     assert isinstance(await claims.claim(world.ledger, request(first)), Granted)
+
+
+async def test_a_message_in_a_long_queue_for_a_slot_is_answered_before_the_next(
+    world: World,
+) -> None:
+    await world.runs.running(message(await ask(world, "Another session?", "a")))
+    first = await ask(world, "One?", "1")
+    world.clock.move(timedelta(seconds=1))
+    second = await ask(world, "Two?", "2", str(first.session_id))
+    assert isinstance(await claims.claim(world.ledger, replace(message(first), most=1)), Waiting)
+    until = world.ledger.now() + slots.MAX_RETRY_INTERVAL  # it is far behind in the queue
+    await world.runs.set_row(first, until=until)
+
+    waits = await claims.claim(world.ledger, replace(message(second), worker=""))
+    assert getattr(waits, "why", "").endswith(f"run {first.id[:8]} goes first")
 
 
 async def test_many_messages_claim_seldom_and_in_their_order(world: World) -> None:
