@@ -111,10 +111,6 @@ def session_id_of(
 # --- the lock
 
 
-_FOR_SLOT = waits.names(lambda each: each.for_slot)
-"""Reasons of a message that begins as soon as a slot is free, so its `until` does not matter."""
-
-
 class SessionWait(NamedTuple):
     """Until when a run waits for its session, and why."""
 
@@ -143,11 +139,13 @@ async def wait_for_turn(
     until = col(RunRow.until)
     waits_here = col(RunRow.waits_for) == waits.SESSION.name
     claims_soon = (until >= now - WAITER_GRACE) & (waits_here | (until <= now + RETRY_INTERVAL))
+    # A message that waits for a slot begins when one is free, whatever its `until` is.
+    for_slot = col(RunRow.waits_for).in_(waits.names(lambda each: each.for_slot))
     is_next_message = (
         claim_requests.HAS_SESSION_KEY
         & (col(RunRow.attempts) == 0)
         & (until >= now - MESSAGE_GRACE)
-        & ((until <= now + MESSAGE_WAIT) | col(RunRow.waits_for).in_(_FOR_SLOT))
+        & ((until <= now + MESSAGE_WAIT) | for_slot)
     )
     waiting = (
         select(RunRow.id, RunRow.occurrence)
