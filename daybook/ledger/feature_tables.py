@@ -70,7 +70,7 @@ def are_current(connection: Connection) -> bool:
 
 def are_all_own() -> bool:
     """Return whether all features with tables are of Daybook, so that `id_if_current` knows all."""
-    return all(each.is_own for each, _ in _lines())
+    return all(each.is_own for each in features() if each.tables)
 
 
 def id_if_current(connection: Connection) -> str:

@@ -521,6 +521,22 @@ def test_ctrl_z_stops_a_command_until_it_continues(daybook_home: Home) -> None:
     assert fake.client.returncode == 0
 
 
+@pytest.mark.slow
+def test_the_processes_of_up_share_no_library_of_the_mcp_server_and_of_migrations(
+    tmp_path: Path,
+) -> None:
+    """All processes of an idle `up` would have them in their memory."""
+    program = (
+        "import sys; from daybook import home; home.configure_prefect();"
+        " from daybook.operations import preload; preload.import_commands();"
+        " print(sorted({'mcp', 'alembic'} & set(sys.modules)), 'daybook.cli.jobs' in sys.modules)"
+    )
+    command = [sys.executable, "-c", program]
+    variables = os.environ | {"DAYBOOK_HOME": str(tmp_path)}
+    ended = subprocess.run(command, env=variables, capture_output=True, text=True, check=True)
+    assert ended.stdout == "[] True\n"
+
+
 def test_a_change_of_any_python_file_is_seen(tmp_path: Path) -> None:
     (tmp_path / "inner" / "__pycache__").mkdir(parents=True)
     for name in ("inner/module.py", "inner/__pycache__/module.py", "text.md"):

@@ -70,6 +70,10 @@ async def test_of_many_runs_that_wait_for_a_worker_one_claims_in_each_interval(
     many = workers.MAX_INTERVAL_OF_MANY
     assert pauses == [workers.MIN_RETRY_INTERVAL, timedelta(minutes=6), timedelta(minutes=12), many]
     assert many < 3 * workers.INTERVAL_PER_RUN
+    # The runs that are due again, such as woken ones, are no longer ahead of each other.
+    world.clock.move(many)
+    again = (await refused(world, requests[0])).until - world.clock.now()
+    assert again == workers.MAX_RETRY_INTERVAL
 
     await workers.resume(world.ledger, "a")
     assert [isinstance(await world.runs.claim(each), Granted) for each in requests] == [True] * 4
