@@ -26,6 +26,8 @@ from tests.world.workers import PREFECT_LEAVES_A_SOCKET
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(600), *PREFECT_LEAVES_A_SOCKET]
 
+POLL = "/work_pools/daybook/get_scheduled_flow_runs"
+
 
 def test_everything_works_with_an_api_key_of_a_workspace_and_its_authority(
     prefect_server: PrefectServer, tmp_path: Path
@@ -59,7 +61,7 @@ def test_everything_works_with_an_api_key_of_a_workspace_and_its_authority(
             up.end()
             with_client(delete_deployments)
         # The worker, its runs and the keeper have sent the key, also with their events.
-        assert {"/events/in", "/events/out", "/work_pools/daybook/get_scheduled_flow_runs"} <= {
+        assert {"/events/in", "/events/out", POLL} <= {
             each.partition("?")[0] for each in cloud.paths
         }
         assert {each.partition(" ")[0] for each in cloud.refused} == {"404", "401"}
@@ -102,7 +104,12 @@ async def test_no_run_is_lost_while_the_api_key_is_replaced(
 
                 assert await becomes_true(has, 60.0), world.workers.logs()
 
+            async def poll_was_refused() -> bool:
+                return any(each.startswith(f"401 {POLL}") for each in cloud.refused)
+
             cloud.keys = {"second-key"}
+            # A poll that was accepted before may still find a run that is created now.
+            assert await becomes_true(poll_was_refused, 60.0), cloud.refused
             due = await world.prefect.custom_run(job)
             agent.release()
             await becomes(active, "succeeded")
