@@ -35,8 +35,8 @@ from typing import Any, ClassVar
 from daybook.agents.base import AgentRequest
 from daybook.agents.journal import PlannedStep, ProgramSession, StepPosition, StepReply, digest_of
 from daybook.ledger.states import Usage
-from daybook.ledger.views import TOKENS
 from daybook.runs import usage
+from daybook.usage import TOKENS
 
 MAX_PLAIN_BYTES = 8 * 1024
 """Maximum length of the end of the lines that are not JSON objects."""

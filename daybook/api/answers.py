@@ -13,13 +13,14 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from daybook.api import authorization
+from daybook.instants import UtcTime
 from daybook.jobs import store
 from daybook.jobs.notify import is_silent
 from daybook.ledger import job_kinds
 from daybook.ledger.engine import open_ledger
 from daybook.ledger.states import Status
 from daybook.ledger.tables import Fact, JobRow, RunRow
-from daybook.ledger.views import Run, UtcTime
+from daybook.ledger.views import Run
 from daybook.markdown import MAX_HEADLINE, headline
 from daybook.short_text import one_line
 

@@ -12,11 +12,11 @@ from daybook.api import authorization
 from daybook.errors import InvalidInput
 from daybook.jobs import upcoming
 from daybook.jobs.store import StoredJob
-from daybook.jobs.views import DueTime
 from daybook.ledger.engine import open_ledger
 from daybook.ledger.states import Status
 from daybook.runs import backfill
 from daybook.schedules import bounds
+from daybook.schedules.due_times import DueTime
 from daybook.schedules.schedule import zone
 
 MAX_DUE_TIMES = 1_000

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from daybook.api.maintenance import MaintenanceWindow
     from daybook.api.run_files import KeptFile
     from daybook.delivery.views import ListedRun, RunDetails, RunWithSteps
-    from daybook.jobs.views import ChangedJob, DueTime, JobDetails, ListedJob
+    from daybook.jobs.views import ChangedJob, JobDetails, ListedJob
+    from daybook.schedules.due_times import DueTime
 
     # Inside the class, the name `list` means the method.
     Jobs = list[ListedJob]

@@ -13,10 +13,10 @@ from pydantic import BaseModel
 
 from daybook.api import authorization
 from daybook.errors import InvalidInput
+from daybook.instants import LocalTime
 from daybook.jobs import store
 from daybook.json_text import JsonObject
 from daybook.ledger.engine import Ledger, open_ledger
-from daybook.ledger.views import LocalTime
 from daybook.prefect import import_edits, links, projection
 
 if TYPE_CHECKING:

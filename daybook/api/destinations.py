@@ -24,9 +24,9 @@ from daybook.delivery.outbox import CALLBACK, queue_of_url
 from daybook.errors import InvalidInput, NotFound
 from daybook.http.guard import Guard, Rule
 from daybook.http.secrets import SecretDestination
+from daybook.instants import UtcTime
 from daybook.ledger.states import Delivery
 from daybook.ledger.tables import OutboxRow
-from daybook.ledger.views import UtcTime
 from daybook.prefect import client as prefect
 from daybook.resources import secrets as secret_blocks
 from daybook.signing_secrets import signing_key

@@ -12,8 +12,8 @@ from typing import Any
 from daybook import api
 from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import InvalidInput
-from daybook.jobs.views import DUE_TIMES_SHOWN, DueTimes
-from daybook.schedules import bounds
+from daybook.schedules import bounds, due
+from daybook.schedules.due_times import DUE_TIMES_SHOWN, DueTimes
 from daybook.schedules.schedule import Every, make, parse, zone
 from daybook.schedules.zones import check_year
 
@@ -50,7 +50,7 @@ def of_schedule(
         found = parse(schedule, timezone=name, now=min(start, now), is_zone_given=is_given)
         if isinstance(found, Every):
             found = parse(schedule, timezone=name, now=start)
-    return DueTimes.of(found, start, _valid_count(count))
+    return DueTimes.of(found, due.due_times(found, after=start), _valid_count(count))
 
 
 async def of_changes(
@@ -61,8 +61,10 @@ async def of_changes(
     If ``ref`` is None, the job is a new one. Only changes of the schedule and of its bounds have an
     effect on the result. Raise `NotFound`, `Ambiguous`, `InvalidInput`.
     """
-    from daybook.jobs.model import ScheduleFields, edit, new_job
+    from daybook.jobs.model import edit, new_job
+    from daybook.jobs.upcoming import starts
     from daybook.ledger.engine import open_ledger
+    from daybook.schedules.fields import ScheduleFields
 
     when = {*ScheduleFields.model_fields, *bounds.FIELDS}
     given = {name: value for name, value in changes.items() if name in when}
@@ -73,7 +75,8 @@ async def of_changes(
         else:
             job = (await api.authorization.find_job(session, ref)).job
     edited = edit(job, given, now=now)
-    return DueTimes.of(edited.schedule, now, _valid_count(count), edited.policy)
+    upcoming = starts(edited.schedule, edited.policy, now)
+    return DueTimes.of(edited.schedule, upcoming, _valid_count(count))
 
 
 async def of_job(ref: str, *, after: str | None = None, count: int = DUE_TIMES_SHOWN) -> DueTimes:
@@ -83,12 +86,13 @@ async def of_job(ref: str, *, after: str | None = None, count: int = DUE_TIMES_S
     snoozed due times are left out, and a disabled job counts as enabled. Raise `NotFound`,
     `Ambiguous`, `InvalidInput`.
     """
+    from daybook.jobs.views import due_times_of
     from daybook.ledger.engine import reading
 
     async with reading() as session:
         stored = await api.authorization.find_job(session, ref)
     start = _after(after, stored.job.schedule.timezone)
-    return DueTimes.of_job(stored, start, _valid_count(count))
+    return due_times_of(stored, start, _valid_count(count))
 
 
 def _default_zone() -> str:

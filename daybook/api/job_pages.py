@@ -20,15 +20,16 @@ from daybook import settings
 from daybook.api import authorization, files, run_lists
 from daybook.api.conflicts import Conflict
 from daybook.delivery.views import ListedRun, recipients
+from daybook.instants import UtcTime
 from daybook.jobs import store, summaries
 from daybook.jobs.store import StoredJob
 from daybook.jobs.summaries import JobSummary
-from daybook.jobs.views import DueTime, DueTimes, FieldChange, ListedJob, changes_between
+from daybook.jobs.views import FieldChange, ListedJob, changes_between, due_times_of
 from daybook.ledger.engine import open_ledger, reading
 from daybook.ledger.states import FAILURES, Status
-from daybook.ledger.views import UtcTime
 from daybook.runs import daily, history
 from daybook.runs.daily import Total
+from daybook.schedules.due_times import DueTime
 from daybook.schedules.zones import is_known
 
 EXAMPLE_JOB = "first-light"
@@ -246,7 +247,7 @@ async def overview(ref: str, *, runs: int, due_times: int) -> JobOverview:
         return JobOverview(
             job=ListedJob.of(stored, now, running=row.id in running, due_times=1),
             recipients=recipients(stored.job.notify, settings.load().alert_channel),
-            due=DueTimes.of_job(stored, now, due_times).due if has_future else [],
+            due=due_times_of(stored, now, due_times).due if has_future else [],
             runs=await run_lists.of_job(session, row.id, runs),
             revisions=await _revisions(session, row.id),
             definition=files.definition(stored),

@@ -26,6 +26,7 @@ from daybook.errors import (
     PrefectRefused,
     PrefectUnreachable,
 )
+from daybook.instants import utc_text
 from daybook.jobs import store
 from daybook.jobs.actions import AgentPrompt
 from daybook.jobs.model import Job, edit, new_job
@@ -41,7 +42,7 @@ from daybook.jobs.views import (
 )
 from daybook.ledger import references
 from daybook.ledger.engine import Ledger, open_ledger, reading
-from daybook.ledger.views import NOTHING_SPENT, Run, utc_text
+from daybook.ledger.views import NOTHING_SPENT, Run
 from daybook.owners import Actor
 from daybook.runs import daily, history
 

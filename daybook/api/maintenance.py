@@ -12,9 +12,9 @@ from pydantic import BaseModel
 from daybook import names, settings
 from daybook.api import authorization
 from daybook.errors import InvalidInput, NotFound
+from daybook.instants import UtcTime
 from daybook.ledger.engine import open_ledger
 from daybook.ledger.tables import new_id
-from daybook.ledger.views import UtcTime
 from daybook.runs import maintenance
 from daybook.runs.maintenance import Window
 from daybook.schedules import durations, phrases

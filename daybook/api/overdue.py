@@ -11,10 +11,10 @@ from pydantic import BaseModel, Field
 
 from daybook.duration_text import duration_in_words
 from daybook.errors import FREE_SPACE, says_disk_full
+from daybook.instants import UtcTime
 from daybook.keeper import leader_lease
 from daybook.keeper.cost import CycleCost
 from daybook.ledger.engine import open_ledger
-from daybook.ledger.views import UtcTime
 from daybook.schedules.zones import time_with_zone
 from daybook.timing import TIMING
 

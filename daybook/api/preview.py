@@ -10,9 +10,9 @@ from daybook import settings
 from daybook.api import authorization
 from daybook.delivery.views import recipients
 from daybook.execution import conversation
+from daybook.instants import UtcTime
 from daybook.jobs.actions import Action, AgentPrompt
 from daybook.ledger.engine import open_ledger
-from daybook.ledger.views import UtcTime
 from daybook.runs import decision, rows, sessions, summaries
 from daybook.runs.summaries import CompressedHistory
 

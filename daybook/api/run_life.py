@@ -14,12 +14,13 @@ from daybook.api import authorization, run_files, sources
 from daybook.delivery import history as deliveries
 from daybook.delivery.views import ListedRun, NotificationDetails
 from daybook.feature import loaded
+from daybook.instants import UtcTime
 from daybook.json_text import JsonObject
 from daybook.ledger import triggers
 from daybook.ledger.engine import open_ledger
 from daybook.ledger.states import LIVE, Delivery
 from daybook.ledger.tables import AttemptRow, RunRow
-from daybook.ledger.views import Approval, RunFile, RunLink, RunSource, Step, UtcTime, columns
+from daybook.ledger.views import Approval, RunFile, RunLink, RunSource, Step, columns
 from daybook.runs import approvals, steps, usage
 
 

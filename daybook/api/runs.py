@@ -17,6 +17,7 @@ from daybook.api.filters import RunFilters
 from daybook.delivery import history as deliveries
 from daybook.delivery.views import ListedRun, Notification, RunDetails, RunWithSteps
 from daybook.errors import DaybookError, InvalidInput, PrefectUnreachable
+from daybook.instants import UtcTime
 from daybook.jobs import store
 from daybook.jobs.actions import DEFAULT_AGENT
 from daybook.jobs.model import edit, normal_parameters, read_parameters
@@ -25,7 +26,7 @@ from daybook.ledger import triggers
 from daybook.ledger.engine import Ledger, open_ledger, reading
 from daybook.ledger.states import LIVE, TERMINAL, Status
 from daybook.ledger.tables import JobRow, RunRow, new_id
-from daybook.ledger.views import Approval, Run, Step, UtcTime
+from daybook.ledger.views import Approval, Run, Step
 from daybook.names import Id
 from daybook.owners import Actor
 from daybook.prefect import work_pool

@@ -12,9 +12,9 @@ from sqlmodel import col
 
 from daybook import api
 from daybook.api import authorization
+from daybook.instants import UtcTime
 from daybook.ledger.engine import reading
 from daybook.ledger.tables import JobRow, RunRow, SessionRow
-from daybook.ledger.views import UtcTime
 from daybook.markdown import headline
 from daybook.short_text import clip
 

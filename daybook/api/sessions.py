@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from daybook import api, markers, prefect
 from daybook.api import authorization
 from daybook.errors import NotFound
+from daybook.instants import UtcTime
 from daybook.jobs import store
 from daybook.jobs.actions import DEFAULT_AGENT, AgentPrompt
 from daybook.json_text import JsonObject
@@ -24,7 +25,7 @@ from daybook.ledger import triggers
 from daybook.ledger.engine import reading
 from daybook.ledger.states import LIVE, Usage
 from daybook.ledger.tables import RunRow
-from daybook.ledger.views import UtcTime, columns
+from daybook.ledger.views import columns
 from daybook.policies import policy
 from daybook.policies.policy import EVERY_TOOL
 from daybook.runs import claim_requests, sessions, steps, summaries

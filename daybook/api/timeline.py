@@ -16,6 +16,7 @@ from sqlmodel import col
 
 from daybook.api import authorization
 from daybook.api.job_pages import Choice, matches
+from daybook.instants import UtcTime
 from daybook.jobs import store, summaries
 from daybook.jobs.store import StoredJob
 from daybook.jobs.summaries import JobSummary
@@ -23,7 +24,6 @@ from daybook.jobs.upcoming import between
 from daybook.ledger.engine import open_ledger
 from daybook.ledger.states import LIVE
 from daybook.ledger.tables import RunRow
-from daybook.ledger.views import UtcTime
 from daybook.runs import counts, history
 
 PERIOD = timedelta(hours=24)

@@ -15,10 +15,11 @@ from pydantic import BaseModel, Field
 from daybook import owners
 from daybook.api import web_address
 from daybook.errors import LedgerUnreachable
+from daybook.instants import UtcTime
 from daybook.ledger import tokens
 from daybook.ledger.credential_tables import TokenRow
 from daybook.ledger.engine import Ledger, open_ledger, reading
-from daybook.ledger.views import UtcTime, columns
+from daybook.ledger.views import columns
 from daybook.names import validate_new_name
 from daybook.owners import Actor
 

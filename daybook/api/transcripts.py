@@ -15,11 +15,13 @@ from pydantic import BaseModel, Field
 from daybook.api import authorization
 from daybook.errors import InvalidInput
 from daybook.execution.markdown import fenced_block, sanitize_markdown
+from daybook.instants import utc_text
 from daybook.ledger.engine import reading
 from daybook.ledger.states import LIVE
-from daybook.ledger.views import Run, Step, cost_in_words, tokens_in_words, utc_text
+from daybook.ledger.views import Run, Step
 from daybook.runs import sessions, steps, summaries
 from daybook.short_text import one_line
+from daybook.usage import cost_in_words, tokens_in_words
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession

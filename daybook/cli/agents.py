@@ -13,8 +13,8 @@ from daybook.cli.agent_options import AgentChanges, AgentOptions, missing_key_no
 from daybook.cli.command import Answer, command
 from daybook.cli.options import read_file
 from daybook.errors import InvalidInput
-from daybook.ledger.views import tokens_in_words
 from daybook.schedules import durations
+from daybook.usage import tokens_in_words
 
 if TYPE_CHECKING:
     from daybook.api.agents import AgentDetails, SavedAgent

@@ -9,12 +9,30 @@ from cyclopts import Parameter
 
 from daybook import api
 from daybook.cli import completion, formatting, output
-from daybook.cli.job_options import ScheduleOptions
+from daybook.cli.field_options import FieldOptions, options_of, with_options
 from daybook.cli.options import Absolute, Json, check_limit
 from daybook.errors import InvalidInput
+from daybook.schedules.fields import ScheduleFields
 
 if TYPE_CHECKING:
-    from daybook.jobs.views import DueTimes
+    from daybook.schedules.due_times import DueTimes
+
+_WITHOUT_DUE_TIMES = ("after", "on", "on_demand")
+"""Fields of schedules whose due times nobody knows in advance."""
+
+
+@Parameter(name="*")
+@with_options(
+    {
+        "When": options_of(
+            ScheduleFields.model_fields,
+            *(each for each in ScheduleFields.model_fields if each not in _WITHOUT_DUE_TIMES),
+        )
+    }
+)
+class ScheduleOptions(FieldOptions):
+    """Options of `daybook next`: the schedules that have due times, and the time zone."""
+
 
 _NO_OPTIONS = ScheduleOptions()
 
@@ -52,7 +70,7 @@ def next_(
 
     Example: daybook next --cron "0 9 * * 1-5" --tz Europe/Berlin --count 10
     """
-    given: dict[str, Any] = options.fields()
+    given: dict[str, Any] = options.given()
     limits: dict[str, Any] = {"after": after} | ({} if count is None else {"count": count})
     schedules = [name for name in given if name != "timezone"]
     if job is not None:

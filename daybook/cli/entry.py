@@ -81,8 +81,9 @@ def main() -> int:
         if code is not None:
             return code
     from daybook.cli.main import main as run_here
+    from daybook.processes import forked
 
-    return run_here(arguments)
+    forked.exit_with(lambda: run_here(arguments))
 
 
 def identity() -> list[Any]:

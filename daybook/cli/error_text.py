@@ -61,7 +61,7 @@ def error_message(error: DaybookError, typed: Mapping[str, str]) -> str:
     field = " and ".join(typed.get(name, name) for name in fields)
     plain_names: Collection[str] = ()
     if error.field == "schedule" or len(fields) > 1:
-        from daybook.jobs.model import ScheduleFields
+        from daybook.schedules.fields import ScheduleFields
         from daybook.schedules.schedule import FIELD_NAMES
 
         if FIELD_NAMES in error.hint:

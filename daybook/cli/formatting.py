@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from daybook.clock import SYSTEM_CLOCK
 from daybook.duration_text import short_duration
 from daybook.ledger.states import FAILURES, Usage
-from daybook.ledger.views import cost_in_words, tokens_in_words
 from daybook.money_text import COST_PLACES, money
 from daybook.short_text import one_line
+from daybook.usage import cost_in_words, tokens_in_words
 
 if TYPE_CHECKING:
     from daybook.api.maintenance import MaintenanceWindow

@@ -9,11 +9,12 @@ from cyclopts import Group, Parameter
 
 from daybook.cli.field_options import FieldOption, FieldOptions, default_text, with_options
 from daybook.jobs.actions import ACTIONS, AgentPrompt, Heartbeat
-from daybook.jobs.model import FIELDS, Job, ScheduleFields, default_fields
+from daybook.jobs.model import FIELDS, Job, default_fields
 from daybook.jobs.notify import Notify
 from daybook.policies import policy as policies
 from daybook.policies.checks import Check
 from daybook.schedules import bounds
+from daybook.schedules.fields import ScheduleFields
 
 REPLACES_PROMPT = {
     name
@@ -120,12 +121,6 @@ class JobOptions(JobFieldOptions):
 )
 class HeartbeatOptions(JobFieldOptions):
     """Options of `daybook heartbeat on`."""
-
-
-@Parameter(name="*")
-@_with_options({"When": _without(ScheduleFields.model_fields, "after", "on", "on_demand")})
-class ScheduleOptions(JobFieldOptions):
-    """Options of `daybook next`: the schedules that have due times, and the time zone."""
 
 
 Prompt = Annotated[

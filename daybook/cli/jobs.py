@@ -29,9 +29,10 @@ from daybook.cli.runs import print_run_details
 from daybook.cli.selection import NO_FILTERS, Which, act_on_each, check_names_or_all
 from daybook.cli.skips import skip_fields
 from daybook.errors import DaybookError, InvalidInput
-from daybook.jobs.model import FIELDS, ScheduleFields
+from daybook.jobs.model import FIELDS
 from daybook.jobs.notify import Notify
 from daybook.policies.policy import Policy
+from daybook.schedules.fields import ScheduleFields
 from daybook.schedules.schedule import is_schedule
 from daybook.short_text import first_names
 

@@ -28,8 +28,8 @@ from daybook.cli.selection import NO_FILTERS, Which, act_on_each, check_names_or
 from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import DaybookError, InvalidInput, PrefectUnreachable
 from daybook.ledger.states import LIVE, Status
-from daybook.ledger.views import tokens_in_words
 from daybook.short_text import first_names
+from daybook.usage import tokens_in_words
 
 if TYPE_CHECKING:
     from daybook.api.preview import Preview

@@ -35,8 +35,8 @@ from daybook.delivery.destination_settings import (
 from daybook.delivery.home_secret import ROTATION_GRACE, new_secret, rotated, rotating_until
 from daybook.errors import InvalidInput
 from daybook.http.addresses import DEFAULT_PORTS
+from daybook.instants import UtcTime
 from daybook.json_text import JsonObject
-from daybook.ledger.views import UtcTime
 from daybook.resources.store import BlockStore, DocumentView, block_data
 
 if TYPE_CHECKING:

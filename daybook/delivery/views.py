@@ -11,10 +11,11 @@ from pydantic import BaseModel, Field
 
 from daybook.delivery.alerts import ALERT_EVENTS
 from daybook.delivery.outbox import CALLBACK, WAKE, queue_of_url
+from daybook.instants import UtcTime
 from daybook.jobs.notify import CALLBACK_FIELDS, EVENTS, Notify
 from daybook.ledger.states import Delivery
 from daybook.ledger.tables import JobRow, OutboxRow, QueueRow
-from daybook.ledger.views import Approval, Run, RunFile, RunSource, Step, UtcTime, columns
+from daybook.ledger.views import Approval, Run, RunFile, RunSource, Step, columns
 
 
 class Notification(BaseModel, frozen=True):

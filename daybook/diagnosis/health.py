@@ -50,11 +50,11 @@ from daybook.keeper import leader_lease
 from daybook.keeper.leader_lease import Leader
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Status
-from daybook.ledger.views import COST, TOKENS
 from daybook.runs import counts, overdue
 from daybook.runs.counts import RecordedOutcome
 from daybook.runs.overdue import Overdue
 from daybook.timing import TIMING
+from daybook.usage import COST, TOKENS
 
 if TYPE_CHECKING:
     from prometheus_client import Metric

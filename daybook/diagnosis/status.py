@@ -26,12 +26,12 @@ from daybook.diagnosis.checks import home as home_checks
 from daybook.diagnosis.feature_status import FeatureStatus
 from daybook.errors import PrefectUnreachable
 from daybook.finding import Finding, problem
+from daybook.instants import UtcTime
 from daybook.jobs import store, stored_columns, summaries
 from daybook.keeper import leader_lease
 from daybook.keeper.overview import MAX_DUE, Overview
 from daybook.ledger.engine import Ledger, open_ledger
 from daybook.ledger.states import Status
-from daybook.ledger.views import UtcTime
 from daybook.prefect import instances, work_pool
 from daybook.prefect.work_pool import OnlineWorker
 from daybook.runs import approvals, history, maintenance, overdue

@@ -12,8 +12,9 @@ from daybook.delivery.views import InboxMessage
 from daybook.diagnosis import status
 from daybook.diagnosis.status import DueJob
 from daybook.finding import Finding
+from daybook.instants import UtcTime
 from daybook.ledger.engine import open_ledger
-from daybook.ledger.views import Spending, UtcTime
+from daybook.ledger.views import Spending
 from daybook.runs import history
 
 PERIOD = timedelta(days=1)

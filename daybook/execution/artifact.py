@@ -24,10 +24,11 @@ from daybook.jobs.store import StoredJob
 from daybook.ledger import triggers
 from daybook.ledger.states import Delivery, Outcome, Status
 from daybook.ledger.tables import OutboxRow, RunRow, StepRow
-from daybook.ledger.views import cost_in_words, step_verb, tokens_in_words
+from daybook.ledger.views import step_verb
 from daybook.prefect.address import ui_address
 from daybook.runs.claim_requests import Granted
 from daybook.short_text import one_line, prefix
+from daybook.usage import cost_in_words, tokens_in_words
 
 log = logging.getLogger(__name__)
 

@@ -20,9 +20,10 @@ from daybook import markers
 from daybook.errors import InvalidFiles, InvalidInput, Mistake, Position
 from daybook.files.documents import Document, Path, read
 from daybook.jobs.actions import ACTIONS
-from daybook.jobs.model import Job, JobFields, ScheduleFields, default_fields
+from daybook.jobs.model import Job, JobFields, default_fields
 from daybook.schedules import bounds
 from daybook.schedules import schedule as schedules
+from daybook.schedules.fields import ScheduleFields
 from daybook.schedules.schedule import At
 from daybook.short_text import clip
 from daybook.validation import unknown_field

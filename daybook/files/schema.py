@@ -9,10 +9,11 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from daybook.files.jobs_file import JOBS, RENAMED_FROM, SET
 from daybook.jobs.actions import ACTIONS
-from daybook.jobs.model import FIELDS, Job, ScheduleFields
+from daybook.jobs.model import FIELDS, Job
 from daybook.jobs.notify import Notify
 from daybook.json_text import JsonObject
 from daybook.policies.policy import Policy
+from daybook.schedules.fields import ScheduleFields
 
 _NO_SECTIONS: Mapping[str, tuple[JsonObject, JsonObject]] = {}
 DIALECT = GenerateJsonSchema.schema_dialect

@@ -63,7 +63,8 @@ from daybook.policies.policy import Policy
 from daybook.schedules import bounds, durations
 from daybook.schedules import schedule as schedules
 from daybook.schedules.due import next_due
-from daybook.schedules.schedule import After, AfterOutcome, InPast, Schedule
+from daybook.schedules.fields import ScheduleFields
+from daybook.schedules.schedule import After, InPast, Schedule
 from daybook.validation import raising_invalid_input, raising_pydantic_error, unknown_field
 
 MAX_PARAMETERS_BYTES = 520_000
@@ -171,39 +172,6 @@ class Job(BaseModel):
 
 IMPORTED_FROM = "imported_from"
 """Key in the metadata of a job that `daybook import` has added."""
-
-
-class ScheduleFields(BaseModel):
-    """Fields of a schedule as a user sets it: exactly one kind of schedule, and the time zone."""
-
-    cron: str = Field(
-        default="",
-        description='Cron expression, such as "0 9 * * 1-5" or @daily. If it has six fields, the '
-        "first is seconds.",
-    )
-    every: str = Field(default="", description="Interval, such as 90s, 30m, 1h30m or 2d.")
-    at: str = Field(
-        default="",
-        description="Time of a single run, such as 2027-01-15T14:30:00+01:00, "
-        '"tomorrow at 9:00" or "in 30m".',
-    )
-    after: Annotated[str, Marker(names="job")] = Field(
-        default="", description="Job to run after: once for each run that ended."
-    )
-    on: AfterOutcome = Field(
-        default="succeeded", description="Outcome of that job which starts this one."
-    )
-    on_demand: bool = Field(default=False, description="Never due: runs are started by hand.")
-    schedule: str = Field(
-        default="",
-        description='Cron expression ("0 9 * * 1-5", @daily; six fields: seconds first), '
-        '"every 30m", "every weekday at 9:00", "tomorrow at 9:00", "in 30m" (once), '
-        '"at 2027-01-15T14:30", "after morning-brief" or "on demand".',
-    )
-    timezone: Annotated[str, Marker(option="tz")] = Field(
-        default="",
-        description="IANA time zone, such as Europe/Berlin. Default: the setting DAYBOOK_TIMEZONE.",
-    )
 
 
 def _action_fields_of_all_kinds() -> dict[str, FieldInfo]:

@@ -7,80 +7,40 @@ Instants are in UTC; due times have the offset of the job's zone.
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from datetime import datetime, timedelta
 from itertools import islice
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pydantic import (
     BaseModel,
     Field,
-    PlainSerializer,
     SerializerFunctionWrapHandler,
     model_serializer,
 )
 
+from daybook.instants import LocalTime, UtcTime
 from daybook.jobs.actions import Action
 from daybook.jobs.notify import Notify
 from daybook.jobs.upcoming import starts
 from daybook.json_text import JsonObject
-from daybook.ledger.views import NOTHING_SPENT, LocalTime, Run, Spending, UtcTime, columns
+from daybook.ledger.views import NOTHING_SPENT, Run, Spending, columns
 from daybook.policies.policy import Policy
-from daybook.schedules.schedule import Schedule, zone
+from daybook.schedules.due_times import DUE_TIMES_SHOWN, DueTimes, ScheduleView
 from daybook.schedules.zones import display_zone, is_known
 
 if TYPE_CHECKING:
     from daybook.jobs.model import Job
     from daybook.jobs.store import StoredJob
 
-DUE_TIMES_SHOWN = 5
-"""Number of due times in the view of a job."""
 SPENDING_PERIOD = timedelta(days=30)
 """Period of `ListedJob.spent_30_days`: runs that ended within this period count."""
 
-ScheduleView = Annotated[
-    Schedule, PlainSerializer(lambda schedule: schedule.to_json(), when_used="json")
-]
-"""A schedule; in JSON it has the fields of `to_json` in `daybook.schedules.schedule`."""
 
-
-class DueTime(BaseModel, frozen=True):
-    """One due time, in UTC and with the offset of the schedule's zone."""
-
-    utc: UtcTime
-    local: LocalTime
-
-
-class DueTimes(BaseModel, frozen=True):
-    """The next due times of a schedule; ``words`` describes the schedule."""
-
-    schedule: ScheduleView
-    words: str
-    due: list[DueTime]
-
-    @classmethod
-    def of(
-        cls,
-        schedule: Schedule,
-        after: datetime,
-        count: int,
-        policy: Policy | None = None,
-        *,
-        skips: Collection[str] = (),
-        snoozed_until: datetime | None = None,
-    ) -> Self:
-        """Return up to ``count`` due times after ``after`` that are not skipped or snoozed."""
-        tz = zone(schedule.timezone)
-        upcoming = starts(schedule, policy or Policy(), after, skips, snoozed_until)
-        due = [DueTime(utc=each, local=each.astimezone(tz)) for each in islice(upcoming, count)]
-        return cls(schedule=schedule, words=schedule.describe(), due=due)
-
-    @classmethod
-    def of_job(cls, stored: StoredJob, after: datetime, count: int) -> Self:
-        """Return up to ``count`` due times after ``after`` that are not skipped or snoozed."""
-        job, row = stored.job, stored.row
-        skips, snoozed = row.skips, row.snoozed_until
-        return cls.of(job.schedule, after, count, job.policy, skips=skips, snoozed_until=snoozed)
+def due_times_of(stored: StoredJob, after: datetime, count: int) -> DueTimes:
+    """Return up to ``count`` due times after ``after`` that are not skipped or snoozed."""
+    job, row = stored.job, stored.row
+    upcoming = starts(job.schedule, job.policy, after, row.skips, row.snoozed_until)
+    return DueTimes.of(job.schedule, upcoming, count)
 
 
 class ListedJob(BaseModel, frozen=True):

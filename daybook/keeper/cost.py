@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar, cast
 
 from pydantic import BaseModel, PlainSerializer
 
-from daybook.ledger.views import LocalTime
+from daybook.instants import LocalTime
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient

@@ -7,67 +7,22 @@ The JSON output has the fields of a view in the same order. Instants are in UTC,
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from datetime import UTC, datetime
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from pydantic import AfterValidator, BaseModel, Field, PlainSerializer
+from pydantic import BaseModel, Field
 
+from daybook.instants import UtcTime
 from daybook.json_text import JsonObject
 from daybook.ledger import arguments, texts
 from daybook.ledger.states import FAILURES
-from daybook.money_text import money
 from daybook.policies.policy import ANSWER
+from daybook.usage import TOKENS
 
 if TYPE_CHECKING:
     from sqlmodel import SQLModel
 
     from daybook.ledger.tables import ApprovalRow, JobRow, RunRow, StepRow
-
-
-def utc_text(instant: datetime | None) -> str | None:
-    """Return the instant such as `2027-01-15T13:30:00Z`, with a fraction only if not zero."""
-    return None if instant is None else instant.astimezone(UTC).isoformat().replace("+00:00", "Z")
-
-
-def _in_utc(instant: datetime) -> datetime:
-    return instant.astimezone(UTC)
-
-
-UtcTime = Annotated[datetime, AfterValidator(_in_utc)]
-"""A UTC instant; its JSON form is the text that `utc_text` returns."""
-
-LocalTime = Annotated[datetime, PlainSerializer(datetime.isoformat, when_used="json")]
-"""An instant that keeps its offset; its JSON form is RFC 3339, in which UTC is `+00:00`, not `Z`.
-"""
-
-
-TOKENS = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens")
-"""Names of the token counts of a usage.
-
-The tokens read from the provider's prompt cache, and the tokens written to it, are parts of the
-input tokens.
-"""
-COST = "cost_usd"
-
-
-def tokens_in_words(usage: Mapping[str, Any]) -> str:
-    """Return `412 tokens in (300 from cache, 50 to cache), 58 out`; "" if counts are unknown."""
-    if usage.get("input_tokens") is None:
-        return ""
-    words = ("from cache", "to cache")
-    counts = [int(usage.get(name) or 0) for name in TOKENS[2:]]
-    cached = ", ".join(f"{n:,} {each}" for n, each in zip(counts, words, strict=True) if n)
-    part = f" ({cached})" if cached else ""
-    return f"{usage['input_tokens']:,} tokens in{part}, {usage.get('output_tokens') or 0:,} out"
-
-
-def cost_in_words(usage: Mapping[str, Any], unknown: str = "price unknown") -> str:
-    """Return `$0.000018`, or ``unknown`` for an unknown price; empty if there is no usage."""
-    if not usage:
-        return ""
-    dollars = usage.get("cost_usd")
-    return unknown if dollars is None else money(dollars, 6)
 
 
 def columns(view: type[BaseModel], row: SQLModel) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from pydantic import BaseModel
 from daybook import home as homes
 from daybook import settings
 from daybook.errors import InvalidInput
+from daybook.instants import UtcTime
 from daybook.jobs.labels import RESERVED_TAG_PREFIX
-from daybook.ledger.views import UtcTime
 from daybook.prefect import work_queues
 from daybook.prefect.parameter_schema import WORK_POOL
 from daybook.prefect.projection import ledger_tag

@@ -1,6 +1,7 @@
 """End of a forked process: it exits as an interpreter does, and never returns to the parent's code.
 
-A fresh interpreter that replaced a forked process (`worker.child_setup`) ends in the same way.
+A fresh interpreter that replaced a forked process (`worker.child_setup`) ends in the same way, and
+so does a command in a process of its own (`cli.entry`).
 """
 
 from __future__ import annotations

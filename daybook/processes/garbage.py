@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import ctypes
 import gc
 import sys
@@ -51,4 +50,6 @@ def settle() -> None:
 
 def settle_soon() -> None:
     """Call `settle` once, after `SETTLE_SECONDS`; this process must have an event loop."""
+    import asyncio  # each command imports this module, and few of them need asyncio
+
     asyncio.get_running_loop().call_later(SETTLE_SECONDS, settle)

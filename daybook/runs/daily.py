@@ -25,9 +25,10 @@ from daybook.ledger.column_types import at_most, big_sum, json_number
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import LIVE
 from daybook.ledger.tables import JobRow, RunRow
-from daybook.ledger.views import TOKENS, Spending
+from daybook.ledger.views import Spending
 from daybook.runs.usage import MAX_COUNT
 from daybook.schedules.zones import midnight, wall_time
+from daybook.usage import TOKENS
 
 DAYS = 30
 KEEP_SECONDS = 15 * 60

@@ -35,11 +35,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from daybook.errors import NotFound
+from daybook.instants import UtcTime
 from daybook.ledger import waits
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Status
 from daybook.ledger.tables import Fact, RunRow
-from daybook.ledger.views import UtcTime
 from daybook.timing import TIMING
 
 MIN_RETRY_INTERVAL = timedelta(seconds=15)

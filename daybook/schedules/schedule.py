@@ -9,7 +9,7 @@ To add a kind of schedule, write:
 
 - its model here, with its due times and words, in `Schedule`, `make`, `parse`, `SYNTAX_HINT` and
   `FIELD_NAMES`
-- its field in `jobs.model.ScheduleFields`, which `daybook add` offers as an option
+- its field in `schedules.fields.ScheduleFields`, which `daybook add` offers as an option
 - its translation to and from Prefect in `prefect.projection`, if Prefect has such schedules; if
   not, `prefect.corrections` has to queue its runs
 - its form in a jobs file (`files.jobs_file`, `files.schema`), if it has several fields
@@ -17,7 +17,7 @@ To add a kind of schedule, write:
 
 The options of `daybook add`, `edit` and `next` and the arguments of agents' tools follow from
 `ScheduleFields`. `cli.job_options` names only flags, such as `on_demand`, and the schedules that
-`daybook heartbeat on` offers.
+`daybook heartbeat on` offers; `cli.due` names the schedules that have no due times.
 """
 
 from __future__ import annotations

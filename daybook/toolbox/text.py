@@ -13,10 +13,12 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from daybook.duration_text import measured_in_words
-from daybook.jobs.views import ChangedJob, DueTimes, JobDetails, ListedJob
+from daybook.instants import utc_text
+from daybook.jobs.views import ChangedJob, JobDetails, ListedJob
 from daybook.ledger import triggers
-from daybook.ledger.views import Run, utc_text
+from daybook.ledger.views import Run
 from daybook.schedules.descriptions import WEEKDAYS
+from daybook.schedules.due_times import DueTimes
 from daybook.schedules.zones import display_zone
 from daybook.short_text import shorten
 

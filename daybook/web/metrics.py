@@ -36,7 +36,7 @@ from prometheus_client.registry import Collector
 from daybook import __version__
 from daybook.diagnosis.health import HealthSnapshot
 from daybook.ledger.states import LIVE, TERMINAL
-from daybook.ledger.views import COST, TOKENS
+from daybook.usage import COST, TOKENS
 from daybook.web.endpoint import Endpoint
 
 log = logging.getLogger(__name__)

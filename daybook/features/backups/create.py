@@ -29,9 +29,9 @@ from daybook.features.backups import archive
 from daybook.features.backups import settings as backup_settings
 from daybook.features.backups.settings import BackupSettings
 from daybook.home import Home, current_home
+from daybook.instants import UtcTime
 from daybook.ledger import transfer
 from daybook.ledger.engine import Ledger
-from daybook.ledger.views import UtcTime
 from daybook.resources import copies
 
 log = logging.getLogger(__name__)

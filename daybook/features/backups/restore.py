@@ -34,10 +34,10 @@ from daybook.errors import InvalidInput, LedgerUnreachable
 from daybook.features.backups import archive, uncertain
 from daybook.features.backups.create import FILES, LEDGER, MANIFEST, Manifest
 from daybook.home import Home, current_home, replace_private_file, sync_folder
+from daybook.instants import UtcTime, utc_text
 from daybook.ledger import transfer
 from daybook.ledger.engine import Ledger
 from daybook.ledger.sqlite import FILE_SUFFIXES, WAL_SUFFIX
-from daybook.ledger.views import UtcTime, utc_text
 from daybook.operations import home_lock, ledger_setting
 from daybook.prefect import instances
 from daybook.runs.restored import Restore

@@ -24,8 +24,9 @@ from daybook.features.conversations.platform import (
     PlatformError,
 )
 from daybook.features.conversations.tables import AccountRow, UpdateRow
+from daybook.instants import UtcTime
 from daybook.ledger.engine import open_ledger, reading
-from daybook.ledger.views import UtcTime, columns
+from daybook.ledger.views import columns
 from daybook.prefect import client as prefect
 from daybook.resources.store import DocumentView
 

@@ -37,8 +37,9 @@ from daybook.api import authorization
 from daybook.errors import Ambiguous, InvalidInput, NotFound
 from daybook.features.conversations.platform import Update
 from daybook.features.conversations.tables import CodeRow, PersonRow
+from daybook.instants import UtcTime
 from daybook.ledger.engine import open_ledger, reading
-from daybook.ledger.views import UtcTime, columns
+from daybook.ledger.views import columns
 from daybook.names import hidden_character
 
 CODE_LENGTH = 8

@@ -15,9 +15,10 @@ from sqlmodel import col, select
 from daybook.api.changes import REVOCABLE, part
 from daybook.errors import LedgerUnreachable, NotFound
 from daybook.features.devices.tables import DeviceRow
+from daybook.instants import UtcTime
 from daybook.ledger.engine import Ledger, open_ledger, reading
 from daybook.ledger.tokens import USE_RECORD_INTERVAL
-from daybook.ledger.views import UtcTime, columns
+from daybook.ledger.views import columns
 from daybook.names import validate_line
 from daybook.operations.login import DEVICE_LIFETIME_SECONDS
 from daybook.runs.restored import Restore

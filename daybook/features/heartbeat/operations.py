@@ -12,10 +12,10 @@ from daybook.errors import InvalidInput, NotFound
 from daybook.execution import heartbeat
 from daybook.jobs.action_fields import DEFAULT_ORDERS_FILE
 from daybook.jobs.actions import Heartbeat
-from daybook.jobs.model import ScheduleFields
 from daybook.jobs.store import StoredJob
 from daybook.jobs.views import JobDetails
 from daybook.ledger.engine import reading
+from daybook.schedules.fields import ScheduleFields
 
 DEFAULT_NAME = "heartbeat"
 DEFAULT_INTERVAL = "10m"

@@ -24,11 +24,11 @@ from daybook.features.hooks.documents import STORE, Hook
 from daybook.features.hooks.requests import HookRequest
 from daybook.features.hooks.settings import DEFAULT_RATE
 from daybook.features.hooks.signatures import SchemeName
+from daybook.instants import UtcTime
 from daybook.jobs import payloads, store
 from daybook.json_text import JsonObject
 from daybook.ledger.engine import Ledger, reading
 from daybook.ledger.tables import JobRow, RunRow
-from daybook.ledger.views import UtcTime
 from daybook.prefect import client as prefect
 from daybook.resources.store import DocumentView
 

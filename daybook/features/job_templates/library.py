@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from daybook.errors import InvalidInput, UnknownName
 from daybook.home import current_home
-from daybook.jobs.model import FIELDS, ScheduleFields
+from daybook.jobs.model import FIELDS
+from daybook.schedules.fields import ScheduleFields
 from daybook.validation import from_pydantic
 
 FILE = "template.yaml"

@@ -20,7 +20,7 @@ from daybook.features.job_templates import library, operations
 from daybook.features.job_templates.library import Template
 from daybook.features.job_templates.operations import TemplateJob
 from daybook.jobs.actions import DEFAULT_AGENT
-from daybook.jobs.views import DueTimes
+from daybook.schedules.due_times import DueTimes
 from daybook.web.pages.actions import Done, PageAction
 from daybook.web.pages.fields import Field
 from daybook.web.pages.forms import Form, typed

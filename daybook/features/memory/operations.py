@@ -16,11 +16,11 @@ from daybook.errors import ChangedMeanwhile, InvalidInput, NotFound
 from daybook.features.memory import notebooks
 from daybook.features.memory.notebooks import Writer
 from daybook.features.memory.tables import NOTEBOOK, NotebookRow, VersionRow
+from daybook.instants import UtcTime
 from daybook.ledger import references
 from daybook.ledger.engine import open_ledger, reading
 from daybook.ledger.references import JOB
 from daybook.ledger.tables import JobRow, new_id
-from daybook.ledger.views import UtcTime
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession

@@ -21,11 +21,11 @@ from daybook.delivery.views import RunDetails
 from daybook.errors import InvalidInput, NotFound
 from daybook.features.repositories import messages, review, worktrees
 from daybook.features.repositories.tables import ENDED, ChangeRow, ChangeStatus
+from daybook.instants import UtcTime
 from daybook.jobs.actions import AgentPrompt
 from daybook.ledger import references
 from daybook.ledger.engine import open_ledger, reading
 from daybook.ledger.tables import JobRow, new_id
-from daybook.ledger.views import UtcTime
 from daybook.names import Id
 from daybook.runs import claim_requests
 

@@ -20,8 +20,8 @@ from daybook.errors import InvalidInput, UnknownName
 from daybook.features.skills import folder as folders
 from daybook.features.skills.folder import SkillFolder
 from daybook.features.skills.tables import SkillFileRow, SkillRow
+from daybook.instants import UtcTime
 from daybook.ledger.engine import open_ledger
-from daybook.ledger.views import UtcTime
 from daybook.short_text import one_line
 
 _CLONE_TIMEOUT_SECONDS = 120.0

@@ -13,9 +13,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from daybook import settings
 from daybook.api import authorization, filters
 from daybook.errors import InvalidInput
+from daybook.instants import UtcTime
 from daybook.jobs import limits, store, summaries
 from daybook.ledger.engine import open_ledger
-from daybook.ledger.views import Spending, UtcTime
+from daybook.ledger.views import Spending
 from daybook.policies.budgets import HomeBudget, Limit, Scope, Unit
 from daybook.runs import budget, daily
 from daybook.runs.daily import Total

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from daybook.ledger.views import tokens_in_words
 from daybook.money_text import COST_PLACES, money
 from daybook.toolbox.arguments import Argument
 from daybook.toolbox.invocation import define_tool
 from daybook.toolbox.text import MAX_JOBS, due
+from daybook.usage import tokens_in_words
 
 if TYPE_CHECKING:
     from daybook.features.spend.operations import GroupSpending, SpendingReport

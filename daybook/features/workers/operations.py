@@ -13,10 +13,10 @@ from sqlmodel import col, select
 
 from daybook.api import authorization
 from daybook.errors import NotFound
+from daybook.instants import UtcTime
 from daybook.ledger.engine import open_ledger
 from daybook.ledger.states import HELD
 from daybook.ledger.tables import RunRow
-from daybook.ledger.views import UtcTime
 from daybook.runs import workers
 from daybook.runs.workers import KnownWorker
 

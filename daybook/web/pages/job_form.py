@@ -25,11 +25,13 @@ from starlette.responses import Response
 from daybook import api, owners
 from daybook.errors import InvalidInput
 from daybook.jobs import actions
-from daybook.jobs.model import FIELDS, Job, ScheduleFields, default_fields
+from daybook.jobs.model import FIELDS, Job, default_fields
 from daybook.jobs.notify import Notify
-from daybook.jobs.views import ChangedJob, DueTimes, FieldChange, ListedJob
+from daybook.jobs.views import ChangedJob, FieldChange, ListedJob
 from daybook.policies import policy as policies
 from daybook.schedules import bounds
+from daybook.schedules.due_times import DueTimes
+from daybook.schedules.fields import ScheduleFields
 from daybook.web.pages.actions import Done, PageAction
 from daybook.web.pages.edits import SHOWN, SubmittedEdit, digests, incomplete
 from daybook.web.pages.fields import Field, fields_of

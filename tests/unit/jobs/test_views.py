@@ -12,11 +12,12 @@ from sqlmodel import col, update
 from daybook.delivery import messages
 from daybook.jobs import store
 from daybook.jobs.actions import Webhook
-from daybook.jobs.views import DueTimes, ListedJob
+from daybook.jobs.views import ListedJob
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import RevisionRow
 from daybook.ledger.views import Run
 from daybook.runs import overdue
+from daybook.schedules.due_times import DueTimes
 from daybook.schedules.schedule import make
 from tests.world import World
 
@@ -93,9 +94,7 @@ def test_a_due_time_in_json_has_its_zones_offset_even_if_that_is_zero(
     zone: str, local: str
 ) -> None:
     schedule = make(at="2027-01-15T12:00:00Z", timezone=zone, now=NOON - timedelta(days=1))
-    shown: dict[str, Any] = json.loads(
-        DueTimes.of(schedule, NOON - timedelta(hours=1), 1).model_dump_json()
-    )
+    shown: dict[str, Any] = json.loads(DueTimes.of(schedule, [NOON], 1).model_dump_json())
     assert shown["due"] == [{"utc": "2027-01-15T12:00:00Z", "local": local}]
     assert shown["schedule"]["at"] == local
 

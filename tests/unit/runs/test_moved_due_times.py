@@ -10,7 +10,7 @@ from sqlmodel import select
 
 from daybook.jobs import upcoming
 from daybook.jobs.store import StoredJob
-from daybook.jobs.views import DueTimes
+from daybook.jobs.views import due_times_of
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import JobRow
 from daybook.runs import claims
@@ -46,7 +46,7 @@ async def test_a_due_time_skipped_by_hand_gets_a_skipped_row(world: World) -> No
     stored = await world.jobs.add(cron="0 * * * *")
     due = world.runs.claim_request(stored).due
     await _put_off(world, stored, skips=[due.isoformat()])
-    shown = DueTimes.of_job(await world.jobs.get(stored.id), world.clock.now(), 2).due
+    shown = due_times_of(await world.jobs.get(stored.id), world.clock.now(), 2).due
     assert shown[0].utc == due + HOUR
 
     answer = await _next(world, stored)
@@ -65,7 +65,7 @@ async def test_a_snoozed_job_skips_its_due_times_until_the_snooze_ends(world: Wo
     stored = await world.jobs.add(cron="0 * * * *")
     first = world.runs.claim_request(stored).due
     await _put_off(world, stored, snoozed_until=first + 2 * HOUR)
-    shown = DueTimes.of_job(await world.jobs.get(stored.id), world.clock.now(), 1).due
+    shown = due_times_of(await world.jobs.get(stored.id), world.clock.now(), 1).due
     assert shown[0].utc == first + 2 * HOUR
 
     answers = [await _next(world, stored) for _ in range(3)]
