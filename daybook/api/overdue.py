@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field
 from daybook.duration_text import duration_in_words
 from daybook.errors import FREE_SPACE, says_disk_full
 from daybook.instants import UtcTime
+from daybook.jobs.lateness import BUSY_AFTER
 from daybook.keeper import leader_lease
 from daybook.keeper.cost import CycleCost
 from daybook.ledger.engine import open_ledger
@@ -158,8 +159,17 @@ def delay_reason(each: Overdue, known: DelayFacts) -> str:
         return waiting
     if each.job.sync_pending:
         return "the job's last change is not in Prefect yet"
-    unclaimed = "no worker claimed it" if each.missed else "no worker has claimed it yet"
-    return "; ".join(filter(None, (clock_problem(known), keeper_problem(known)))) or unclaimed
+    why = "no worker claimed it" if each.missed else "no worker has claimed it yet"
+    if known.pool and known.pool.unclaimed:
+        why += f"; {unclaimed(known.pool.unclaimed)}"
+    return "; ".join(filter(None, (clock_problem(known), keeper_problem(known)))) or why
+
+
+def unclaimed(count: int) -> str:
+    """Describe ``count`` runs that are due and that the workers have had no time to claim."""
+    runs, claim = ("a run has", "it") if count == 1 else (f"{count:,} runs have", "them")
+    limit = duration_in_words(BUSY_AFTER)
+    return f"{runs} been due for more than {limit}, and no worker has had time to claim {claim}"
 
 
 def clock_problem(known: DelayFacts) -> str:

@@ -56,6 +56,7 @@ from daybook.errors import FREE_SPACE, UnreadableJob
 from daybook.files import plan
 from daybook.finding import Finding, FindingAction, Severity, passed, problem, warning
 from daybook.home import current_home
+from daybook.jobs.lateness import BUSY_AFTER
 from daybook.jobs.store import StoredJob
 from daybook.jobs.summaries import JobSummary
 from daybook.keeper.leader_lease import Leader
@@ -379,19 +380,19 @@ def late(listed: Sequence[OverdueRun], count: int | None = None) -> list[Finding
     return found
 
 
-MAX_SLOT_WAIT = timedelta(seconds=30)
-"""Time after which a run that waits for a slot is a sign of too many runs."""
-
-
 def waiting(live: Iterable[RunRow], now: datetime, state: WorkPool | None) -> list[Finding]:
-    """Warn if runs have waited longer than `MAX_SLOT_WAIT` and wait for a slot or a worker's room.
+    """Warn if runs have waited longer than `BUSY_AFTER` and wait for a slot or a worker's room.
 
-    Without a worker that may start them, another finding has the cause. A backfill waits until
-    nothing else does, and the beginning of the wait for a further attempt is unknown, so these do
-    not count, and neither does a run that was called to claim now.
+    Also warn if runs are due that the workers have had no time to claim. Without a worker that may
+    start them, another finding has the cause. A backfill waits until nothing else does, and the
+    beginning of the wait for a further attempt is unknown, so these do not count, and neither does
+    a run that was called to claim now.
     """
     if state is None or state.idle or state.paused:
         return []
+    if state.unclaimed:
+        fix = "add a worker, or let jobs be due at other times"
+        return [warning("waiting", overdue.unclaimed(state.unclaimed), fix)]
     waits_for_slot = [
         each
         for each in live
@@ -402,7 +403,7 @@ def waiting(live: Iterable[RunRow], now: datetime, state: WorkPool | None) -> li
         and not each.started_by.is_backfill
     ]
     first = min(waits_for_slot, key=lambda each: each.queued_at, default=None)
-    if first is None or now - first.queued_at <= MAX_SLOT_WAIT:
+    if first is None or now - first.queued_at <= BUSY_AFTER:
         return []
     count = len(waits_for_slot)
     message = (

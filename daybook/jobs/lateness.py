@@ -15,6 +15,8 @@ from daybook.policies.policy import Policy
 from daybook.schedules.schedule import Schedule
 
 ON_TIME_GRACE = timedelta(seconds=60)
+BUSY_AFTER = timedelta(seconds=30)
+"""How long a due run waits for a claim or a slot before Daybook warns of too many due runs."""
 MIN_WINDOW = timedelta(seconds=60)
 MAX_WINDOW = timedelta(hours=2)
 ONE_TIME_WINDOW = timedelta(hours=24)

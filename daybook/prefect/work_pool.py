@@ -15,9 +15,11 @@ from pydantic import BaseModel
 
 from daybook import home as homes
 from daybook import settings
+from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import InvalidInput
 from daybook.instants import UtcTime
 from daybook.jobs.labels import RESERVED_TAG_PREFIX
+from daybook.jobs.lateness import BUSY_AFTER
 from daybook.prefect import work_queues
 from daybook.prefect.parameter_schema import WORK_POOL
 from daybook.prefect.projection import ledger_tag
@@ -47,7 +49,8 @@ class WorkPool:
     ``type`` is empty if there is no pool. ``has_ours`` is True if jobs of this ledger are in the
     pool; ``others`` has the ids of the other ledgers with jobs in it. ``paused`` names the pool if
     it is paused in Prefect, and its paused queues. ``unserved`` names the queues that no worker
-    polls.
+    polls. ``unclaimed`` counts the runs of this ledger in the other queues that have been due for
+    more than `BUSY_AFTER`, and that Prefect still shows as scheduled.
     """
 
     type: str
@@ -56,6 +59,7 @@ class WorkPool:
     others: list[str]
     paused: tuple[str, ...] = ()
     unserved: tuple[str, ...] = ()
+    unclaimed: int = 0
 
     @property
     def names_of_others(self) -> str:
@@ -110,7 +114,24 @@ async def read(client: PrefectClient, ledger_id: str) -> WorkPool:
     queues = await client.read_work_queues(work_pool_name=WORK_POOL)
     paused += [f"the work queue {each.name}" for each in queues if each.is_paused]
     unserved = tuple(each.name for each in queues if each.status == WorkQueueStatus.NOT_READY)
-    return WorkPool(str(pool.type), workers, has_ours, others, tuple(paused), unserved)
+    served = [each.name for each in queues if each.name not in unserved]
+    unclaimed = await _count_unclaimed(client, ledger_id, served) if has_ours else 0
+    return WorkPool(str(pool.type), workers, has_ours, others, tuple(paused), unserved, unclaimed)
+
+
+async def _count_unclaimed(client: PrefectClient, ledger_id: str, queues: list[str]) -> int:
+    due_before = SYSTEM_CLOCK.now() - BUSY_AFTER
+    query = {
+        "flow_runs": {
+            "state": {"type": {"any_": ["SCHEDULED"]}},
+            "next_scheduled_start_time": {"before_": due_before.isoformat()},
+        },
+        "deployments": {"tags": {"all_": [ledger_tag(ledger_id)]}},
+        "work_pools": {"name": {"any_": [WORK_POOL]}},
+        "work_pool_queues": {"name": {"any_": queues}},
+    }
+    answer = await client.request("POST", "/flow_runs/count", json=query)
+    return int(answer.json())
 
 
 async def ensure(client: PrefectClient) -> None:

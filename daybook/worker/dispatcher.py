@@ -19,8 +19,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
@@ -74,7 +74,7 @@ from daybook.timing import TIMING
 from daybook.worker.claim_lock import FirstInOrderLock
 from daybook.worker.launcher import Launcher
 from daybook.worker.messages import LaunchRequest, ProcessSpec
-from daybook.worker.run_queue import claim_order, scheduled_at
+from daybook.worker.run_queue import NewestDueTimes, claim_order, scheduled_at
 from daybook.worker.supervision import SupervisedRun
 
 log = logging.getLogger(__name__)
@@ -168,6 +168,7 @@ class Dispatcher:
         self._ending = asyncio.Semaphore(MAX_CONCURRENT_ENDS)
         self._waiting: dict[str, tuple[int, FlowRun]] = {}
         self._deferred: dict[UUID, asyncio.Event] = {}
+        self._newest = NewestDueTimes()
         self._started_at, self._defers = float("-inf"), True
         self.starting = 0
         """Number of runs that have a slot but are not supervised yet."""
@@ -212,10 +213,8 @@ class Dispatcher:
         remembered = self._waiting.pop(str(run.id), None)
         has_slot = run.id in self.handed_out
         was_waiting = remembered is not None or has_slot
-        is_late, due = claim_order(run, self._ledger.now())
-        # While many runs of one due time claim for the first time, a free slot must not wait.
-        order = (is_late and not was_waiting, due, not has_slot)
-        async with self._claim_lock.turn(order):
+        self._newest.note(run)
+        async with self._turn(run, was_waiting=was_waiting, has_slot=has_slot):
             request = await occurrence.build_claim_request(
                 self._ledger,
                 run,
@@ -231,7 +230,7 @@ class Dispatcher:
             effects = await self._claim(run, request)
         if ReadRetries() in effects and (retries := await occurrence.read_retry_starts(run)):
             request = replace(request, retries=retries)
-            async with self._claim_lock.turn(order):
+            async with self._turn(run, was_waiting=was_waiting, has_slot=has_slot):
                 effects = await self._claim(run, request)
         for effect in effects:
             match effect:
@@ -255,6 +254,25 @@ class Dispatcher:
                 case ShowEnd(end):
                     await self._end(run, end, job_id)
         return True
+
+    @asynccontextmanager
+    async def _turn(
+        self, run: FlowRun, *, was_waiting: bool, has_slot: bool
+    ) -> AsyncIterator[None]:
+        """Hold the lock of the claims while the block runs.
+
+        A run that became late while it waited for the lock waits again, behind the runs that may
+        still start. Otherwise, under overload, free slots wait until hundreds of due times are
+        recorded as missed.
+        """
+        while True:
+            is_late, due = claim_order(run, self._ledger.now(), self._newest)
+            # While many runs of one due time claim for the first time, a free slot must not wait.
+            order = (is_late and not was_waiting, due, not has_slot)
+            async with self._claim_lock.turn(order):
+                if is_late or not claim_order(run, self._ledger.now(), self._newest)[0]:
+                    yield
+                    return
 
     async def _show_wait(self, run: FlowRun, waiting: Waiting, job_id: str | None) -> None:
         """Reschedule the run in Prefect; if it waits for a slot, perhaps only later.
