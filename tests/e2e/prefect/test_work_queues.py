@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
+from prefect.states import Scheduled
 
 from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import InvalidInput
@@ -184,6 +186,24 @@ async def test_a_queue_is_unserved_until_a_worker_polls_it(world: PrefectWorld) 
 
     assert await becomes_true(served, 20.0)
     assert MEDIUM in (await work_pool.read(world.client, world.ledger.id)).unserved
+
+
+async def test_due_runs_that_no_worker_claims_are_counted(world: PrefectWorld) -> None:
+    job = await world.deploy()
+    poll = world.prefect.ui.get_scheduled_flow_runs_for_work_pool
+    await poll(WORK_POOL, ["default"], SYSTEM_CLOCK.now())  # a worker serves the queue
+    now = SYSTEM_CLOCK.now()
+    for seconds in (-60, -45, -10, 60):
+        await world.prefect.ui.create_flow_run_from_deployment(
+            UUID(str(job.row.deployment_id)),
+            state=Scheduled(scheduled_time=now + timedelta(seconds=seconds)),
+        )
+
+    async def counted() -> bool:  # Prefect notes a poll in the background
+        return (await work_pool.read(world.client, world.ledger.id)).unclaimed == 2
+
+    assert await becomes_true(counted, 20.0)
+    assert (await work_pool.read(world.client, "another")).unclaimed == 0
 
 
 async def test_a_worker_refuses_a_queue_that_does_not_exist(world: PrefectWorld) -> None:

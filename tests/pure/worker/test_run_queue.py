@@ -24,7 +24,7 @@ from daybook.prefect.deployments import PAGE_SIZE
 from daybook.prefect.states import waiting_state
 from daybook.testing import ManualClock
 from daybook.worker import run_queue
-from daybook.worker.run_queue import LATE_AFTER, RunQueue, claim_order
+from daybook.worker.run_queue import LATE_AFTER, NewestDueTimes, RunQueue, claim_order
 
 pytestmark = pytest.mark.anyio
 
@@ -36,6 +36,7 @@ def scheduled(name: str, at: datetime, **more: Any) -> FlowRun:
 
 
 OLD = SYSTEM_CLOCK.now() - timedelta(days=1)
+DEPLOYMENT = uuid4()
 
 
 class Pool:
@@ -172,6 +173,35 @@ def test_a_run_is_late_only_after_its_stagger_and_its_catch_up() -> None:
 
     assert (is_late(20, stagger="10m"), is_late(20.1, stagger="10m")) == (False, True)
     assert (is_late(1440, catch_up="all"), is_late(1441, catch_up="all")) == (False, True)
+
+
+def test_a_run_is_late_sooner_if_a_later_due_time_of_its_job_has_come() -> None:
+    def is_late(seconds: float, later: timedelta = timedelta(minutes=1), **policy: str) -> bool:
+        run = scheduled("", OLD, deployment_id=DEPLOYMENT, parameters={"policy": policy})
+        newest = NewestDueTimes()
+        newest.note(run)
+        newest.note(scheduled("", OLD + later, deployment_id=DEPLOYMENT))
+        newest.note(scheduled("", OLD + timedelta(hours=1), deployment_id=uuid4()))
+        return claim_order(run, OLD + timedelta(seconds=seconds), newest)[0]
+
+    assert (is_late(60), is_late(60.1)) == (False, True)
+    assert not is_late(500, later=timedelta(0))  # this is the last due time
+    assert not is_late(500, later=-timedelta(minutes=1))
+    assert not is_late(500, catch_up="all")
+    assert (is_late(360, stagger="5m"), is_late(361, stagger="5m")) == (False, True)
+
+
+def test_the_last_due_times_of_a_bounded_number_of_deployments_are_remembered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(run_queue, "MAX_REMEMBERED_DEPLOYMENTS", 2)
+    first, second, third = (uuid4() for _ in range(3))
+    newest = NewestDueTimes()
+    for number, deployment in enumerate((first, second, first, third)):
+        newest.note(scheduled("", OLD + timedelta(hours=number), deployment_id=deployment))
+    by_hand = scheduled("", OLD, deployment_id=second, auto_scheduled=False)
+    newest.note(by_hand)
+    assert newest == {first: OLD + timedelta(hours=2), third: OLD + timedelta(hours=3)}
 
 
 async def test_a_run_is_late_by_the_clock_of_the_ledger() -> None:

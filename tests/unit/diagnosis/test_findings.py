@@ -109,6 +109,19 @@ def test_more_runs_than_slots_are_a_warning() -> None:
     assert found.fix.startswith("add a worker")
 
 
+def test_runs_that_no_worker_has_had_time_to_claim_are_a_warning() -> None:
+    (found,) = findings.waiting([], NOW, replace(POOL, unclaimed=1_264))
+    assert (found.check, found.severity) == ("waiting", Severity.WARNING)
+    assert found.message == (
+        "1,264 runs have been due for more than 30 seconds, and no worker has had time to claim "
+        "them"
+    )
+    assert found.fix.startswith("add a worker")
+    one = replace(POOL, unclaimed=1)
+    assert findings.waiting([], NOW, one)[0].message.startswith("a run has been due")
+    assert findings.waiting([], NOW, replace(one, workers=[])) == []
+
+
 @pytest.mark.parametrize(
     "run",
     [

@@ -102,6 +102,49 @@ async def test_the_earliest_run_is_claimed_first_although_its_request_takes_long
     assert taker.claimed == [each.id for each in runs]
 
 
+async def test_a_due_time_that_is_missed_meanwhile_claims_after_runs_that_may_start(
+    tmp_path: Path,
+) -> None:
+    first = SYSTEM_CLOCK.now().replace(microsecond=0) - timedelta(seconds=65)
+    async with Ledger(f"sqlite+aiosqlite:///{tmp_path / 'ledger.db'}") as ledger:
+
+        async def add(name: str, **policy: Any) -> Callable[[int], FlowRun]:
+            """Add a job; return a function that returns its run due so many seconds later."""
+            deployment = uuid4()
+            async with ledger.write() as session:
+                job = new_job(now=first, name=name, prompt="Do it", every="1s", **policy)
+                stored = await store.add(session, job, name, first)
+                await links.record_agreement(session, stored.id, str(deployment), None, first)
+            return lambda seconds: FlowRun(
+                id=uuid4(),
+                flow_id=uuid4(),
+                deployment_id=deployment,
+                auto_scheduled=True,
+                parameters=stored.job.parameters(),
+                expected_start_time=cast(Any, first + timedelta(seconds=seconds)),
+            )
+
+        often, all_of, other = await add("often"), await add("all", catch_up="all"), await add("b")
+        missed, caught_up, on_time = often(0), all_of(0), other(1)
+        later, later_of_all = often(60), all_of(60)
+        taker = Asking(
+            *(ledger, NOT_ASKED, NOT_ASKED),
+            holder="here:1",
+            most=4,
+            free=lambda _: True,
+            watch=lambda watched: None,
+        )
+        taker.claimed = []
+        waiting = [missed, caught_up, on_time, later, later_of_all]
+        async with taker._claim_lock.turn((False, first, False)):
+            tasks = [asyncio.create_task(taker.dispatch(run)) for run in waiting]
+            while len(taker._claim_lock._waiting) < len(waiting):
+                await checkpoint()
+        assert await asyncio.gather(*tasks) == [True] * len(waiting)
+    expected = [caught_up, on_time, later, later_of_all, missed]
+    assert taker.claimed == [each.id for each in expected]
+
+
 class Ending(Dispatcher):
     """Dispatcher whose claims are all duplicates; their ends in Prefect wait for `go_on`."""
 
