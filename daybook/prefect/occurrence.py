@@ -19,6 +19,7 @@ from prefect.context import FlowRunContext
 from daybook.errors import InvalidInput
 from daybook.jobs import store
 from daybook.jobs.labels import RESERVED_TAG_PREFIX
+from daybook.jobs.lateness import judge
 from daybook.jobs.model import normal_parameters
 from daybook.json_text import JsonObject
 from daybook.ledger import triggers
@@ -184,6 +185,16 @@ async def _job_of(ledger: Ledger, run: FlowRun, reads_kind: bool) -> tuple[str |
         job_id = job_id or await rows.job_id_of_finished(session, str(run.id))
         stored = await store.get(session, job_id) if job_id is not None and reads_kind else None
     return job_id, stored.row.kind if stored else ""
+
+
+async def is_missed(ledger: Ledger, run: FlowRun) -> bool:
+    """Return whether the scheduled ``run`` is too late to start, by its job as it is now."""
+    now = ledger.now()
+    due = _due(run, now)
+    async with ledger.read() as session:
+        job_id = await links.job_of_deployment(session, str(run.deployment_id), due)
+        stored = await store.get_readable(session, job_id) if job_id is not None else None
+    return stored is not None and not judge(stored.job.schedule, due, now, stored.job.policy).runs
 
 
 async def read_retry_starts(run: FlowRun) -> tuple[int, ...]:

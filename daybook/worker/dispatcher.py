@@ -74,7 +74,7 @@ from daybook.timing import TIMING
 from daybook.worker.claim_lock import FirstInOrderLock
 from daybook.worker.launcher import Launcher
 from daybook.worker.messages import LaunchRequest, ProcessSpec
-from daybook.worker.run_queue import NewestDueTimes, claim_order, scheduled_at
+from daybook.worker.run_queue import claim_order, may_be_missed, scheduled_at
 from daybook.worker.supervision import SupervisedRun
 
 log = logging.getLogger(__name__)
@@ -168,7 +168,6 @@ class Dispatcher:
         self._ending = asyncio.Semaphore(MAX_CONCURRENT_ENDS)
         self._waiting: dict[str, tuple[int, FlowRun]] = {}
         self._deferred: dict[UUID, asyncio.Event] = {}
-        self._newest = NewestDueTimes()
         self._started_at, self._defers = float("-inf"), True
         self.starting = 0
         """Number of runs that have a slot but are not supervised yet."""
@@ -213,7 +212,6 @@ class Dispatcher:
         remembered = self._waiting.pop(str(run.id), None)
         has_slot = run.id in self.handed_out
         was_waiting = remembered is not None or has_slot
-        self._newest.note(run)
         async with self._turn(run, was_waiting=was_waiting, has_slot=has_slot):
             request = await occurrence.build_claim_request(
                 self._ledger,
@@ -261,16 +259,18 @@ class Dispatcher:
     ) -> AsyncIterator[None]:
         """Hold the lock of the claims while the block runs.
 
-        A run that became late while it waited for the lock waits again, behind the runs that may
-        still start. Otherwise, under overload, free slots wait until hundreds of due times are
-        recorded as missed.
+        A run that was missed while it waited for the lock waits again, as a late one. Otherwise,
+        if more runs are due than can start, free slots wait until the missed ones are recorded.
         """
+        is_late, due = claim_order(run, self._ledger.now())
+        is_judged = is_late or was_waiting
         while True:
-            is_late, due = claim_order(run, self._ledger.now(), self._newest)
+            if not is_judged and may_be_missed(run, self._ledger.now()):
+                is_late, is_judged = await occurrence.is_missed(self._ledger, run), True
             # While many runs of one due time claim for the first time, a free slot must not wait.
             order = (is_late and not was_waiting, due, not has_slot)
             async with self._claim_lock.turn(order):
-                if is_late or not claim_order(run, self._ledger.now(), self._newest)[0]:
+                if is_judged or not may_be_missed(run, self._ledger.now()):
                     yield
                     return
 

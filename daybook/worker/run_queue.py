@@ -16,10 +16,9 @@ some queues reads the names of all queues now and then, and polls those of its q
 also polls the queues of all labels, because a run whose label no worker has must be claimed, to
 wait with a reason; the claim starts no such run.
 
-After a stop of hours, Prefect has many late runs, which only have to be recorded as missed. All
-other runs claim before the late runs (`claim_order`). If more jobs are due than the worker can
-start, runs are late soon: as soon as a later run of their job is due. The queue fetches the other
-runs even if more runs precede them than Prefect lists at once.
+After a stop of hours, Prefect has many late runs, which only have to be recorded as missed. The
+other runs claim before them (`claim_order`). The queue fetches the other runs even if more late
+runs precede them than Prefect lists at once.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, NoReturn
@@ -68,8 +67,6 @@ LATE_AFTER = timedelta(minutes=10)
 Runs that are less late, as on a busy machine, claim in the order of their due times, so that no run
 waits for long.
 """
-MAX_REMEMBERED_DEPLOYMENTS = 20_000
-_NONE: Mapping[UUID, datetime] = {}
 
 
 class RunQueue:
@@ -273,48 +270,36 @@ def scheduled_at(run: FlowRun, now: datetime) -> datetime:
     return now if scheduled is None else _in_utc(scheduled)
 
 
-class NewestDueTimes(dict[UUID, datetime]):
-    """The last due time that has come of each deployment, in UTC, by the deployment's id."""
-
-    def note(self, run: FlowRun) -> None:
-        """Remember the due time of a scheduled run that is due now."""
-        if run.auto_scheduled and run.deployment_id is not None and run.expected_start_time:
-            due = _in_utc(run.expected_start_time)
-            self[run.deployment_id] = max(self.pop(run.deployment_id, due), due)
-            if len(self) > MAX_REMEMBERED_DEPLOYMENTS:
-                del self[next(iter(self))]
-
-
-def claim_order(
-    run: FlowRun, now: datetime, newest: Mapping[UUID, datetime] = _NONE
-) -> tuple[bool, datetime]:
+def claim_order(run: FlowRun, now: datetime) -> tuple[bool, datetime]:
     """Return the key by which due runs are sorted for their claims: by due time, late runs last.
 
-    ``now`` is the ledger's time. ``newest`` has the last due time of each deployment that has come.
+    ``now`` is the ledger's time.
     """
-    return _is_late(run, now, newest), _due(run, now)
+    return _is_late(run, now), _due(run, now)
 
 
-def _is_late(run: FlowRun, now: datetime, newest: Mapping[UUID, datetime] = _NONE) -> bool:
-    """Return whether the run claims after all runs that are not late, including runs of its job.
+def _is_late(run: FlowRun, now: datetime) -> bool:
+    """Return whether the run claims after the runs that are not late, including runs of its job.
 
-    A late run is due by the schedule of a job and was never started or rescheduled. It is so late
-    that it is missed, or is the only run of its job that may still run (`lateness.judge`): by more
-    than `LATE_AFTER`, or by more than `ON_TIME_GRACE` if a later due time of its job has come.
+    It is so late that it is missed, or is the only run of its job that may still run.
     """
-    due = _due(run, now)
-    if now - due <= ON_TIME_GRACE or not run.auto_scheduled or "policy" not in run.parameters:
+    return may_be_missed(run, now, LATE_AFTER)
+
+
+def may_be_missed(run: FlowRun, now: datetime, after: timedelta = ON_TIME_GRACE) -> bool:
+    """Return whether a run that is so late may be missed (`lateness.judge`).
+
+    Such a run is due by the schedule of a job and was never started or rescheduled. Its lateness
+    exceeds ``after``, or the time for which its job catches up.
+    """
+    late = now - _due(run, now)
+    if late <= after or not run.auto_scheduled or "policy" not in run.parameters:
         return False
     if run.run_count or (run.state is not None and run.state.name == WAITING_NAME):
         return False
     policy = policy_from_parameters(run.parameters)
-    if policy.catch_up == "all":
-        grace = MAX_CATCH_UP_AGE
-    elif run.deployment_id is not None and newest.get(run.deployment_id, due) > due:
-        grace = ON_TIME_GRACE
-    else:
-        grace = LATE_AFTER
-    return now - due > grace + (policy.stagger or timedelta(0))
+    grace = MAX_CATCH_UP_AGE if policy.catch_up == "all" else after
+    return late > grace + (policy.stagger or timedelta(0))
 
 
 def _due(run: FlowRun, now: datetime) -> datetime:

@@ -191,7 +191,7 @@ async def test_a_queue_is_unserved_until_a_worker_polls_it(world: PrefectWorld) 
 async def test_due_runs_that_no_worker_claims_are_counted(world: PrefectWorld) -> None:
     job = await world.deploy()
     poll = world.prefect.ui.get_scheduled_flow_runs_for_work_pool
-    await poll(WORK_POOL, ["default"], SYSTEM_CLOCK.now())  # a worker serves the queue
+    await poll(WORK_POOL, [], SYSTEM_CLOCK.now())  # a worker serves all queues
     now = SYSTEM_CLOCK.now()
     for seconds in (-60, -45, -10, 60):
         await world.prefect.ui.create_flow_run_from_deployment(

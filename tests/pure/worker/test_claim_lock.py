@@ -71,6 +71,25 @@ async def test_a_late_claim_waits_for_one_that_is_on_time() -> None:
     assert order == ["first", "on time", "late"]
 
 
+async def test_each_third_turn_is_a_late_claims_if_others_always_wait() -> None:
+    turns, order, permit = FirstInOrderLock(), list[str](), asyncio.Event()
+
+    async def claim(name: str, is_late: bool) -> None:
+        async with turns.turn((is_late, NOON, True)):
+            order.append(name)
+            await permit.wait()
+
+    claims = [*[("on time", False)] * 6, *[("late", True)] * 3]
+    tasks = [asyncio.create_task(claim(*each)) for each in claims]
+    await _all_blocked()
+    permit.set()
+    await asyncio.gather(*tasks)
+
+    first, *others = order
+    assert first == "on time"  # it found the lock free
+    assert others == ["on time", "on time", "late"] * 2 + ["on time", "late"]
+
+
 async def test_a_run_with_a_slot_claims_before_the_others_of_its_due_time() -> None:
     turns, order, permit = FirstInOrderLock(), list[str](), asyncio.Event()
 

@@ -24,7 +24,7 @@ from daybook.prefect.deployments import PAGE_SIZE
 from daybook.prefect.states import waiting_state
 from daybook.testing import ManualClock
 from daybook.worker import run_queue
-from daybook.worker.run_queue import LATE_AFTER, NewestDueTimes, RunQueue, claim_order
+from daybook.worker.run_queue import LATE_AFTER, RunQueue, claim_order, may_be_missed
 
 pytestmark = pytest.mark.anyio
 
@@ -36,7 +36,6 @@ def scheduled(name: str, at: datetime, **more: Any) -> FlowRun:
 
 
 OLD = SYSTEM_CLOCK.now() - timedelta(days=1)
-DEPLOYMENT = uuid4()
 
 
 class Pool:
@@ -175,33 +174,16 @@ def test_a_run_is_late_only_after_its_stagger_and_its_catch_up() -> None:
     assert (is_late(1440, catch_up="all"), is_late(1441, catch_up="all")) == (False, True)
 
 
-def test_a_run_is_late_sooner_if_a_later_due_time_of_its_job_has_come() -> None:
-    def is_late(seconds: float, later: timedelta = timedelta(minutes=1), **policy: str) -> bool:
-        run = scheduled("", OLD, deployment_id=DEPLOYMENT, parameters={"policy": policy})
-        newest = NewestDueTimes()
-        newest.note(run)
-        newest.note(scheduled("", OLD + later, deployment_id=DEPLOYMENT))
-        newest.note(scheduled("", OLD + timedelta(hours=1), deployment_id=uuid4()))
-        return claim_order(run, OLD + timedelta(seconds=seconds), newest)[0]
+def test_a_run_may_be_missed_after_the_time_in_which_it_is_on_time() -> None:
+    def is_missed(seconds: float, **policy: str) -> bool:
+        run = scheduled("", OLD, parameters={"policy": policy})
+        return may_be_missed(run, OLD + timedelta(seconds=seconds))
 
-    assert (is_late(60), is_late(60.1)) == (False, True)
-    assert not is_late(500, later=timedelta(0))  # this is the last due time
-    assert not is_late(500, later=-timedelta(minutes=1))
-    assert not is_late(500, catch_up="all")
-    assert (is_late(360, stagger="5m"), is_late(361, stagger="5m")) == (False, True)
-
-
-def test_the_last_due_times_of_a_bounded_number_of_deployments_are_remembered(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(run_queue, "MAX_REMEMBERED_DEPLOYMENTS", 2)
-    first, second, third = (uuid4() for _ in range(3))
-    newest = NewestDueTimes()
-    for number, deployment in enumerate((first, second, first, third)):
-        newest.note(scheduled("", OLD + timedelta(hours=number), deployment_id=deployment))
-    by_hand = scheduled("", OLD, deployment_id=second, auto_scheduled=False)
-    newest.note(by_hand)
-    assert newest == {first: OLD + timedelta(hours=2), third: OLD + timedelta(hours=3)}
+    assert (is_missed(60), is_missed(60.1)) == (False, True)
+    assert (is_missed(360, stagger="5m"), is_missed(361, stagger="5m")) == (False, True)
+    assert not is_missed(500, catch_up="all")
+    by_hand = scheduled("", OLD, auto_scheduled=False)
+    assert not may_be_missed(by_hand, OLD + timedelta(days=1))
 
 
 async def test_a_run_is_late_by_the_clock_of_the_ledger() -> None:

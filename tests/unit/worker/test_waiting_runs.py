@@ -230,7 +230,7 @@ async def test_a_run_with_a_slot_claims_before_a_new_one_of_its_due_time(
             tasks = list[asyncio.Task[bool]]()
             for run in (new, woken):
                 tasks.append(asyncio.create_task(there.taker.dispatch(run)))
-                while len(lock._waiting) < len(tasks):
+                while len(lock._on_time) < len(tasks):
                     await checkpoint()
         await asyncio.gather(*tasks)
         assert claimed == [str(woken.id), str(new.id)]
