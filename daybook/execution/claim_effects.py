@@ -150,7 +150,8 @@ def effects(answer: ClaimResult, caller: Caller, now: datetime) -> tuple[Effect,
             return _effects_of_wait(answer, caller, now)
         case Finished(flow_run_id=carrier):
             is_own = carrier == caller.flow_run_id
-            first = (ReadRetries(),) if _may_be_retry(caller, is_own=is_own) else ()
+            was_own = is_own and not answer.is_new
+            first = (ReadRetries(),) if _may_be_retry(caller, was_own=was_own) else ()
             return *first, ShowEnd(_end_to_show(answer, is_own=is_own))
         case HeldElsewhere(run_id, holder, carrier):
             if carrier != caller.flow_run_id:
@@ -174,15 +175,15 @@ def _effects_of_wait(answer: Waiting, caller: Caller, now: datetime) -> tuple[Ef
     return *first, WaitHere(min(duration, DECISION_INTERVAL) if answer.for_person else duration)
 
 
-def _may_be_retry(caller: Caller, *, is_own: bool) -> bool:
+def _may_be_retry(caller: Caller, *, was_own: bool) -> bool:
     """Return whether a user may have chosen Retry, without a sign of it in the claim request.
 
     A run that has ended but is scheduled was retried, or Prefect does not show the end yet; the
-    run's history in Prefect shows which.
+    run's history in Prefect shows which. ``was_own`` is True if the run had this end before.
     """
     if isinstance(caller, Flow) or caller.has_retries:
         return False
-    return is_own or caller.has_start_time
+    return was_own or caller.has_start_time
 
 
 def _end_to_show(answer: Finished, *, is_own: bool) -> Finished:

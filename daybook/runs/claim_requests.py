@@ -229,7 +229,9 @@ class Finished:
     """The occurrence has its outcome.
 
     ``run_id`` is None if the occurrence has no row (not due, or already recorded and pruned).
-    ``flow_run_id`` is the Prefect run that carried the occurrence, None if unknown.
+    ``flow_run_id`` is the Prefect run that carried the occurrence, None if unknown. ``is_new`` is
+    True if Prefect cannot have shown the outcome before, because this claim recorded it, or found
+    it recorded for no Prefect run.
     """
 
     status: Status
@@ -237,6 +239,7 @@ class Finished:
     run_id: str | None = None
     flow_run_id: str | None = None
     error: str | None = None
+    is_new: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True)

@@ -150,9 +150,9 @@ class Decision:
             return HeldElsewhere(row.id, row.holder, row.flow_run_id)
         if row is not None and row.state in TERMINAL:
             if not await self._is_retry(row):
-                self._link(row)
+                is_new = self._link(row)
                 reason = row.reason or f"already {row.status}"
-                return Finished(row.state, reason, row.id, row.flow_run_id, row.error)
+                return Finished(row.state, reason, row.id, row.flow_run_id, row.error, is_new)
             await self._retry(row)
         elif row is not None:
             await self._continue_waiting(row)
@@ -330,14 +330,20 @@ class Decision:
             self.session, missed_range, row.due, self.now, count=1, reason=why
         )
         self._link(missed_range)
-        return Finished(Status.MISSED, late.reason, missed_range.id, missed_range.flow_run_id)
+        carrier = missed_range.flow_run_id
+        return Finished(Status.MISSED, late.reason, missed_range.id, carrier, is_new=True)
 
-    def _link(self, row: RunRow) -> None:
-        """Link the requesting Prefect run to ``row`` if the audit decided without a Prefect run."""
+    def _link(self, row: RunRow) -> bool:
+        """Link the requesting Prefect run to ``row`` if the audit decided without a Prefect run.
+
+        Return whether it did.
+        """
         judged_by_audit = row.unmirrored and row.flow_run_id is None
-        if judged_by_audit and claim_requests.is_due_key(self.request.occurrence):
+        links = judged_by_audit and claim_requests.is_due_key(self.request.occurrence)
+        if links:
             self._link_request(row)
             self.session.add(row)
+        return links
 
     async def end(self, status: Status, reason: str) -> Finished:
         """Record this outcome instead of granting the claim."""
@@ -354,7 +360,7 @@ class Decision:
         row = self.row
         self._link_request(row)
         await outcomes.record(self.session, row, Outcome(status, reason, error=row.error), self.now)
-        return Finished(status, reason, row.id, row.flow_run_id, row.error)
+        return Finished(status, reason, row.id, row.flow_run_id, row.error, is_new=True)
 
     def _link_request(self, row: RunRow) -> None:
         """Record that the requesting Prefect run carries ``row``.

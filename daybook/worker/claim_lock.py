@@ -32,6 +32,11 @@ class FirstInOrderLock:
         self._turns_before_late = 0
         self._arrivals = count()
 
+    @property
+    def waiting_on_time(self) -> int:
+        """Return how many claims wait, without those of late runs."""
+        return len(self._on_time)
+
     @asynccontextmanager
     async def turn(self, order: ClaimOrder) -> AsyncIterator[None]:
         """Wait for the lock, and hold it while the block runs."""

@@ -90,10 +90,10 @@ MAX_CONCURRENT_RESCHEDULES = 4
 
 More would delay the requests of active runs.
 """
-MAX_CONCURRENT_ENDS = 12
+MAX_CONCURRENT_ENDS = 4
 """Maximum number of runs that the worker ends in Prefect at the same time without starting them.
 
-Prefect's client has 16 connections; the remaining connections are for starts.
+More would delay the polls and starts, if many due times are missed because too many runs are due.
 """
 UNREADABLE_JOB_DELAY = timedelta(minutes=5)
 """Time until the next claim of a run whose job cannot be read; many such runs may accumulate."""
@@ -173,6 +173,11 @@ class Dispatcher:
         """Number of runs that have a slot but are not supervised yet."""
         self.handed_out = set[UUID]()
         """Woken runs until their claims have ended; the worker keeps room for them."""
+
+    @property
+    def claims_waiting(self) -> int:
+        """Return how many runs that are not late wait for their turn to claim."""
+        return self._claim_lock.waiting_on_time
 
     async def dispatch(self, run: FlowRun) -> bool:
         """Claim the run; then start its process, or reschedule or end the run in Prefect.

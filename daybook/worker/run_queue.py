@@ -59,6 +59,11 @@ POLL_TIMEOUT_SECONDS = 20.0
 
 Prefect's client would retry for more than a minute, with pauses of up to 32 s.
 """
+BACKLOG = 50
+"""Number of runs that have to claim, with which a poll is later: it would list them again."""
+BACKLOG_CHECKS = 20
+BACKLOG_CHECK_SECONDS = 0.25
+"""So a poll is at most five seconds later."""
 QUEUES_INTERVAL_SECONDS = 60.0
 """Interval at which a worker that serves only some queues reads which queues exist."""
 LATE_AFTER = timedelta(minutes=10)
@@ -73,7 +78,8 @@ class RunQueue:
     """Queue that calls ``dispatch`` with each flow run at its scheduled time.
 
     It has the ``clock`` of the ledger, because this machine's may be wrong. It calls ``again`` if a
-    run is to be dispatched again when its dispatch has ended.
+    run is to be dispatched again when its dispatch has ended. ``backlog`` returns how many
+    dispatched runs have not claimed yet.
     """
 
     def __init__(
@@ -85,8 +91,9 @@ class RunQueue:
         *,
         clock: Clock = SYSTEM_CLOCK,
         again: Callable[[UUID], None] = lambda run_id: None,
+        backlog: Callable[[], int] = lambda: 0,
     ) -> None:
-        self._clock, self._again = clock, again
+        self._clock, self._again, self._backlog = clock, again, backlog
         self._client, self._pool, self._served = client, pool, queues
         self._dispatch = dispatch
         self._queues, self._queues_read_at = queues, float("-inf")
@@ -129,6 +136,10 @@ class RunQueue:
                 wait = shortest
             except TimeoutError:
                 pass
+            for _ in range(BACKLOG_CHECKS):
+                if self._backlog() < BACKLOG:
+                    break
+                await asyncio.sleep(BACKLOG_CHECK_SECONDS)
             self._poll_now.clear()
             try:
                 async with asyncio.timeout(POLL_TIMEOUT_SECONDS):
@@ -164,7 +175,12 @@ class RunQueue:
             # one queue would hide the runs of other queues.
             found = await self._client.read_work_queues(work_pool_name=self._pool)
             names = self._queues or [each.name for each in found]
-            runs = [run for name in names for run in await self._read([name], before)]
+            listed = {run.work_queue_name for run in runs}
+            if len(listed) == 1:  # the page has all that Prefect lists of this queue
+                names = [name for name in names if name not in listed]
+            else:
+                runs = []
+            runs += [run for name in names for run in await self._read([name], before)]
         now = self._clock.now()
         if len(runs) >= PAGE_SIZE or any(_is_late(run, now) for run in runs):
             # Prefect lists the earliest runs first, at most a page, or as many runs as the pool has

@@ -170,6 +170,7 @@ class WorkerLoop:
             self._dispatch,
             clock=ledger.clock,
             again=self._dispatcher.end_deferral,
+            backlog=lambda: self._dispatcher.claims_waiting,
         )
         self._free_slots = FreeSlots(
             ledger,

@@ -71,6 +71,9 @@ class Pool:
         return [SimpleNamespace(name=name) for name in self._queues]
 
 
+NOT_DISPATCHED = cast(Any, None)
+
+
 async def handed_out(pool: Pool, *queues: str, clock: Clock = SYSTEM_CLOCK) -> list[str]:
     names: list[str] = []
 
@@ -89,7 +92,10 @@ async def handed_out(pool: Pool, *queues: str, clock: Clock = SYSTEM_CLOCK) -> l
 
 
 PAST = SYSTEM_CLOCK.now() - timedelta(minutes=1)
-MANY = [scheduled("light", PAST + timedelta(milliseconds=n)) for n in range(PAGE_SIZE)]
+MANY = [
+    scheduled("light", PAST + timedelta(milliseconds=n), work_queue_name="light")
+    for n in range(PAGE_SIZE)
+]
 
 
 @pytest.mark.parametrize("queues", [(), ("light", "medium")])
@@ -98,7 +104,35 @@ async def test_many_runs_in_one_queue_do_not_hide_those_of_the_next(queues: tupl
     names = await handed_out(pool, *queues)
     assert names.count("light") == PAGE_SIZE
     assert names.count("medium") == 1
-    assert pool.polled == [list(queues), ["light"], ["medium"]]
+    assert pool.polled == [list(queues), ["medium"]]
+
+
+async def test_runs_that_the_end_of_a_page_hides_are_read_by_queue() -> None:
+    medium = [scheduled(name, PAST, work_queue_name="medium") for name in ("shown", "hidden")]
+    names = await handed_out(Pool(light=MANY[1:], medium=medium, heavy=[scheduled("heavy", PAST)]))
+    assert names.count("light") == PAGE_SIZE - 1
+    assert set(names) == {"light", "shown", "hidden", "heavy"}
+
+
+async def test_a_poll_waits_while_many_dispatched_runs_have_to_claim(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(run_queue, "BACKLOG_CHECK_SECONDS", 0.0)
+    pool, backlogs = Pool(light=[]), [run_queue.BACKLOG, run_queue.BACKLOG, run_queue.BACKLOG - 1]
+    polled_with = list[int]()
+
+    async def read(**_: Any) -> list[Any]:
+        polled_with.append(len(backlogs))
+        return []
+
+    monkeypatch.setattr(pool, "get_scheduled_flow_runs_for_work_pool", read)
+    queue = RunQueue(cast(Any, pool), "pool", [], NOT_DISPATCHED, backlog=lambda: backlogs.pop(0))
+    queue.poll_soon()
+    polling = asyncio.create_task(queue.poll())
+    while not polled_with:
+        await checkpoint()
+    polling.cancel()
+    assert polled_with == [0]
 
 
 async def test_a_run_is_due_by_the_clock_of_the_ledger() -> None:
