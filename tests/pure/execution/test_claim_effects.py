@@ -47,6 +47,7 @@ FREE = Waiting(SOON, "earlier runs", "run", free=True)
 CANCELLING = Waiting(LATER, "replaced", "run", cancel=("a", "b"))
 ASKING = Waiting(LATER, "a person decides", "run", for_person=True)
 DONE = Finished(Status.SUCCEEDED, "already succeeded", "run", "own")
+NEW = Finished(Status.MISSED, "late", "run", "own", is_new=True)
 ELSEWHERE = Finished(Status.FAILED, "already failed", "run", "other", "broken")
 RECORDED = ShowEnd(Finished(Status.SKIPPED, "already recorded as failed", "run"))
 MISSED = Finished(Status.MISSED, "late", "run", "other")
@@ -79,6 +80,8 @@ ROWS: list[tuple[ClaimResult, Caller, tuple[Effect, ...]]] = [
     (Waiting(NOW, "decided", for_person=True), DIRECT, (WaitHere(timedelta(0)),)),
     (DONE, WORKER, (ReadRetries(), ShowEnd(DONE))),
     (DONE, Worker("own", has_retries=True), (ShowEnd(DONE),)),
+    (NEW, WORKER, (ShowEnd(NEW),)),
+    (NEW, Worker("own", has_start_time=True), (ReadRetries(), ShowEnd(NEW))),
     (DONE, FLOW, (ShowEnd(DONE),)),
     (DONE, DIRECT, (ShowEnd(DONE),)),
     (ELSEWHERE, WORKER, (RECORDED,)),

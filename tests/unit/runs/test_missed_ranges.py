@@ -239,6 +239,7 @@ async def test_the_first_prefect_run_that_claims_is_linked_to_the_audits_row(wor
     other = await _missed(world, claim_requests[0])
 
     assert first.flow_run_id == other.flow_run_id == claim_requests[4].flow_run_id
+    assert (first.is_new, other.is_new) == (True, False)
     (row,) = await world.runs.rows()
     assert (row.flow_run_id, row.unmirrored) == (claim_requests[4].flow_run_id, True)
     # A Prefect run that the mirror created at the same time does not replace it.
@@ -253,6 +254,8 @@ async def test_a_missed_row_that_grows_while_it_is_mirrored_stays_unmirrored(wor
     second = await _missed(world, claim_requests[1])
     assert first.run_id is not None
     assert second.run_id == first.run_id
+    assert first.is_new and second.is_new
+    assert not (await _missed(world, claim_requests[1])).is_new
 
     # for the first due time alone
     await unmirrored.clear_mark(world.ledger, first.run_id, Status.MISSED)
