@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from daybook.schedules.due_times import DueTimes
 
 _WITHOUT_DUE_TIMES = ("after", "on", "on_demand")
-"""Fields of schedules whose due times nobody knows in advance."""
+"""Fields of schedules that have no due times known in advance."""
 
 
 @Parameter(name="*")
