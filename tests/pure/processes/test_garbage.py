@@ -13,6 +13,7 @@ from daybook.processes import garbage
 
 _SHOW_VERSION = """
 import atexit, gc, sys
+from daybook.cli import entry
 atexit.register(lambda: print(gc.isenabled(), gc.get_threshold()[0]))
 sys.argv = ["daybook", "--version"]
 sys.exit(entry.main())
