@@ -166,10 +166,10 @@ def delay_reason(each: Overdue, known: DelayFacts) -> str:
 
 
 def unclaimed(count: int) -> str:
-    """Describe ``count`` runs that are due and that the workers have had no time to claim."""
-    runs, claim = ("a run has", "it") if count == 1 else (f"{count:,} runs have", "them")
+    """Describe ``count`` runs that are due and that the workers have had no time for."""
+    runs, them = ("a run has", "it") if count == 1 else (f"{count:,} runs have", "them")
     limit = duration_in_words(BUSY_AFTER)
-    return f"{runs} been due for more than {limit}, and no worker has had time to claim {claim}"
+    return f"{runs} been due for more than {limit}, and no worker has started or ended {them} yet"
 
 
 def clock_problem(known: DelayFacts) -> str:

@@ -68,7 +68,11 @@ class CommandRequest(TypedDict):
 
 
 def main() -> int:
-    """Run the command line in `sys.argv`. Return its exit code."""
+    """Run the command line in `sys.argv`. Return its exit code, or end this process with it.
+
+    A command in its own process ends without unloading its modules, which takes longer than many
+    commands, unless a debugger or profiler needs a normal end.
+    """
     init.fork_if_first()
     garbage.collect_rarely()
     open_files.raise_limit()
@@ -83,6 +87,8 @@ def main() -> int:
     from daybook.cli.main import main as run_here
     from daybook.processes import forked
 
+    if sys.flags.inspect or sys.gettrace() or sys.getprofile():
+        return run_here(arguments)
     forked.exit_with(lambda: run_here(arguments))
 
 

@@ -26,7 +26,7 @@ ledger nor Prefect::
     one prefect       x       x              `prefect.instances.conflict`
     prefect           x       x        x     Prefect does not answer (`checks.prefect`: the reason)
     late              x       x        x     overdue runs (`runs.overdue`, as the keeper's alerts)
-    waiting           x       x              many runs that wait for a slot or a worker's room
+    waiting           x       x              many runs that wait for a slot or a worker
 
 Checks that only `doctor` makes, and the check of the settings, are in `checks`. The metrics count
 the same facts. Features add findings to `doctor` (`ledger_checks`) and to `status` (`status`).
@@ -383,16 +383,17 @@ def late(listed: Sequence[OverdueRun], count: int | None = None) -> list[Finding
 def waiting(live: Iterable[RunRow], now: datetime, state: WorkPool | None) -> list[Finding]:
     """Warn if runs have waited longer than `BUSY_AFTER` and wait for a slot or a worker's room.
 
-    Also warn if runs are due that the workers have had no time to claim. Without a worker that may
-    start them, another finding has the cause. A backfill waits until nothing else does, and the
+    Also warn if runs are due that the workers have had no time for. Without a worker that may start
+    them, another finding has the cause. A backfill waits until nothing else does, and the
     beginning of the wait for a further attempt is unknown, so these do not count, and neither does
     a run that was called to claim now.
     """
     if state is None or state.idle or state.paused:
         return []
+    found = list[Finding]()
     if state.unclaimed:
         fix = "add a worker, or let jobs be due at other times"
-        return [warning("waiting", overdue.unclaimed(state.unclaimed), fix)]
+        found.append(warning("waiting", overdue.unclaimed(state.unclaimed), fix))
     waits_for_slot = [
         each
         for each in live
@@ -404,7 +405,7 @@ def waiting(live: Iterable[RunRow], now: datetime, state: WorkPool | None) -> li
     ]
     first = min(waits_for_slot, key=lambda each: each.queued_at, default=None)
     if first is None or now - first.queued_at <= BUSY_AFTER:
-        return []
+        return found
     count = len(waits_for_slot)
     message = (
         f"{'A run waits' if count == 1 else f'{count:,} runs wait'} for a slot ({first.reason}); "
@@ -414,7 +415,7 @@ def waiting(live: Iterable[RunRow], now: datetime, state: WorkPool | None) -> li
         fix = "add a worker, or raise `worker_limit`"
     else:
         fix = "raise `max_concurrent` or the limit of the class if the machines have room"
-    return [warning("waiting", message, f"{fix}; or let jobs be due at other times")]
+    return [warning("waiting", message, f"{fix}; or let jobs be due at other times"), *found]
 
 
 def unset_command() -> str:

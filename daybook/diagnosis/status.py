@@ -249,7 +249,7 @@ async def _prefect(
                 own=state.own,
                 version=None if connection.is_cloud(client) else await client.api_version(),
             )
-            pool = await work_pool.read(client, ledger.id)
+            pool = await work_pool.read(client, ledger.id, ledger.now())
             ahead = await checks.clock_ahead(client)
     except PrefectUnreachable as error:
         address = (error.address or "").rstrip("/") or state.api_url

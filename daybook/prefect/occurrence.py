@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
 
@@ -16,8 +16,8 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.context import FlowRunContext
 
-from daybook.errors import InvalidInput
-from daybook.jobs import store
+from daybook.errors import InvalidInput, UnreadableJob
+from daybook.jobs import store, upcoming
 from daybook.jobs.labels import RESERVED_TAG_PREFIX
 from daybook.jobs.lateness import judge
 from daybook.jobs.model import normal_parameters
@@ -188,13 +188,20 @@ async def _job_of(ledger: Ledger, run: FlowRun, reads_kind: bool) -> tuple[str |
 
 
 async def is_missed(ledger: Ledger, run: FlowRun) -> bool:
-    """Return whether the scheduled ``run`` is too late to start, by its job as it is now."""
+    """Return whether a claim of the scheduled ``run`` would find it too late to start.
+
+    A run whose job cannot be read counts as not missed; its claim reports the error.
+    """
     now = ledger.now()
     due = _due(run, now)
     async with ledger.read() as session:
         job_id = await links.job_of_deployment(session, str(run.deployment_id), due)
-        stored = await store.get_readable(session, job_id) if job_id is not None else None
-    return stored is not None and not judge(stored.job.schedule, due, now, stored.job.policy).runs
+        with suppress(UnreadableJob):
+            if job_id is not None and (stored := await store.in_force(session, job_id, due)):
+                job = stored.job
+                start = now - upcoming.stagger_offset(stored.id, job.policy.stagger)
+                return not judge(job.schedule, due, start, job.policy).runs
+    return False
 
 
 async def read_retry_starts(run: FlowRun) -> tuple[int, ...]:

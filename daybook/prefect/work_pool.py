@@ -9,13 +9,13 @@ from __future__ import annotations
 import re
 import socket
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
 from daybook import home as homes
 from daybook import settings
-from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import InvalidInput
 from daybook.instants import UtcTime
 from daybook.jobs.labels import RESERVED_TAG_PREFIX
@@ -90,8 +90,11 @@ class WorkPool:
         )
 
 
-async def read(client: PrefectClient, ledger_id: str) -> WorkPool:
-    """Return the pool as it is now; ``ledger_id`` is empty for a home without a ledger."""
+async def read(client: PrefectClient, ledger_id: str, now: datetime | None = None) -> WorkPool:
+    """Return the pool as it is now; ``ledger_id`` is empty for a home without a ledger.
+
+    Without ``now``, the ledger's time, do not count the unclaimed runs.
+    """
     from prefect.client.schemas.objects import WorkerStatus, WorkQueueStatus
     from prefect.exceptions import ObjectNotFound
 
@@ -115,12 +118,15 @@ async def read(client: PrefectClient, ledger_id: str) -> WorkPool:
     paused += [f"the work queue {each.name}" for each in queues if each.is_paused]
     unserved = tuple(each.name for each in queues if each.status == WorkQueueStatus.NOT_READY)
     served = [each.name for each in queues if each.name not in unserved]
-    unclaimed = await _count_unclaimed(client, ledger_id, served) if has_ours else 0
+    unclaimed = 0
+    if has_ours and now is not None:
+        unclaimed = await _count_unclaimed(client, ledger_id, served, now - BUSY_AFTER)
     return WorkPool(str(pool.type), workers, has_ours, others, tuple(paused), unserved, unclaimed)
 
 
-async def _count_unclaimed(client: PrefectClient, ledger_id: str, queues: list[str]) -> int:
-    due_before = SYSTEM_CLOCK.now() - BUSY_AFTER
+async def _count_unclaimed(
+    client: PrefectClient, ledger_id: str, queues: list[str], due_before: datetime
+) -> int:
     query = {
         "flow_runs": {
             "state": {"type": {"any_": ["SCHEDULED"]}},

@@ -29,7 +29,8 @@ def exit_with(
     code = 1
     try:
         code = _exit_code(work)
-        cast(Any, threading)._shutdown()
+        with suppress(KeyboardInterrupt):
+            cast(Any, threading)._shutdown()
         atexit._run_exitfuncs()
         flush_output()
     except BaseException:

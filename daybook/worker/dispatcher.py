@@ -164,6 +164,7 @@ class Dispatcher:
         # One claim at a time, in `claim_order`, because SQLite grants its own lock in no particular
         # order.
         self._claim_lock = FirstInOrderLock()
+        self._judging = asyncio.Lock()  # many reads at once would delay claims and leases
         self._setting_back = asyncio.Semaphore(MAX_CONCURRENT_RESCHEDULES)
         self._ending = asyncio.Semaphore(MAX_CONCURRENT_ENDS)
         self._waiting: dict[str, tuple[int, FlowRun]] = {}
@@ -210,9 +211,9 @@ class Dispatcher:
             return True
 
     async def _claim_and_start(self, run: FlowRun) -> bool:
-        # Await nothing before this lock, so that runs get the lock in their order. Of two due times
-        # of a job, the later must not start before the earlier is claimed, unless the earlier is
-        # missed.
+        # Await nothing else before this lock, so that runs get the lock in their order. Of two due
+        # times of a job, the later must not start before the earlier is claimed, unless the earlier
+        # is missed.
         self._records()  # read in the background what the process needs
         remembered = self._waiting.pop(str(run.id), None)
         has_slot = run.id in self.handed_out
@@ -271,7 +272,8 @@ class Dispatcher:
         is_judged = is_late or was_waiting
         while True:
             if not is_judged and may_be_missed(run, self._ledger.now()):
-                is_late, is_judged = await occurrence.is_missed(self._ledger, run), True
+                async with self._judging:
+                    is_late, is_judged = await occurrence.is_missed(self._ledger, run), True
             # While many runs of one due time claim for the first time, a free slot must not wait.
             order = (is_late and not was_waiting, due, not has_slot)
             async with self._claim_lock.turn(order):

@@ -67,10 +67,10 @@ BACKLOG_CHECK_SECONDS = 0.25
 QUEUES_INTERVAL_SECONDS = 60.0
 """Interval at which a worker that serves only some queues reads which queues exist."""
 LATE_AFTER = timedelta(minutes=10)
-"""Lateness after which a run claims after all other runs.
+"""Lateness after which a run claims after the other runs (`claim_lock`).
 
 Runs that are less late, as on a busy machine, claim in the order of their due times, so that no run
-waits for long.
+waits for long, unless they are missed (`dispatcher`).
 """
 
 
@@ -166,26 +166,18 @@ class RunQueue:
         await self._find_queues()
         polled_at, before = time.monotonic(), self._clock.now() + FETCH_AHEAD_INTERVAL
         try:
-            runs = await self._read(self._queues, before)
+            runs = await self._list(before)
         except ObjectNotFound:
             self._queues_read_at = float("-inf")  # the next poll leaves a deleted queue out
             raise
-        if len(runs) >= PAGE_SIZE and len(self._queues) != 1:
-            # Prefect lists all runs of a queue before the runs of the next queue, so many runs in
-            # one queue would hide the runs of other queues.
-            found = await self._client.read_work_queues(work_pool_name=self._pool)
-            names = self._queues or [each.name for each in found]
-            listed = {run.work_queue_name for run in runs}
-            if len(listed) == 1:  # the page has all that Prefect lists of this queue
-                names = [name for name in names if name not in listed]
-            else:
-                runs = []
-            runs += [run for name in names for run in await self._read([name], before)]
         now = self._clock.now()
         if len(runs) >= PAGE_SIZE or any(_is_late(run, now) for run in runs):
             # Prefect lists the earliest runs first, at most a page, or as many runs as the pool has
-            # slots. So late runs may hide the runs that are due now.
-            runs += await self._read(self._queues, before, now - ON_TIME_GRACE)
+            # slots. So late runs may hide the runs that are due now, and runs that are about to be
+            # ended the next ones.
+            if all(run.id in self._dispatching for run in runs):
+                runs += await self._list(before, max(scheduled_at(run, now) for run in runs))
+            runs += await self._list(before, now - ON_TIME_GRACE)
         self.last_poll = SYSTEM_CLOCK.now()
         # A response that Prefect sent before a run was dispatched still lists the run as scheduled.
         self._dispatched = {each: at for each, at in self._dispatched.items() if at > polled_at}
@@ -194,6 +186,22 @@ class RunQueue:
             run.id: (scheduled_at(run, now), run) for run in runs if run.id not in busy
         }
         self._changed.set()
+
+    async def _list(self, before: datetime, after: datetime | None = None) -> list[FlowRun]:
+        """Return the runs between two times: of each queue, as many as Prefect lists at once."""
+        runs = await self._read(self._queues, before, after)
+        if len(runs) < PAGE_SIZE or len(self._queues) == 1:
+            return runs
+        # Prefect lists all runs of a queue before the runs of the next queue, so many runs in one
+        # queue would hide the runs of other queues.
+        found = await self._client.read_work_queues(work_pool_name=self._pool)
+        names = self._queues or [each.name for each in found]
+        listed = {run.work_queue_name for run in runs}
+        if len(listed) == 1:  # the page has all that Prefect lists of this queue
+            names = [name for name in names if name not in listed]
+        else:
+            runs = []
+        return [*runs, *[run for name in names for run in await self._read([name], before, after)]]
 
     async def _find_queues(self) -> None:
         """Find the queues to poll, if this worker serves only some: its own, and those of labels.

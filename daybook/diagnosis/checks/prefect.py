@@ -28,6 +28,7 @@ from daybook.errors import (
 from daybook.finding import Finding, passed, problem, warning
 from daybook.home import current_home, is_disk_full, is_own_server
 from daybook.jobs.actions import ACTIONS
+from daybook.ledger.engine import open_ledger
 from daybook.operations import versions
 from daybook.prefect import work_pool
 from daybook.prefect.parameter_schema import WORK_POOL
@@ -165,7 +166,10 @@ async def ui(client: PrefectClient) -> list[Finding]:
 async def pool_state(client: PrefectClient) -> WorkPool:
     """Return the state of the work pool for this ledger."""
     ledger_id, _ = await ledger.id_and_jobs()
-    return await work_pool.read(client, ledger_id)
+    if not ledger_id:
+        return await work_pool.read(client, "")
+    async with open_ledger() as opened:
+        return await work_pool.read(client, ledger_id, opened.now())
 
 
 async def pool(client: PrefectClient) -> list[Finding]:

@@ -200,10 +200,11 @@ async def test_due_runs_that_no_worker_claims_are_counted(world: PrefectWorld) -
         )
 
     async def counted() -> bool:  # Prefect notes a poll in the background
-        return (await work_pool.read(world.client, world.ledger.id)).unclaimed == 2
+        return (await work_pool.read(world.client, world.ledger.id, now)).unclaimed == 2
 
     assert await becomes_true(counted, 20.0)
-    assert (await work_pool.read(world.client, "another")).unclaimed == 0
+    assert (await work_pool.read(world.client, world.ledger.id)).unclaimed == 0
+    assert (await work_pool.read(world.client, "another", now)).unclaimed == 0
 
 
 async def test_a_worker_refuses_a_queue_that_does_not_exist(world: PrefectWorld) -> None:

@@ -185,6 +185,31 @@ async def test_runs_on_time_come_before_more_late_ones_than_prefect_lists_at_onc
     assert names == ["0", "1", "2", *["late"] * PAGE_SIZE]
 
 
+async def test_runs_behind_a_page_of_runs_that_are_being_dispatched_are_read() -> None:
+    old = SYSTEM_CLOCK.now() - timedelta(minutes=5)
+    listed = [scheduled("listed", old, work_queue_name="light") for _ in range(PAGE_SIZE)]
+    pool = Pool(light=[*listed, scheduled("behind", old + timedelta(seconds=1))])
+    started, go_on = list[str](), asyncio.Event()
+
+    async def dispatch(run: FlowRun) -> None:
+        started.append(run.name)
+        await go_on.wait()
+
+    queue = RunQueue(cast(Any, pool), "pool", [], dispatch)
+    handing_out = asyncio.create_task(queue.hand_out())
+    await queue.fetch()
+    while len(started) < PAGE_SIZE:
+        await checkpoint()
+    assert "behind" not in started
+    await queue.fetch()
+    while len(started) == PAGE_SIZE:
+        await checkpoint()
+    assert started[-1] == "behind"
+    handing_out.cancel()
+    go_on.set()
+    await queue.wait_until_dispatched()
+
+
 def test_a_run_is_late_only_if_it_may_be_missed() -> None:
     now = SYSTEM_CLOCK.now()
     assert claim_order(scheduled("", OLD), now) == (True, OLD)

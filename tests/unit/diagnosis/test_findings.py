@@ -113,13 +113,18 @@ def test_runs_that_no_worker_has_had_time_to_claim_are_a_warning() -> None:
     (found,) = findings.waiting([], NOW, replace(POOL, unclaimed=1_264))
     assert (found.check, found.severity) == ("waiting", Severity.WARNING)
     assert found.message == (
-        "1,264 runs have been due for more than 30 seconds, and no worker has had time to claim "
-        "them"
+        "1,264 runs have been due for more than 30 seconds, and no worker has started or ended "
+        "them yet"
     )
     assert found.fix.startswith("add a worker")
     one = replace(POOL, unclaimed=1)
     assert findings.waiting([], NOW, one)[0].message.startswith("a run has been due")
     assert findings.waiting([], NOW, replace(one, workers=[])) == []
+    both = findings.waiting([waiting_run(60)], NOW, one)
+    assert [each.message.split(" (")[0] for each in both] == [
+        "A run waits for a slot",
+        findings.waiting([], NOW, one)[0].message,
+    ]
 
 
 @pytest.mark.parametrize(

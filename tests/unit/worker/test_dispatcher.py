@@ -22,7 +22,7 @@ from daybook import home
 from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import InvalidInput, LedgerUnreachable
 from daybook.execution.claim_effects import Effect, ShowEnd
-from daybook.jobs import store
+from daybook.jobs import store, upcoming
 from daybook.jobs.model import new_job
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Status
@@ -146,6 +146,46 @@ async def test_a_due_time_that_is_missed_meanwhile_claims_after_runs_that_may_st
     assert taker.claimed[0] != missed.id
     expected = [caught_up, on_time, later, later_of_all]
     assert [each for each in taker.claimed if each != missed.id] == [each.id for each in expected]
+
+
+@pytest.mark.parametrize(
+    ("policy", "seconds", "missed"),
+    [
+        ({}, 120, False),  # half the gap
+        ({}, 121, True),
+        ({"stagger": "5m"}, 420, False),
+        ({"stagger": "5m"}, 421, True),
+    ],
+)
+async def test_a_late_run_is_judged_as_its_claim_judges_it(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    policy: dict[str, str],
+    seconds: int,
+    missed: bool,
+) -> None:
+    monkeypatch.setattr(upcoming, "stagger_offset", lambda _, stagger: stagger or timedelta(0))
+    due = SYSTEM_CLOCK.now().replace(microsecond=0) - timedelta(hours=1)
+    async with Ledger(f"sqlite+aiosqlite:///{tmp_path / 'ledger.db'}") as ledger:
+        async with ledger.write() as session:
+            job = new_job(
+                now=due - timedelta(minutes=4), name="j", prompt="-", every="4m", **policy
+            )
+            stored = await store.add(session, job, "j", due - timedelta(minutes=4))
+            await links.record_agreement(session, stored.id, str(DEPLOYMENT), None, due)
+        # An edit that came into force later does not decide about this due time.
+        async with ledger.write() as session:
+            yearly = new_job(now=due, name="j", prompt="-", cron="0 0 1 1 *")
+            await store.change(session, stored, yearly, due + timedelta(seconds=1))
+        monkeypatch.setattr(ledger, "now", lambda: due + timedelta(seconds=seconds))
+        run = FlowRun(
+            id=uuid4(),
+            flow_id=uuid4(),
+            deployment_id=DEPLOYMENT,
+            auto_scheduled=True,
+            expected_start_time=cast(Any, due),
+        )
+        assert await occurrence.is_missed(ledger, run) is missed
 
 
 class Ending(Dispatcher):
