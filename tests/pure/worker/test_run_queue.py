@@ -187,7 +187,10 @@ async def test_runs_on_time_come_before_more_late_ones_than_prefect_lists_at_onc
 
 async def test_runs_behind_a_page_of_runs_that_are_being_dispatched_are_read() -> None:
     old = SYSTEM_CLOCK.now() - timedelta(minutes=5)
-    listed = [scheduled("listed", old, work_queue_name="light") for _ in range(PAGE_SIZE)]
+    listed = [
+        scheduled("listed", old + timedelta(milliseconds=number), work_queue_name="light")
+        for number in range(PAGE_SIZE)
+    ]
     pool = Pool(light=[*listed, scheduled("behind", old + timedelta(seconds=1))])
     started, go_on = list[str](), asyncio.Event()
 

@@ -160,7 +160,7 @@ async def test_a_due_time_that_is_missed_meanwhile_claims_after_runs_that_may_st
 async def test_a_late_run_is_judged_as_its_claim_judges_it(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    policy: dict[str, str],
+    policy: dict[str, Any],
     seconds: int,
     missed: bool,
 ) -> None:
