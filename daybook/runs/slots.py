@@ -62,7 +62,7 @@ SLOT_CLAIM_TIMEOUT = timedelta(seconds=15)
 """How long a free slot is reserved for a run that should claim now."""
 
 WORKER_RETRY_INTERVAL = timedelta(seconds=5)
-"""Delay until the first run that waits for room in its worker claims again by itself."""
+"""How long a run waits before it claims again if its worker has no room."""
 
 AGENT_RETRY_INTERVAL = timedelta(seconds=5)
 """How long the first run in the queue of an agent waits before it claims again."""
@@ -100,21 +100,11 @@ async def wait_for_slot(
         if why := slots.refusal(name, ahead, overdue):
             if slots.free(name) and not request.full:
                 return SlotWait(now + SLOT_CLAIM_TIMEOUT, why, waits.SLOT, free=True)
-            until = now + await _queue_time(session, row, request, MIN_RETRY_INTERVAL)
-            return SlotWait(until, why, waits.SLOT)
+            queue = MIN_RETRY_INTERVAL * (1 + sum(ahead.values()) / max(request.most, 1))
+            return SlotWait(now + min(queue, MAX_RETRY_INTERVAL), why, waits.SLOT)
     if request.full:
-        until = now + await _queue_time(session, row, request, WORKER_RETRY_INTERVAL)
-        return SlotWait(until, "the worker has no free slot", waits.WORKER)
+        return SlotWait(now + WORKER_RETRY_INTERVAL, "the worker has no free slot", waits.WORKER)
     return None
-
-
-async def _queue_time(
-    session: AsyncSession, row: RunRow, request: ClaimRequest, first: timedelta
-) -> timedelta:
-    """Return the delay of the next claim: ``first`` at the front of the queue, more behind it."""
-    queue = and_(col(RunRow.status) == Status.WAITING, _WAITS_FOR_SLOT, earlier(row))
-    before = sum((await _count(session, queue)).values())
-    return min(first * (1 + before / max(request.most or 1, 1)), MAX_RETRY_INTERVAL)
 
 
 async def wait_for_agent(

@@ -280,22 +280,6 @@ async def test_a_run_that_a_full_worker_refuses_can_be_claimed_by_another(
     )
 
 
-async def test_behind_many_runs_that_wait_for_their_worker_a_run_claims_seldom(
-    world: World,
-) -> None:
-    of_full = [replace(each, full=True) for each in _offers(world, await _jobs(world, 4), most=2)]
-
-    answers = [await world.runs.claim(each) for each in of_full]
-
-    waits = [each.until - world.clock.now() for each in answers if isinstance(each, Waiting)]
-    first = slots.WORKER_RETRY_INTERVAL
-    assert waits == [first, 1.5 * first, 2 * first, 2.5 * first]
-    # The run that was due first claims soon, whatever waits behind it.
-    again = await world.runs.claim(of_full[0])
-    assert isinstance(again, Waiting)
-    assert again.until == world.clock.now() + first
-
-
 async def test_runs_of_a_full_worker_keep_no_slot_from_others(world: World) -> None:
     """One of four slots is used; a full worker has claimed three runs that were due earlier."""
     at_work, *of_full, other = _offers(world, await _jobs(world, 5), most=4)
