@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from daybook.duration_text import duration_in_words
-from daybook.jobs.upcoming import next_due
+from daybook.jobs.upcoming import next_due, stagger_offset
 from daybook.policies.policy import Policy
 from daybook.schedules.schedule import Schedule
+
+if TYPE_CHECKING:
+    from daybook.jobs.store import StoredJob
 
 ON_TIME_GRACE = timedelta(seconds=60)
 BUSY_AFTER = timedelta(seconds=30)
@@ -100,6 +103,15 @@ def judge(
     if late > allowed:
         return _missed(late, f"the window is {duration_in_words(allowed)}")
     return Lateness("run", f"{duration_in_words(late)} late")
+
+
+def judge_at(
+    stored: StoredJob, due: datetime, instant: datetime, following: Following | None = None
+) -> Lateness:
+    """Decide about a due time of a stored job at ``instant``, counted from its staggered time."""
+    job = stored.job
+    stagger = stagger_offset(stored.id, job.policy.stagger)
+    return judge(job.schedule, due, instant - stagger, job.policy, following)
 
 
 def _missed(late: timedelta, why: str) -> Lateness:

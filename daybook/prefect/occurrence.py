@@ -17,9 +17,8 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.context import FlowRunContext
 
 from daybook.errors import InvalidInput, UnreadableJob
-from daybook.jobs import store, upcoming
+from daybook.jobs import lateness, store
 from daybook.jobs.labels import RESERVED_TAG_PREFIX
-from daybook.jobs.lateness import judge
 from daybook.jobs.model import normal_parameters
 from daybook.json_text import JsonObject
 from daybook.ledger import triggers
@@ -198,9 +197,7 @@ async def is_missed(ledger: Ledger, run: FlowRun) -> bool:
         job_id = await links.job_of_deployment(session, str(run.deployment_id), due)
         with suppress(UnreadableJob):
             if job_id is not None and (stored := await store.in_force(session, job_id, due)):
-                job = stored.job
-                start = now - upcoming.stagger_offset(stored.id, job.policy.stagger)
-                return not judge(job.schedule, due, start, job.policy).runs
+                return not lateness.judge_at(stored, due, now).runs
     return False
 
 

@@ -302,11 +302,7 @@ class _Audit:
         return _Verdict(Status.SKIPPED, why) if why else None
 
     def late(self, each: _DueTime) -> _Verdict | None:
-        job = each.stored.job
-        stagger = upcoming.stagger_offset(self.newest.id, job.policy.stagger)
-        late = lateness.judge(
-            job.schedule, each.due, self.now - stagger, job.policy, Following(each.following)
-        )
+        late = lateness.judge_at(each.stored, each.due, self.now, Following(each.following))
         if not late.runs:
             return _Verdict(Status.MISSED, f"{NOT_RUN_REASON}, and {late.why}")
         return _Verdict(Status.WAITING, late.reason, late=True) if late.reason else None

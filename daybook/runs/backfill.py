@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
-from daybook.jobs import lateness, upcoming
+from daybook.jobs import lateness
 from daybook.jobs.store import StoredJob
 from daybook.ledger import triggers
 from daybook.ledger.engine import Ledger
@@ -72,18 +72,15 @@ async def missing_runs(
     requested it. A due time that the audit has not reached yet needs none if the catch-up policy
     will start its run.
     """
-    job_id, policy = stored.id, stored.job.policy
+    job_id = stored.id
     audited = select(JobRow.audited_until).where(col(JobRow.id) == job_id)
     until = (await session.execute(audited)).scalar_one()
-    stagger = upcoming.stagger_offset(job_id, policy.stagger)
     statuses = await known_statuses(session, job_id, instants)
 
     def is_missing(due: datetime) -> bool:
         if due in statuses:
             return statuses[due] not in LIVE | {Status.SUCCEEDED}
-        return (
-            due <= until or not lateness.judge(stored.job.schedule, due, now - stagger, policy).runs
-        )
+        return due <= until or not lateness.judge_at(stored, due, now).runs
 
     keys = {_key(job_id, each): each for each in instants if is_missing(each)}
     existing = select(RunRow.occurrence).where(

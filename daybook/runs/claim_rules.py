@@ -121,8 +121,7 @@ async def too_late(claim: Decision) -> ClaimResult | None:
     row, stored = claim.row, claim.stored
     if stored is None or not claim.is_timed or not _undecided(claim):
         return None
-    stagger = upcoming.stagger_offset(stored.id, stored.job.policy.stagger)
-    late = lateness.judge(stored.job.schedule, row.due, claim.now - stagger, stored.job.policy)
+    late = lateness.judge_at(stored, row.due, claim.now)
     if not late.runs:
         return await claim.miss(stored, late)
     if late.verdict == "run":
@@ -210,7 +209,7 @@ async def in_maintenance(claim: Decision) -> ClaimResult | None:
     end = (await claim.windows()).end_at(claim.now)
     if end is None:
         return None
-    late = maintenance.judge_at(stored, row.due, end)
+    late = lateness.judge_at(stored, row.due, end)
     if claim.is_timed and _undecided(claim) and late.verdict == "run":
         row.trigger = triggers.CATCH_UP.name
     row.queued_at = end  # the deadline does not include the maintenance

@@ -27,7 +27,7 @@ from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from daybook.jobs import lateness, upcoming
+from daybook.jobs import lateness
 from daybook.jobs.store import StoredJob
 from daybook.ledger import waits
 from daybook.ledger.states import Status
@@ -79,16 +79,9 @@ class Windows:
         It is skipped if the job would not catch up on it at the end of the window.
         """
         end = self.end_at(due)
-        if end is None or judge_at(stored, due, end).runs:
+        if end is None or lateness.judge_at(stored, due, end).runs:
             return ""
         return reason(end)
-
-
-def judge_at(stored: StoredJob, due: datetime, instant: datetime) -> lateness.Lateness:
-    """Return the lateness of a due time at ``instant``, counted from its staggered time."""
-    policy = stored.job.policy
-    stagger = upcoming.stagger_offset(stored.id, policy.stagger)
-    return lateness.judge(stored.job.schedule, due, instant - stagger, policy)
 
 
 def reason(end: datetime) -> str:

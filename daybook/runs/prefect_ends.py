@@ -246,7 +246,7 @@ async def _apply_without_row(
         stagger = timedelta()
         if timed:
             stagger = upcoming.stagger_offset(stored.id, job.policy.stagger)
-        outcome = _outcome_of_crash(request, stored, stagger, now, end.describe())
+        outcome = _outcome_of_crash(request, stored, now, end.describe())
         if outcome is None:
             _make_waiting(row, end, now, stagger)
             session.add(row)
@@ -291,14 +291,13 @@ async def _apply_to_unreadable(
 
 
 def _outcome_of_crash(
-    request: ClaimRequest, stored: StoredJob, stagger: timedelta, now: datetime, crash: str
+    request: ClaimRequest, stored: StoredJob, now: datetime, crash: str
 ) -> Outcome | None:
     """Return the outcome of a crashed run without a row; None if another Prefect run follows."""
     if stored.row.archived_at is not None:
         return Outcome(Status.SKIPPED, outcomes.REMOVED_REASON)
     if claim_requests.is_due_key(request.occurrence):
-        job = stored.job
-        late = lateness.judge(job.schedule, request.due, now - stagger, job.policy)
+        late = lateness.judge_at(stored, request.due, now)
         return None if late.runs else Outcome(Status.MISSED, f"{late.reason}; {crash}")
     if request.refused:
         return Outcome(Status.FAILED, "parameters", error=request.refused)

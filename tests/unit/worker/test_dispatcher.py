@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, Self, cast
 from uuid import UUID, uuid4
 
 import pytest
@@ -47,6 +47,18 @@ class Asking(Dispatcher):
     """Dispatcher that records the runs in the order of their claims."""
 
     claimed: list[UUID]
+
+    @classmethod
+    def of(cls, ledger: Ledger) -> Self:
+        taker = cls(
+            *(ledger, NOT_ASKED, NOT_ASKED),
+            holder="here:1",
+            most=4,
+            free=lambda _: True,
+            watch=lambda watched: None,
+        )
+        taker.claimed = []
+        return taker
 
     async def _claim(self, run: FlowRun, claim_request: ClaimRequest) -> Sequence[Effect]:
         self.claimed.append(run.id)
@@ -90,14 +102,7 @@ async def test_the_earliest_run_is_claimed_first_although_its_request_takes_long
             job = new_job(now=now, name="often", prompt="Do it", every="1s")
             stored = await store.add(session, job, "often", now)
             await links.record_agreement(session, stored.id, str(DEPLOYMENT), None, now)
-        taker = Asking(
-            *(ledger, NOT_ASKED, NOT_ASKED),
-            holder="here:1",
-            most=4,
-            free=lambda _: True,
-            watch=lambda watched: None,
-        )
-        taker.claimed = []
+        taker = Asking.of(ledger)
         assert await asyncio.gather(*map(taker.dispatch, runs)) == [True, True]
     assert taker.claimed == [each.id for each in runs]
 
@@ -127,14 +132,7 @@ async def test_a_due_time_that_is_missed_meanwhile_claims_after_runs_that_may_st
         often, all_of, other = await add("often"), await add("all", catch_up="all"), await add("b")
         missed, caught_up, on_time = often(0), all_of(0), other(10)
         later, later_of_all = often(60), all_of(60)
-        taker = Asking(
-            *(ledger, NOT_ASKED, NOT_ASKED),
-            holder="here:1",
-            most=4,
-            free=lambda _: True,
-            watch=lambda watched: None,
-        )
-        taker.claimed = []
+        taker = Asking.of(ledger)
         runs = [missed, caught_up, on_time, later, later_of_all]
         monkeypatch.setattr(ledger, "now", lambda: first + timedelta(seconds=60))
         async with taker._claim_lock.turn((False, first, False)):
@@ -153,8 +151,8 @@ async def test_a_due_time_that_is_missed_meanwhile_claims_after_runs_that_may_st
     [
         ({}, 120, False),  # half the gap
         ({}, 121, True),
-        ({"stagger": "5m"}, 420, False),
-        ({"stagger": "5m"}, 421, True),
+        ({"stagger": "5m"}, 120, False),  # counted from the staggered start
+        ({"stagger": "5m"}, 121, True),
     ],
 )
 async def test_a_late_run_is_judged_as_its_claim_judges_it(
@@ -164,7 +162,6 @@ async def test_a_late_run_is_judged_as_its_claim_judges_it(
     seconds: int,
     missed: bool,
 ) -> None:
-    monkeypatch.setattr(upcoming, "stagger_offset", lambda _, stagger: stagger or timedelta(0))
     due = SYSTEM_CLOCK.now().replace(microsecond=0) - timedelta(hours=1)
     async with Ledger(f"sqlite+aiosqlite:///{tmp_path / 'ledger.db'}") as ledger:
         async with ledger.write() as session:
@@ -177,7 +174,8 @@ async def test_a_late_run_is_judged_as_its_claim_judges_it(
         async with ledger.write() as session:
             yearly = new_job(now=due, name="j", prompt="-", cron="0 0 1 1 *")
             await store.change(session, stored, yearly, due + timedelta(seconds=1))
-        monkeypatch.setattr(ledger, "now", lambda: due + timedelta(seconds=seconds))
+        start = due + upcoming.stagger_offset(stored.id, stored.job.policy.stagger)
+        monkeypatch.setattr(ledger, "now", lambda: start + timedelta(seconds=seconds))
         run = FlowRun(
             id=uuid4(),
             flow_id=uuid4(),
