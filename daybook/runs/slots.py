@@ -154,7 +154,7 @@ async def wait_for_label(
     if limit is None or (row.job_id is None and row.started_by.is_direct):
         return None
     group = _Group(
-        label == _LABEL,
+        label == LABEL,
         f"runs with the label {label}",
         waits.LABEL,
         queued=lambda each: each in (waits.LABEL, waits.SLOT),
@@ -323,7 +323,7 @@ async def release_slot(session: AsyncSession, ended: RunRow, now: datetime) -> N
 async def release_label(session: AsyncSession, row: RunRow, now: datetime) -> None:
     """Move the next run with the label of ``row``, which had a place in it, to the slot queue."""
     if label := row.policy.worker_label:
-        await _move_next(session, label == _LABEL, lambda each: each is waits.LABEL, now)
+        await _move_next(session, label == LABEL, lambda each: each is waits.LABEL, now)
 
 
 async def release_session(session: AsyncSession, row: RunRow, now: datetime) -> None:
@@ -386,7 +386,7 @@ def order_key(row: RunRow) -> tuple[bool, datetime, datetime, str]:
 
 _IS_HELD = col(RunRow.status).in_(HELD)
 _WAITS_FOR_SLOT = col(RunRow.waits_for).in_(waits.names(lambda each: each.for_slot))
-_LABEL = col(RunRow.parameters)[("policy", "worker_label")].as_string()
+LABEL = col(RunRow.parameters)[("policy", "worker_label")].as_string()
 _CLASS = func.coalesce(
     col(RunRow.parameters)[("policy", "class")].as_string(), policy.Policy().class_
 )

@@ -18,8 +18,8 @@ the label of the run, or if it does not serve the run's queue::
                                       its time, and then claims it, so that each run is claimed
     no other worker may take it       this worker claims it at once, and it waits with the reason
 
-A run that waits for a worker claims again ever later. It claims at once when a worker appears or is
-resumed (`_wake`).
+A run that waits for a worker claims again ever later. It claims at once when a worker that has its
+label appears or is resumed (`_wake`).
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from daybook.ledger import waits
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Status
 from daybook.ledger.tables import Fact, RunRow
+from daybook.runs import slots
 from daybook.timing import TIMING
 
 MIN_RETRY_INTERVAL = timedelta(seconds=15)
@@ -177,14 +178,14 @@ def plain_name(name: str) -> str:
 async def record(ledger: Ledger, own: WorkerRecord) -> WorkerRecord:
     """Store a worker's record, with its rival, and delete the old records of others. Return it.
 
-    If the worker has started or was lost, wake the runs that wait for a worker.
+    If the worker has started or was lost, wake the runs that wait for a worker with its labels.
     """
     async with ledger.write() as session:
         now = ledger.now()
         before = await _read(session, own.name)
         known = before is not None and before.holder == own.holder
         if before is None or not known or KnownWorker.of(before, None, now).is_lost:
-            await _wake(session, now)
+            await _wake(session, own, now)
         drained = await drains(session)
         for each in await _records(session):
             age = DRAINED_RETENTION_AGE if each.name in drained else RETENTION_AGE
@@ -242,10 +243,11 @@ async def set_draining(ledger: Ledger, name: str, *, by: str) -> None:
 async def resume(ledger: Ledger, name: str) -> None:
     """Let a worker start runs again; do nothing if it does not drain. Raise `NotFound`."""
     async with ledger.write() as session:
-        if await session.get(Fact, _RECORD + name) is None:
+        resumed = await _read(session, name)
+        if resumed is None:
             raise NotFound("worker", name)
         await _delete(session, _DRAIN + name)
-        await _wake(session, ledger.now())
+        await _wake(session, resumed, ledger.now())
 
 
 async def anyone_takes(
@@ -309,10 +311,11 @@ _WAITS_FOR_WORKER = (
 )
 
 
-async def _wake(session: AsyncSession, now: datetime) -> None:
-    """Let the runs that wait for a worker claim now."""
+async def _wake(session: AsyncSession, worker: WorkerRecord, now: datetime) -> None:
+    """Let the runs that wait for a worker claim now, unless ``worker`` lacks their label."""
     later = or_(col(RunRow.until).is_(None), col(RunRow.until) > now)
-    await session.execute(update(RunRow).where(*_WAITS_FOR_WORKER, later).values(until=now))
+    fits = or_(slots.LABEL.is_(None), slots.LABEL.in_(("", *worker.labels)))
+    await session.execute(update(RunRow).where(*_WAITS_FOR_WORKER, later, fits).values(until=now))
 
 
 async def _records(session: AsyncSession) -> list[WorkerRecord]:

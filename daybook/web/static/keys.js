@@ -2,7 +2,8 @@
 (() => {
   "use strict";
   const ROWS = "main tbody tr:not(.detail), main .need, main .answer, main .lane, main .results li";
-  const isTyping = (node) => node.closest("input, textarea, select, [contenteditable], dialog");
+  // A dialog that was just closed may still be the target of the next key.
+  const isTyping = (node) => node.closest("input, textarea, select, [contenteditable], dialog[open]");
   let isGo = false;
 
   function move(by) {

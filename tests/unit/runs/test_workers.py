@@ -243,6 +243,9 @@ async def test_a_run_without_a_worker_claims_ever_later_and_when_a_worker_appear
         return gpu.model_copy(update={"seen_at": world.clock.now()})
 
     await pause()
+    await workers.record(world.ledger, record_of(world, "big", labels=["big"]))
+    await workers.resume(world.ledger, "big")
+    assert not await is_awake()  # that worker lacks the label
     await workers.record(world.ledger, seen())  # its first record
     assert await is_awake()
     await pause()
