@@ -404,14 +404,14 @@ async def edited_since_applied(session: AsyncSession) -> list[StoredJob]:
 async def in_force(session: AsyncSession, job_id: str, instant: datetime) -> StoredJob | None:
     """Return the job with the revision in force at ``instant``; None if none was in force."""
     newest = (
-        select(RevisionRow)
-        .where(col(RevisionRow.job_id) == job_id, col(RevisionRow.effective_from) <= instant)
+        select(JobRow, RevisionRow)
+        .join(RevisionRow, col(RevisionRow.job_id) == col(JobRow.id))
+        .where(col(JobRow.id) == job_id, col(RevisionRow.effective_from) <= instant)
         .order_by(col(RevisionRow.effective_from).desc())
         .limit(1)
     )
-    revision = (await session.execute(newest)).scalar_one_or_none()
-    row = await session.get(JobRow, job_id)
-    return None if revision is None or row is None else _compose(row, revision)
+    found = (await session.execute(newest)).one_or_none()
+    return None if found is None else _compose(*found)
 
 
 async def revisions_since(session: AsyncSession, job_id: str, instant: datetime) -> list[StoredJob]:

@@ -33,7 +33,6 @@ from daybook.runs import (
     maintenance,
     outcomes,
     overlap,
-    restored,
     sessions,
     slots,
     waiting_runs,
@@ -60,7 +59,7 @@ async def lost_by_restore(claim: Decision) -> ClaimResult | None:
     """
     if not claim.is_new or claim.row.retry_of:
         return None
-    restore = await restored.read(claim.session)
+    restore = await claim.restore()
     if restore is None or not restore.lost(claim.request):
         return None
     return await claim.end(Status.MISSED, restore.reason)
@@ -355,6 +354,7 @@ async def _refusal(claim: Decision) -> workers.Refusal | None:
         worker=request.worker,
         labels=request.labels,
         queues=request.queues,
+        is_drained=await claim.is_drained(),
         since=claim.row.queued_at,
     )
 

@@ -20,7 +20,7 @@ from daybook.jobs.lateness import Lateness
 from daybook.jobs.store import StoredJob
 from daybook.ledger import states, triggers, waits
 from daybook.ledger.states import HELD, TERMINAL, Outcome, Status
-from daybook.ledger.tables import RunRow
+from daybook.ledger.tables import Fact, RunRow
 from daybook.ledger.waits import WaitReason
 from daybook.runs import (
     approvals,
@@ -31,9 +31,11 @@ from daybook.runs import (
     maintenance,
     missed_ranges,
     outcomes,
+    restored,
     rows,
     sessions,
     watched,
+    workers,
 )
 from daybook.runs.claim_requests import (
     ClaimRequest,
@@ -45,6 +47,7 @@ from daybook.runs.claim_requests import (
     Waiting,
 )
 from daybook.runs.maintenance import Windows
+from daybook.runs.restored import Restore
 from daybook.schedules import due
 from daybook.timing import TIMING
 
@@ -106,7 +109,7 @@ class Decision:
     def __init__(self, session: AsyncSession, now: datetime, request: ClaimRequest) -> None:
         self.session, self.now, self.request = session, now, request
         self._newest: StoredJob | None = None
-        self._windows: Windows | None = None
+        self._facts: dict[str, str] | None = None
 
     @property
     def is_timed(self) -> bool:
@@ -127,11 +130,26 @@ class Decision:
             self._newest = await store.get(self.session, self.stored.id)
         return self._newest
 
+    async def restore(self) -> Restore | None:
+        """Return the last restore of the ledger; None if there was none."""
+        return restored.parse(await self._fact(restored.FACT_KEY))
+
     async def windows(self) -> Windows:
         """Return the maintenance windows."""
-        if self._windows is None:
-            self._windows = await maintenance.read(self.session)
-        return self._windows
+        return maintenance.parse(await self._fact(maintenance.FACT_KEY))
+
+    async def is_drained(self) -> bool:
+        """Return whether the claiming worker drains."""
+        return await self._fact(workers.drain_key(self.request.worker)) is not None
+
+    async def _fact(self, key: str) -> str | None:
+        """Return the value of a fact of the ledger, None without it; read all facts at once."""
+        if self._facts is None:
+            drain = workers.drain_key(self.request.worker)
+            keys = (restored.FACT_KEY, maintenance.FACT_KEY, drain)
+            facts = select(Fact.key, Fact.value).where(col(Fact.key).in_(keys))
+            self._facts = {key: value for key, value in await self.session.execute(facts)}
+        return self._facts.get(key)
 
     async def decide(self, rules: Sequence[Rule]) -> ClaimResult:
         """Apply ``rules`` until one returns a result, or grant the run; write the decision.

@@ -91,7 +91,12 @@ def reason(end: datetime) -> str:
 async def read(session: AsyncSession) -> Windows:
     """Return the windows, including windows that have ended recently."""
     fact = await session.get(Fact, FACT_KEY, populate_existing=True)
-    return Windows(_STORED.validate_json(fact.value)) if fact else Windows()
+    return parse(fact.value if fact else None)
+
+
+def parse(value: str | None) -> Windows:
+    """Return the windows from the fact's ``value``; None stands for no windows."""
+    return Windows() if value is None else Windows(_STORED.validate_json(value))
 
 
 async def add(session: AsyncSession, window: Window, now: datetime) -> None:

@@ -50,7 +50,12 @@ def is_reason(text: str) -> bool:
 async def read(session: AsyncSession) -> Restore | None:
     """Return the last restore of this ledger; None if there was none."""
     fact = await session.get(Fact, FACT_KEY)
-    return None if fact is None else Restore.model_validate_json(fact.value)
+    return parse(fact.value if fact else None)
+
+
+def parse(value: str | None) -> Restore | None:
+    """Return the last restore from the fact's ``value``; None if there was none."""
+    return None if value is None else Restore.model_validate_json(value)
 
 
 async def write(session: AsyncSession, restore: Restore) -> None:

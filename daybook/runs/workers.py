@@ -167,6 +167,11 @@ class Refusal(NamedTuple):
     until: datetime
 
 
+def drain_key(name: str) -> str:
+    """Return the key of the fact that a worker drains."""
+    return _DRAIN + name
+
+
 def plain_name(name: str) -> str:
     """Return a worker's name as the ledger has it: in records and drains, and in holders.
 
@@ -191,7 +196,7 @@ async def record(ledger: Ledger, own: WorkerRecord) -> WorkerRecord:
             age = DRAINED_RETENTION_AGE if each.name in drained else RETENTION_AGE
             if each.seen_at < now - age:
                 await _delete(session, _RECORD + each.name)
-                await _delete(session, _DRAIN + each.name)
+                await _delete(session, drain_key(each.name))
         own = own.replacing(before)
         await session.merge(Fact(key=_RECORD + own.name, value=own.model_dump_json()))
         return own
@@ -202,7 +207,7 @@ async def forget(ledger: Ledger, name: str, holder: str) -> None:
     async with ledger.write() as session:
         stored = await _read(session, name)
         is_own = stored is not None and stored.holder == holder
-        if is_own and await session.get(Fact, _DRAIN + name) is None:
+        if is_own and await session.get(Fact, drain_key(name)) is None:
             await _delete(session, _RECORD + name)
 
 
@@ -235,9 +240,9 @@ async def set_draining(ledger: Ledger, name: str, *, by: str) -> None:
     async with ledger.write() as session:
         if await session.get(Fact, _RECORD + name) is None:
             raise NotFound("worker", name)
-        if await session.get(Fact, _DRAIN + name) is None:
+        if await session.get(Fact, drain_key(name)) is None:
             drain = Drain(at=ledger.now(), by=by)
-            session.add(Fact(key=_DRAIN + name, value=drain.model_dump_json()))
+            session.add(Fact(key=drain_key(name), value=drain.model_dump_json()))
 
 
 async def resume(ledger: Ledger, name: str) -> None:
@@ -246,7 +251,7 @@ async def resume(ledger: Ledger, name: str) -> None:
         resumed = await _read(session, name)
         if resumed is None:
             raise NotFound("worker", name)
-        await _delete(session, _DRAIN + name)
+        await _delete(session, drain_key(name))
         await _wake(session, resumed, ledger.now())
 
 
@@ -266,6 +271,7 @@ async def refusal(
     worker: str,
     labels: Collection[str],
     queues: Collection[str],
+    is_drained: bool,
     since: datetime,
 ) -> Refusal | None:
     """Return why ``worker``, with these labels and queues, may not take a run; None if it may.
@@ -274,7 +280,7 @@ async def refusal(
     only its label matters.
     """
     fits = wanted.fits(labels, queues if wanted.queue else ())
-    if fits and await session.get(Fact, _DRAIN + worker) is None:
+    if fits and not is_drained:
         return None
     known = await read_all(session, now)
     if any(each.may_take(wanted) for each in known if each.record.name != worker):

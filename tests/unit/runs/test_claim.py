@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
+from sqlalchemy import event
 
 from daybook.ledger.states import Outcome, Status
 from daybook.runs import claim_requests, claims, leases
@@ -38,6 +40,21 @@ async def test_a_claim_at_the_due_time_succeeds_with_the_jobs_parameters(world: 
         "default",
         claim_request.flow_run_id,
     )
+
+
+async def test_a_claim_reads_the_facts_and_the_job_with_one_query_each(world: World) -> None:
+    """A claim holds the lock of all claims, and on a busy machine each of its queries waits."""
+    claim_request = world.runs.claim_request(await world.jobs.add())
+    world.clock.set(claim_request.due)
+    queries = list[str]()
+
+    def note(connection: Any, cursor: Any, statement: str, *given: Any) -> None:
+        if any(f"WHERE {table}." in statement for table in ("facts", "jobs", "revisions")):
+            queries.append(statement)
+
+    event.listen(world.ledger._engine.sync_engine, "before_cursor_execute", note)
+    assert isinstance(await world.runs.claim(replace(claim_request, worker="a")), Granted)
+    assert len(queries) == 2, queries
 
 
 async def test_a_claim_before_the_due_time_waits_without_a_row(world: World) -> None:
