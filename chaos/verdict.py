@@ -21,10 +21,12 @@ from chaos.progress import ProgressCheck, Remaining
 from chaos.restarts import Restart
 from chaos.steps import CountedSteps
 from chaos.workload import FAILED, Workload, is_due, seconds_until
+from daybook.clock import SYSTEM_CLOCK
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import LIVE, Delivery
 from daybook.ledger.tables import JobRow, OutboxRow, RevisionRow, RunRow, StepRow
 from daybook.prefect import flow_runs
+from daybook.prefect.states import WAITING_NAME
 from daybook.runs.claim_requests import due_key
 
 PREFECT_STATES = {
@@ -38,6 +40,10 @@ PREFECT_STATES = {
 }
 """State type and name in Prefect for each outcome (docs/promise.md, rule 13)."""
 NOT_STARTED = frozenset({"skipped", "missed", "cancelled"})
+_SHOW_AFTER = timedelta(seconds=45)
+"""Time from the claim of a run that has ended until Prefect shows its end; the clock of a host may
+be 30 s behind (`hosts`).
+"""
 _SLACK_SECONDS = 12.0
 """Time after the end of a fault in which a run that it hit may still have started: the parent
 process of a killed worker ends its runs within its grace period.
@@ -263,16 +269,31 @@ def _unexplained(rows: Sequence[RunRow], faults: Sequence[InjectedFault]) -> lis
 
 
 async def _wrong_in_prefect(client: PrefectClient, rows: Sequence[RunRow]) -> list[str]:
-    """Return the runs whose state in Prefect does not match the ledger."""
+    """Return the runs whose state in Prefect does not match the ledger.
+
+    A process that was killed while it made a run wait may leave the run waiting after its end. It
+    must show its end when its time has come, because a worker has claimed it in vain.
+    """
+    wrong = await _differences(client, rows)
+    claims = [due for due in wrong.values() if due is not None]
+    if claims:
+        await SYSTEM_CLOCK.wait_until(max(claims) + _SHOW_AFTER)
+        wrong = await _differences(client, rows)
+    return list(wrong)
+
+
+async def _differences(client: PrefectClient, rows: Sequence[RunRow]) -> dict[str, datetime | None]:
+    """Return the wrong states in Prefect, mapped to when each run that waits there is due."""
     found = await flow_runs.read(client, [row.flow_run_id for row in rows])
-    wrong = list[str]()
+    wrong = dict[str, datetime | None]()
     for row in rows:
         run = found.get(row.flow_run_id or "")
         if run is None or run.state is None:
             continue  # deleted with its deployment, or it never existed
         state = (run.state.type.value, str(run.state.name))
         if state != PREFECT_STATES.get(row.status):
-            wrong.append(f"Prefect shows {state}: {_describe(row)}")
+            due = run.next_scheduled_start_time if run.state.name == WAITING_NAME else None
+            wrong[f"Prefect shows {state}: {_describe(row)}"] = due
     return wrong
 
 

@@ -51,9 +51,9 @@ async def add_document(
     name: str,
     settings: Mapping[str, Any],
     *,
-    replace: bool = False,
+    replace: bool = True,
 ) -> None:
-    """Store a settings document, such as a secret."""
+    """Store a settings document, such as a secret, also if an earlier test has stored it."""
     await store.save(client, name, store.validate(settings), replace=replace)
 
 

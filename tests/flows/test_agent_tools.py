@@ -175,7 +175,7 @@ async def test_a_secret_in_a_tools_answer_or_error_is_masked_for_the_model(
         server_block = await PrefectServers(model_agent.world.client).read(server.name)
         fields = server_block.settings.model_dump(mode="json")
         fields["environment"].append("DOOR_TOKEN")
-        await add_document(STORE, model_agent.world.client, server.name, fields, replace=True)
+        await add_document(STORE, model_agent.world.client, server.name, fields)
         await model_agent.given(server.name)
         tool = f"{server.name}_open_"
         await model_agent.run(

@@ -112,12 +112,12 @@ async def test_a_secret_is_added_replaced_listed_and_removed(client: PrefectClie
     assert await PrefectSecretStore(client).read("ops") == secret
 
     with pytest.raises(InvalidInput, match="taken"):
-        await add_document(STORE, client, "ops", {"value": "another", "hosts": ["api.example.org"]})
+        await add_document(
+            STORE, client, "ops", {"value": "-", "hosts": ["api.example.org"]}, replace=False
+        )
     assert await PrefectSecretStore(client).read("ops") == secret
 
-    await add_document(
-        STORE, client, "ops", {"value": "another", "hosts": ["b.example"]}, replace=True
-    )
+    await add_document(STORE, client, "ops", {"value": "another", "hosts": ["b.example"]})
     await add_document(STORE, client, "a", {"value": VALUE, "hosts": ["a.example"]})
     assert await PrefectSecretStore(client).read("ops") == Secret("ops", "another", ("b.example",))
     assert await secrets.list_secrets(client) == [

@@ -41,8 +41,8 @@ async def test_a_tool_server_is_added_read_replaced_and_removed(client: PrefectC
     loaded: Any = await blocks.ToolServerBlock.aload("time", client=client)
     assert loaded.get_server() == await servers.read("time")
     with pytest.raises(InvalidInput, match='"time" is taken'):
-        await add_document(STORE, client, "time", {"url": "https://a.example/mcp"})
-    await add_document(STORE, client, "time", {"url": "https://a.example/mcp"}, replace=True)
+        await add_document(STORE, client, "time", {"url": "https://a.example/mcp"}, replace=False)
+    await add_document(STORE, client, "time", {"url": "https://a.example/mcp"})
     assert (await servers.read("time")).settings.command == []
     await STORE.remove(client, "time")
     with pytest.raises(NotFound):

@@ -217,7 +217,7 @@ async def test_invalid_addresses_block_no_other_callback_and_are_not_logged(
 
 async def _add_token(world: PrefectWorld) -> None:
     token = {"value": "t0ken", "hosts": ["127.0.0.1"]}
-    await add_document(secrets.STORE, world.client, "ops-token", token, replace=True)
+    await add_document(secrets.STORE, world.client, "ops-token", token)
 
 
 async def _tell(world: PrefectWorld, channel: str, chat_id: str = "") -> None:
