@@ -207,7 +207,7 @@ async def _burst(cluster: Cluster, setup: Setup, home: Home, count: int) -> tupl
 
 
 async def _overload(rate: float, seconds_per_job: float) -> Overload:
-    from sqlmodel import col, select
+    from sqlmodel import col, func, select
 
     from benchmarks import together
     from daybook.ledger.engine import open_ledger
@@ -221,16 +221,18 @@ async def _overload(rate: float, seconds_per_job: float) -> Overload:
     progress(f"{jobs} jobs are due each minute")
     noticed = await _until_noticed(first, end)
     await SYSTEM_CLOCK.wait_until(end)
-    rows, seen, since = list[RunRow](), (0, 0), SYSTEM_CLOCK.now()
+    of_load, seen, since = col(RunRow.due).between(first, last), 0, SYSTEM_CLOCK.now()
     async with open_ledger() as ledger:
         while SYSTEM_CLOCK.now() - since < timedelta(seconds=STANDSTILL_SECONDS):
             await asyncio.sleep(1.0)
             async with ledger.read() as session:
-                of_load = select(RunRow).where(col(RunRow.due).between(first, last))
-                rows = list((await session.execute(of_load)).scalars())
-            live = sum(each.state not in TERMINAL for each in rows)
-            if live or (len(rows), live) != seen:
-                seen, since = (len(rows), live), SYSTEM_CLOCK.now()
+                counted = select(RunRow.status, func.count()).where(of_load).group_by(RunRow.status)
+                found = Counter({Status(s): n for s, n in await session.execute(counted)})
+            live = sum(n for state, n in found.items() if state not in TERMINAL)
+            if live or found.total() != seen:
+                seen, since = found.total(), SYSTEM_CLOCK.now()
+        async with ledger.read() as session:
+            rows = list((await session.execute(select(RunRow).where(of_load))).scalars())
     ends = [each.finished_at for each in rows if each.finished_at]
     outcomes = Counter(str(each.state) for each in rows)
     if without := jobs * OVERLOAD_MINUTES - len(rows):

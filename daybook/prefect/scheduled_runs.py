@@ -133,6 +133,7 @@ async def wake(
     most: int,
     *,
     at_hand: Callable[[RunRow], bool] = lambda row: False,
+    known: Collection[str] = (),
     after: timedelta | None = None,
     choose: Callable[[list[RunRow]], list[RunRow]] = lambda rows: rows,
 ) -> list[str]:
@@ -140,16 +141,16 @@ async def wake(
 
     ``most`` is the maximum number of runs in progress. Return the ids of the flow runs that are
     scheduled for now, including runs that already were. Runs for which ``at_hand`` returns True
-    need no change in Prefect, because the caller starts them. ``after`` and ``choose`` are as in
-    `slots.wake_next`.
+    need no change in Prefect, because the caller starts them. ``known`` is ``at_hand`` of
+    `slots.wake_next`, which also defines ``after`` and ``choose``.
     """
     classes = settings.load().max_of_class
     async with ledger.read() as session:
-        if not choose(await slots.next_up(session, ledger.now(), most, classes)):
+        if not choose(await slots.next_up(session, ledger.now(), most, classes, known)):
             return []
     async with ledger.write() as session:
         rows = await slots.wake_next(
-            session, ledger.now(), most, classes, after=after, choose=choose
+            session, ledger.now(), most, classes, at_hand=known, after=after, choose=choose
         )
     rows = [row for row in rows if not at_hand(row)]
     if not rows:

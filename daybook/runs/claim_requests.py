@@ -211,7 +211,8 @@ class Waiting:
     gets this result wakes these runs. ``run_id`` is None if no row of the run waits. Either the row
     does not exist yet, or an earlier process of the same Prefect run may still hold it. ``fence``
     is the fencing token of the waiting row. ``for_person`` is True if a person's decision may make
-    the run due earlier, and ``for_slot`` if the next free slot may.
+    the run due earlier, and ``for_slot`` if the next free slot may. ``is_full`` is True if all
+    slots are in use.
     """
 
     until: datetime
@@ -222,6 +223,7 @@ class Waiting:
     fence: int = 0
     for_person: bool = False
     for_slot: bool = False
+    is_full: bool = False
 
 
 @dataclass(frozen=True)

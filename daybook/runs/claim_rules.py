@@ -354,7 +354,7 @@ async def _refusal(claim: Decision) -> workers.Refusal | None:
         worker=request.worker,
         labels=request.labels,
         queues=request.queues,
-        is_drained=await claim.is_drained(),
+        is_draining=claim.is_draining,
         since=claim.row.queued_at,
     )
 
@@ -368,9 +368,8 @@ async def no_slot(claim: Decision) -> ClaimResult | None:
     slot_wait = await slots.wait_for_slot(claim.session, claim.row, claim.request, claim.now)
     if not slot_wait:
         return None
-    return replace(
-        claim.wait(slot_wait.until, slot_wait.why, slot_wait.reason), free=slot_wait.free
-    )
+    waiting = claim.wait(slot_wait.until, slot_wait.why, slot_wait.reason)
+    return replace(waiting, free=slot_wait.free, is_full=slot_wait.is_full)
 
 
 RULES: tuple[Rule, ...] = (

@@ -138,7 +138,7 @@ class Decision:
         """Return the maintenance windows."""
         return maintenance.parse(await self._fact(maintenance.FACT_KEY))
 
-    async def is_drained(self) -> bool:
+    async def is_draining(self) -> bool:
         """Return whether the claiming worker drains."""
         return await self._fact(workers.drain_key(self.request.worker)) is not None
 

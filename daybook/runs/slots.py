@@ -17,8 +17,10 @@ earlier runs (`wake_next`). From then on each earlier run has `SLOT_CLAIM_TIMEOU
 does not claim, because its process, worker or deployment no longer exists or is slow, the slot goes
 to a run that claims. The leading keeper also wakes runs every few seconds.
 
-A run that waits for its worker is ahead of no other run. So a worker without room, which may be the
-only worker of its pool, does not block free slots for other workers.
+A run that waits for its worker is ahead of no other run that asks for a slot. So a worker without
+room, which may be the only worker of its pool, does not block free slots for other workers. Its
+worker wakes it when it has room. It also claims by itself, the later the more such runs precede it,
+and when a worker starts (`workers.record`): any worker with room may start it.
 
 A class may have a limit of its own. Then the same rules apply to the runs of the class. Of the runs
 of another class, only as many count as ahead as can begin, so a run that waits for its class does
@@ -35,7 +37,7 @@ slot. A direct call, which nothing schedules, uses a slot but never waits for a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import NamedTuple
@@ -46,6 +48,7 @@ from sqlmodel import col, select
 
 from daybook.jobs.actions import DEFAULT_AGENT
 from daybook.ledger import job_kinds, triggers, waits
+from daybook.ledger.column_types import valid_json
 from daybook.ledger.states import HELD, Status
 from daybook.ledger.tables import RunRow
 from daybook.ledger.waits import WaitReason
@@ -58,11 +61,11 @@ MIN_RETRY_INTERVAL = timedelta(seconds=30)
 MAX_RETRY_INTERVAL = timedelta(minutes=5)
 """Maximum delay until a run at the end of a long queue claims again by itself."""
 
+WORKER_RETRY_INTERVAL = timedelta(seconds=15)
+"""Delay until the first of the runs that wait for room in their worker claims again by itself."""
+
 SLOT_CLAIM_TIMEOUT = timedelta(seconds=15)
 """How long a free slot is reserved for a run that should claim now."""
-
-WORKER_RETRY_INTERVAL = timedelta(seconds=5)
-"""How long a run waits before it claims again if its worker has no room."""
 
 AGENT_RETRY_INTERVAL = timedelta(seconds=5)
 """How long the first run in the queue of an agent waits before it claims again."""
@@ -74,13 +77,15 @@ MAX_AGENT_RETRY_INTERVAL = timedelta(minutes=1)
 class SlotWait(NamedTuple):
     """Decision that a run has to wait until ``until``, with the reason ``why``.
 
-    ``free`` is True if a slot is free but reserved for a run that was due earlier.
+    ``free`` is True if a slot is free but reserved for a run that was due earlier, ``is_full`` if
+    all slots are in use.
     """
 
     until: datetime
     why: str
     reason: WaitReason
     free: bool = False
+    is_full: bool = False
 
 
 async def wait_for_slot(
@@ -100,11 +105,18 @@ async def wait_for_slot(
         if why := slots.refusal(name, ahead, overdue):
             if slots.free(name) and not request.full:
                 return SlotWait(now + SLOT_CLAIM_TIMEOUT, why, waits.SLOT, free=True)
-            queue = MIN_RETRY_INTERVAL * (1 + sum(ahead.values()) / max(request.most, 1))
-            return SlotWait(now + min(queue, MAX_RETRY_INTERVAL), why, waits.SLOT)
+            until = now + _delay(MIN_RETRY_INTERVAL, ahead, request.most)
+            return SlotWait(until, why, waits.SLOT, is_full=not slots.free())
     if request.full:
-        return SlotWait(now + WORKER_RETRY_INTERVAL, "the worker has no free slot", waits.WORKER)
+        ahead = await _count(session, _WAITS_FOR_ROOM & earlier(row))
+        until = now + _delay(WORKER_RETRY_INTERVAL, ahead, request.most or 1)
+        return SlotWait(until, "the worker has no free slot", waits.WORKER)
     return None
+
+
+def _delay(interval: timedelta, ahead: Mapping[str, int], most: int) -> timedelta:
+    """Return how long a run waits for its own claim, with ``ahead`` runs before it in the queue."""
+    return min(interval * (1 + sum(ahead.values()) / max(most, 1)), MAX_RETRY_INTERVAL)
 
 
 async def wait_for_agent(
@@ -154,7 +166,7 @@ async def wait_for_label(
     if limit is None or (row.job_id is None and row.started_by.is_direct):
         return None
     group = _Group(
-        label == LABEL,
+        label == WORKER_LABEL,
         f"runs with the label {label}",
         waits.LABEL,
         queued=lambda each: each in (waits.LABEL, waits.SLOT),
@@ -215,21 +227,22 @@ async def wake_next(
     most: int,
     classes: Mapping[str, int],
     *,
+    at_hand: Collection[str] = (),
     after: timedelta | None = None,
     choose: Callable[[list[RunRow]], list[RunRow]] = lambda rows: rows,
 ) -> list[RunRow]:
     """Wake the next runs for the free slots, so that they claim now; return the woken runs.
 
-    With ``after``, wake only runs that wait for a slot, except runs whose `until` passed less than
+    ``at_hand`` is as in `next_up`. With ``after``, leave out runs whose `until` passed less than
     ``after`` ago, because they may just have been woken. Of the next runs, ``choose`` returns those
     to wake.
     """
     woken = list[RunRow]()
-    for row in choose(await next_up(session, now, most, classes)):
+    for row in choose(await next_up(session, now, most, classes, at_hand)):
         until = row.until or now
-        if after is not None and (row.wait_reason is not waits.SLOT or now - after < until <= now):
+        if after is not None and now - after < until <= now:
             continue
-        if row.wait_reason is waits.SLOT and until > now:
+        if until > now:
             row.until = now
             session.add(row)
         woken.append(row)
@@ -237,13 +250,18 @@ async def wake_next(
 
 
 async def next_up(
-    session: AsyncSession, now: datetime, most: int, classes: Mapping[str, int]
+    session: AsyncSession,
+    now: datetime,
+    most: int,
+    classes: Mapping[str, int],
+    at_hand: Collection[str] = (),
 ) -> list[RunRow]:
     """Return the runs that wait for a slot, at most as many as slots are free, in `ORDER`.
 
-    Add up to the same number of runs that wait for their worker, which may have room now. Leave out
-    runs that should have claimed more than `SLOT_CLAIM_TIMEOUT` ago. ``most`` is the limit for all
-    runs, ``classes`` has limits of single classes.
+    Add up to the same number of runs that wait for room in a worker and whose Prefect runs are in
+    ``at_hand``: the caller can start them. Leave out runs that should have claimed a slot more than
+    `SLOT_CLAIM_TIMEOUT` ago. ``most`` is the limit for all runs, ``classes`` has limits of single
+    classes.
     """
     waiting = select(RunRow.id).where(
         col(RunRow.status) == Status.WAITING,
@@ -256,10 +274,13 @@ async def next_up(
         return []
     runs: list[RunRow] = []
     free_by_class = [(_CLASS.in_([name]), slots.free(name)) for name in classes]
-    for what in (waits.SLOT, waits.WORKER):
+    queues = [_expected_claims(now, waits.SLOT)]
+    if at_hand:
+        queues.append(_WAITS_FOR_ROOM & col(RunRow.flow_run_id).in_(at_hand))
+    for queue in queues:
         batch: list[RunRow] = []
         for of_kind, free in [*free_by_class, (_CLASS.not_in(classes), slots.free())]:
-            first = select(RunRow).where(_expected_claims(now, what), of_kind).order_by(*ORDER)
+            first = select(RunRow).where(queue, of_kind).order_by(*ORDER)
             batch += (await session.execute(first.limit(free))).scalars()
         runs += sorted(batch, key=order_key)[: slots.free()]
     return sorted(runs, key=order_key)
@@ -323,7 +344,7 @@ async def release_slot(session: AsyncSession, ended: RunRow, now: datetime) -> N
 async def release_label(session: AsyncSession, row: RunRow, now: datetime) -> None:
     """Move the next run with the label of ``row``, which had a place in it, to the slot queue."""
     if label := row.policy.worker_label:
-        await _move_next(session, label == LABEL, lambda each: each is waits.LABEL, now)
+        await _move_next(session, label == WORKER_LABEL, lambda each: each is waits.LABEL, now)
 
 
 async def release_session(session: AsyncSession, row: RunRow, now: datetime) -> None:
@@ -385,11 +406,13 @@ def order_key(row: RunRow) -> tuple[bool, datetime, datetime, str]:
 
 
 _IS_HELD = col(RunRow.status).in_(HELD)
-_WAITS_FOR_SLOT = col(RunRow.waits_for).in_(waits.names(lambda each: each.for_slot))
-LABEL = col(RunRow.parameters)[("policy", "worker_label")].as_string()
-_CLASS = func.coalesce(
-    col(RunRow.parameters)[("policy", "class")].as_string(), policy.Policy().class_
+_WAITS_FOR_ROOM = and_(
+    col(RunRow.status) == Status.WAITING, col(RunRow.waits_for) == waits.WORKER.name
 )
+_WAITS_FOR_SLOT = col(RunRow.waits_for).in_(waits.names(lambda each: each.for_slot))
+_PARAMETERS = valid_json(col(RunRow.parameters))
+WORKER_LABEL = _PARAMETERS[("policy", "worker_label")].as_string()
+_CLASS = func.coalesce(_PARAMETERS[("policy", "class")].as_string(), policy.Policy().class_)
 
 
 async def _count(session: AsyncSession, which: ColumnElement[bool]) -> dict[str, int]:
@@ -404,6 +427,11 @@ def _expected_claims(now: datetime, what: WaitReason) -> ColumnElement[bool]:
         col(RunRow.waits_for) == what.name,
         col(RunRow.until) >= now - SLOT_CLAIM_TIMEOUT,
     )
+
+
+def has_label(labels: Collection[str]) -> ColumnElement[bool]:
+    """Return the condition for runs that have none but one of these labels of workers."""
+    return or_(WORKER_LABEL.is_(None), WORKER_LABEL.in_(("", *labels)))
 
 
 def _missed_claims(now: datetime) -> ColumnElement[bool]:

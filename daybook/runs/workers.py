@@ -19,13 +19,13 @@ the label of the run, or if it does not serve the run's queue::
     no other worker may take it       this worker claims it at once, and it waits with the reason
 
 A run that waits for a worker claims again ever later. It claims at once when a worker that has its
-label appears or is resumed (`_wake`).
+label appears or is resumed (`_wake`), and so does a run that waits for room in a worker.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple, Self
 
@@ -51,7 +51,7 @@ since it was due, but between these two.
 INTERVAL_PER_RUN = timedelta(seconds=1)
 MAX_INTERVAL_OF_MANY = timedelta(minutes=15)
 """If many runs wait for a worker, a run waits longer: a second for each of the others, but at most
-this long. A worker that starts, or is resumed, wakes them (`record`, `resume`).
+this long. A worker that starts, or is resumed, wakes those whose label it has (`_wake`).
 """
 HANDOVER_INTERVAL = timedelta(seconds=15)
 """How long a worker that may not start a run leaves it to the workers that may."""
@@ -183,7 +183,7 @@ def plain_name(name: str) -> str:
 async def record(ledger: Ledger, own: WorkerRecord) -> WorkerRecord:
     """Store a worker's record, with its rival, and delete the old records of others. Return it.
 
-    If the worker has started or was lost, wake the runs that wait for a worker with its labels.
+    If the worker has started or was lost, wake the runs that wait for such a worker (`_wake`).
     """
     async with ledger.write() as session:
         now = ledger.now()
@@ -271,16 +271,16 @@ async def refusal(
     worker: str,
     labels: Collection[str],
     queues: Collection[str],
-    is_drained: bool,
+    is_draining: Callable[[], Awaitable[bool]],
     since: datetime,
 ) -> Refusal | None:
     """Return why ``worker``, with these labels and queues, may not take a run; None if it may.
 
-    The run waits ``since`` then. A run in an unknown queue was given to this worker by Prefect, so
-    only its label matters.
+    The run waits ``since`` then; ``is_draining`` returns whether ``worker`` drains. A run in an
+    unknown queue was given to this worker by Prefect, so only its label matters.
     """
     fits = wanted.fits(labels, queues if wanted.queue else ())
-    if fits and not is_drained:
+    if fits and not await is_draining():
         return None
     known = await read_all(session, now)
     if any(each.may_take(wanted) for each in known if each.record.name != worker):
@@ -315,13 +315,23 @@ _WAITS_FOR_WORKER = (
     col(RunRow.status) == Status.WAITING,
     col(RunRow.waits_for) == waits.NO_WORKER.name,
 )
+_MAY_START = (
+    col(RunRow.status) == Status.WAITING,
+    col(RunRow.waits_for).in_((waits.NO_WORKER.name, waits.WORKER.name)),
+)
 
 
 async def _wake(session: AsyncSession, worker: WorkerRecord, now: datetime) -> None:
-    """Let the runs that wait for a worker claim now, unless ``worker`` lacks their label."""
+    """Let the runs that wait for a worker, or for room in one, claim now.
+
+    Leave out the runs whose label ``worker`` lacks.
+
+    If an edit has changed the label of a due time since its last claim, its next claim finds out.
+    """
     later = or_(col(RunRow.until).is_(None), col(RunRow.until) > now)
-    fits = or_(slots.LABEL.is_(None), slots.LABEL.in_(("", *worker.labels)))
-    await session.execute(update(RunRow).where(*_WAITS_FOR_WORKER, later, fits).values(until=now))
+    fits = slots.has_label(worker.labels)
+    woken = update(RunRow).where(*_MAY_START, later, fits).values(until=now)
+    await session.execute(woken, execution_options={"synchronize_session": False})
 
 
 async def _records(session: AsyncSession) -> list[WorkerRecord]:

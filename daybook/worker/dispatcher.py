@@ -74,7 +74,7 @@ from daybook.timing import TIMING
 from daybook.worker.claim_lock import FirstInOrderLock
 from daybook.worker.launcher import Launcher
 from daybook.worker.messages import LaunchRequest, ProcessSpec
-from daybook.worker.run_queue import claim_order, may_be_missed, scheduled_at
+from daybook.worker.run_queue import claim_order, may_be_missed, may_park
 from daybook.worker.supervision import SupervisedRun
 
 log = logging.getLogger(__name__)
@@ -97,17 +97,8 @@ More would delay the polls and starts, if many due times are missed because too 
 """
 UNREADABLE_JOB_DELAY = timedelta(minutes=5)
 """Time until the next claim of a run whose job cannot be read; many such runs may accumulate."""
-MAX_DEFERRAL_SECONDS = 10.0
-"""How long a run that waits for a slot stays due in Prefect while other runs start.
-
-After 15 s, Prefect shows such a run as late, and a run that another process has woken loses its
-place (`slots.SLOT_CLAIM_TIMEOUT`).
-"""
-MAX_DEFERRED_RUNS = 100
-"""Maximum number of such runs, which each poll lists before the runs that are due later.
-
-It is half a page, so that a poll finds runs with limits of their own, which may start.
-"""
+FULL_PAUSE_SECONDS = 1.0
+"""Time after a claim that found all slots of the ledger in use, in which no parked run claims."""
 START_PAUSE_SECONDS = 2.0
 """Time without a start after which the worker has nothing to start."""
 MAX_REMEMBERED_RUNS = 500
@@ -163,13 +154,15 @@ class Dispatcher:
         self._worker, self._labels, self._queues = worker, labels, queues
         # One claim at a time, in `claim_order`, because SQLite grants its own lock in no particular
         # order.
-        self._claim_lock = FirstInOrderLock()
+        self._claim_lock = FirstInOrderLock(self._may_unpark)
         self._judging = asyncio.Lock()  # many reads at once would delay claims and leases
         self._setting_back = asyncio.Semaphore(MAX_CONCURRENT_RESCHEDULES)
         self._ending = asyncio.Semaphore(MAX_CONCURRENT_ENDS)
         self._waiting: dict[str, tuple[int, FlowRun]] = {}
-        self._deferred: dict[UUID, asyncio.Event] = {}
-        self._started_at, self._defers = float("-inf"), True
+        self._started_at = self._full_until = float("-inf")
+        self._parks = True
+        self.may_get_slot: Callable[[], bool] = lambda: True
+        """Function that returns whether a run may get a slot now, as far as this worker knows."""
         self.starting = 0
         """Number of runs that have a slot but are not supervised yet."""
         self.handed_out = set[UUID]()
@@ -177,7 +170,7 @@ class Dispatcher:
 
     @property
     def claims_waiting(self) -> int:
-        """Return how many runs that are not late wait for their turn to claim."""
+        """Return how many runs wait for their turn to claim, without late and parked ones."""
         return self._claim_lock.waiting_on_time
 
     async def dispatch(self, run: FlowRun) -> bool:
@@ -218,7 +211,7 @@ class Dispatcher:
         remembered = self._waiting.pop(str(run.id), None)
         has_slot = run.id in self.handed_out
         was_waiting = remembered is not None or has_slot
-        async with self._turn(run, was_waiting=was_waiting, has_slot=has_slot):
+        async with self._turn(run, was_waiting=was_waiting, has_slot=has_slot) as was_parked:
             request = await occurrence.build_claim_request(
                 self._ledger,
                 run,
@@ -232,6 +225,8 @@ class Dispatcher:
             if job_id is None and not claim_requests.is_session_request(request.occurrence):
                 return False
             effects = await self._claim(run, request)
+        if was_parked and ReadRetries() in effects:
+            return True  # another worker has executed it since the poll
         if ReadRetries() in effects and (retries := await occurrence.read_retry_starts(run)):
             request = replace(request, retries=retries)
             async with self._turn(run, was_waiting=was_waiting, has_slot=has_slot):
@@ -262,8 +257,8 @@ class Dispatcher:
     @asynccontextmanager
     async def _turn(
         self, run: FlowRun, *, was_waiting: bool, has_slot: bool
-    ) -> AsyncIterator[None]:
-        """Hold the lock of the claims while the block runs.
+    ) -> AsyncIterator[bool]:
+        """Hold the lock of the claims while the block runs; yield whether the run was parked.
 
         A run that was missed while it waited for the lock waits again, as a late one. Otherwise,
         if more runs are due than can start, free slots wait until the missed ones are recorded.
@@ -276,75 +271,49 @@ class Dispatcher:
                     is_late, is_judged = await occurrence.is_missed(self._ledger, run), True
             # While many runs of one due time claim for the first time, a free slot must not wait.
             order = (is_late and not was_waiting, due, not has_slot)
-            async with self._claim_lock.turn(order):
+            parked = timedelta(0) if is_judged else may_park(run, self._ledger.now())
+            turn = self._claim_lock.turn(order, park_seconds=parked.total_seconds())
+            async with turn as was_parked:
                 if is_judged or not may_be_missed(run, self._ledger.now()):
-                    yield
+                    yield was_parked
                     return
 
     async def _show_wait(self, run: FlowRun, waiting: Waiting, job_id: str | None) -> None:
-        """Reschedule the run in Prefect; if it waits for a slot, perhaps only later.
+        """Reschedule the run in Prefect.
 
         If the ledger is unreachable, leave the run as it is: another worker may have started it
         since the claim.
         """
-        if waiting.for_slot and not waiting.free and len(self._deferred) < MAX_DEFERRED_RUNS:
-            await self._defer(run, waiting)
-            if run.id in self.handed_out:
-                return  # it is about to claim
-            if waiting.until <= self._ledger.now() and self._deferral_left(run) > 0:
-                return  # the next poll fetches it
         try:
             await self._in_time(run, self._set_back(run, waiting, job_id))
         except UNAVAILABLE_ERRORS as error:
             log.warning("cannot reschedule %s: %s", run.name, error, extra=_UPDATE_FAILED)
 
-    async def _defer(self, run: FlowRun, waiting: Waiting) -> None:
-        """Wait before a run that waits for a slot is rescheduled, while this worker starts others.
+    def _may_unpark(self) -> bool:
+        """Return whether a parked run may claim: it may get a slot, or no other run starts here."""
+        is_full = time.monotonic() < self._full_until
+        return not self._is_starting() or (self.may_get_slot() and not is_full)
 
-        Meanwhile the run stays due in Prefect, so any worker with a free slot may start it. Return
-        at once when nothing starts, at the latest when the run would claim again, or has been due
-        for `MAX_DEFERRAL_SECONDS`, or when `end_deferral` is called.
-        """
-        left = self._deferral_left(run)
-        if left <= 0 or not self._is_starting():
-            return
-        left = min(left, (waiting.until - self._ledger.now()).total_seconds())
-        called = self._deferred[run.id] = asyncio.Event()
-        try:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(left):
-                    await called.wait()
-        finally:
-            del self._deferred[run.id]
+    def unpark(self) -> None:
+        """Let parked runs claim, because this worker may start more runs than before."""
+        self._full_until = float("-inf")
+        self._claim_lock.unpark()
 
-    def _deferral_left(self, run: FlowRun) -> float:
-        """Return how many seconds the run may still stay due in Prefect."""
-        now = self._ledger.now()
-        left = MAX_DEFERRAL_SECONDS - (now - scheduled_at(run, now)).total_seconds()
-        return min(left, MAX_DEFERRAL_SECONDS)
-
-    def end_deferral(self, run_id: UUID | None = None) -> None:
-        """End the deferral of a run; by default, of all runs, and defer no run any more."""
-        if run_id is None:
-            self._defers = False
-        for each, called in self._deferred.items():
-            if run_id in (None, each):
-                called.set()
+    def end_parking(self) -> None:
+        """Park no run any more."""
+        self._parks = False
+        self._claim_lock.unpark()
 
     def start_ended(self) -> None:
         """Count a run in `starting` no longer: it is supervised, or could not be started."""
         self.starting -= 1
         self._started_at = time.monotonic()
+        self._claim_lock.unpark()  # if the run could not be started
         loop = asyncio.get_running_loop()
-        loop.call_later(1.1 * START_PAUSE_SECONDS, self._end_deferrals_if_idle)
-
-    def _end_deferrals_if_idle(self) -> None:
-        if not self._is_starting():
-            for called in self._deferred.values():
-                called.set()
+        loop.call_later(1.1 * START_PAUSE_SECONDS, self._claim_lock.unpark)
 
     def _is_starting(self) -> bool:
-        if not self._defers:
+        if not self._parks:
             return False
         return self.starting > 0 or time.monotonic() - self._started_at < START_PAUSE_SECONDS
 
@@ -352,6 +321,11 @@ class Dispatcher:
         """Keep room for a woken run until its claim has ended, and forget it: it is woken once."""
         self._waiting.pop(str(run.id), None)
         self.handed_out.add(run.id)
+
+    @property
+    def remembered(self) -> list[FlowRun]:
+        """Return the waiting runs that this worker has rescheduled."""
+        return [run for _, run in self._waiting.values()]
 
     def waiting(self, row: RunRow) -> FlowRun | None:
         """Return the Prefect run of ``row``, rescheduled by this worker and not claimed since."""
@@ -393,6 +367,11 @@ class Dispatcher:
                 made_by=str(run.created_by.id) if run.created_by else None,
             )
             self.starting += any(isinstance(effect, Start) for effect in effects)
+            is_full = any(isinstance(each, Suspend) and each.waiting.is_full for each in effects)
+            if is_full:
+                self._full_until = time.monotonic() + FULL_PAUSE_SECONDS
+                loop = asyncio.get_running_loop()
+                loop.call_later(FULL_PAUSE_SECONDS, self._claim_lock.unpark)
         finally:
             self.handed_out.discard(run.id)
         return effects

@@ -3,7 +3,8 @@
 A worker remembers the waiting runs that it rescheduled in Prefect, and starts them itself. It wakes
 only as many of them as it has room for: the process of a run occupies its room a little longer than
 the run its slot, so a run that is woken too early claims in vain, and goes to the end of the queue.
-It wakes the runs of other workers in Prefect. The leading keeper wakes what is left.
+It wakes the runs of other workers that wait for a slot in Prefect. The leading keeper wakes what is
+left. A run that waits for room in its worker also claims by itself: any worker may start it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from datetime import timedelta
+from typing import NoReturn
 
 import httpx
 from prefect.client.orchestration import PrefectClient
@@ -25,12 +28,16 @@ from daybook.worker.run_queue import RunQueue
 
 log = logging.getLogger(__name__)
 
+FILL_INTERVAL_SECONDS = 5.0
+"""Interval at which a worker with room tries again to start the runs that it remembers."""
+
 
 class FreeSlots:
     """The free slots, of at most ``most`` for all workers, that one worker fills.
 
     ``room`` returns how many more runs may start in the worker, and None if it starts none any
     more, because it drains or stops. ``may_start`` returns whether the worker may start a run.
+    ``active`` returns how many runs of the worker have a slot.
     """
 
     def __init__(
@@ -43,10 +50,12 @@ class FreeSlots:
         most: int,
         room: Callable[[], float | None],
         may_start: Callable[[FlowRun], bool],
+        active: Callable[[], int],
     ) -> None:
         self._ledger, self._client = ledger, client
         self._queue, self._dispatcher = queue, dispatcher
         self._most, self._room, self._may_start = most, room, may_start
+        self._active = active
         self._filling = self._again = False
         self.tasks = set[asyncio.Task[None]]()
         """Calls in the background, which the caller has to cancel at its end."""
@@ -64,10 +73,25 @@ class FreeSlots:
         while self.tasks:
             await asyncio.wait(self.tasks)
 
-    async def fill(self) -> None:
+    async def keep(self) -> NoReturn:
+        """Fill the slots again and again while the worker has room and remembers runs.
+
+        The end of a run wakes no run if another worker has the slot for a moment, if the next run
+        has not recorded yet that it waits, or if the ledger is unreachable.
+        """
+        while True:
+            await asyncio.sleep(FILL_INTERVAL_SECONDS)
+            try:
+                if self._dispatcher.remembered and (self._room() or 0) > 0:
+                    await self.fill(after=scheduled_runs.WAKE_GRACE)
+            except Exception:  # the next turn tries again
+                log.exception("cannot wake waiting runs", extra={"action": "fill_failed"})
+
+    async def fill(self, *, after: timedelta | None = None) -> None:
         """Wake the next runs; log the error of an unreachable ledger or Prefect.
 
-        If another call is in progress, the other call makes one more pass instead.
+        If another call is in progress, the other call makes one more pass instead. With ``after``,
+        leave out runs that were woken less than ``after`` ago.
         """
         self._again = True
         if self._filling:
@@ -81,8 +105,11 @@ class FreeSlots:
                     self._client,
                     self._most,
                     at_hand=self._hand_out,
+                    known=self._startable(),
+                    after=after,
                     choose=self._with_room,
                 )
+                after = None  # a run has ended meanwhile
                 if woken or self.polls_next:
                     self.polls_next = False
                     self._queue.poll_soon()
@@ -90,25 +117,43 @@ class FreeSlots:
             log.warning("cannot wake a waiting run: %s", error)
         finally:
             self._filling = False
+            self._dispatcher.unpark()
+
+    def may_get_one(self) -> bool:
+        """Return whether a run may get a slot now, as far as this worker knows.
+
+        The runs that wait in the ledger get a free slot first.
+        """
+        if self._filling or (self._room() or 0) <= 0:
+            return False
+        claimed = self._dispatcher.starting + len(self._dispatcher.handed_out)
+        return self._active() + claimed < self._most
 
     def _with_room(self, rows: list[RunRow]) -> list[RunRow]:
         """Leave out the runs that this worker remembers and has no room for.
 
-        Also leave out the runs that are about to claim here.
+        Also leave out runs that are about to claim here, and runs that wait for room in a worker
+        and that this worker does not remember.
         """
         about_to_claim = {str(each) for each in self._dispatcher.handed_out}
         rows = [row for row in rows if row.flow_run_id not in about_to_claim]
         room = self._room()
         if room is None:
-            return rows
+            return [row for row in rows if not row.wait_reason.of_worker]  # it starts none
         chosen = []
         for row in rows:
             if self._remembered(row) is not None:
                 room -= 1
                 if room < 0:
                     continue
+            elif row.wait_reason.of_worker:
+                continue  # only its own worker knows when it has room
             chosen.append(row)
         return chosen
+
+    def _startable(self) -> list[str]:
+        """Return the ids of the remembered runs that the worker may start."""
+        return [str(run.id) for run in self._dispatcher.remembered if self._may_start(run)]
 
     def _remembered(self, row: RunRow) -> FlowRun | None:
         """Return the Prefect run of ``row`` if this worker remembers it and may start it."""

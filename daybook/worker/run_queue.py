@@ -74,12 +74,20 @@ waits for long, unless they are missed (`dispatcher`).
 """
 
 
+MAX_PARKED = timedelta(seconds=20)
+MAX_PARKED_BRIEFLY = timedelta(seconds=10)
+"""How long after its due time a run claims at the latest, although it cannot start (`may_park`).
+
+After 30 s, `daybook status` warns of runs that no worker has claimed, and after 60 s they may be
+missed.
+"""
+
+
 class RunQueue:
     """Queue that calls ``dispatch`` with each flow run at its scheduled time.
 
-    It has the ``clock`` of the ledger, because this machine's may be wrong. It calls ``again`` if a
-    run is to be dispatched again when its dispatch has ended. ``backlog`` returns how many
-    dispatched runs have not claimed yet.
+    It has the ``clock`` of the ledger, because this machine's may be wrong. ``backlog`` returns how
+    many dispatched runs have not claimed yet.
     """
 
     def __init__(
@@ -90,10 +98,9 @@ class RunQueue:
         dispatch: Callable[[FlowRun], Coroutine[Any, Any, None]],
         *,
         clock: Clock = SYSTEM_CLOCK,
-        again: Callable[[UUID], None] = lambda run_id: None,
         backlog: Callable[[], int] = lambda: 0,
     ) -> None:
-        self._clock, self._again, self._backlog = clock, again, backlog
+        self._clock, self._backlog = clock, backlog
         self._client, self._pool, self._served = client, pool, queues
         self._dispatch = dispatch
         self._queues, self._queues_read_at = queues, float("-inf")
@@ -113,7 +120,6 @@ class RunQueue:
         self._upcoming.pop(run.id, None)
         if run.id in self._dispatching:
             self._dispatch_again[run.id] = run
-            self._again(run.id)
         else:
             self._start(run)
 
@@ -176,7 +182,10 @@ class RunQueue:
             # slots. So late runs may hide the runs that are due now, and runs that are about to be
             # ended the next ones.
             if all(run.id in self._dispatching for run in runs):
-                runs += await self._list(before, max(scheduled_at(run, now) for run in runs))
+                # Prefect's bound is inclusive. The runs of this page are due earlier than those of
+                # the next one, so they have their turns first.
+                last = max(scheduled_at(run, now) for run in runs)
+                runs += await self._list(before, last + timedelta(microseconds=1))
             runs += await self._list(before, now - ON_TIME_GRACE)
         self.last_poll = SYSTEM_CLOCK.now()
         # A response that Prefect sent before a run was dispatched still lists the run as scheduled.
@@ -319,11 +328,33 @@ def may_be_missed(run: FlowRun, now: datetime, after: timedelta = ON_TIME_GRACE)
     late = now - _due(run, now)
     if late <= after or not run.auto_scheduled or "policy" not in run.parameters:
         return False
-    if run.run_count or (run.state is not None and run.state.name == WAITING_NAME):
+    if not _is_untouched(run):
         return False
     policy = policy_from_parameters(run.parameters)
     grace = MAX_CATCH_UP_AGE if policy.catch_up == "all" else after
     return late > grace + (policy.stagger or timedelta(0))
+
+
+def may_park(run: FlowRun, now: datetime) -> timedelta:
+    """Return for how much longer the run need not claim while it could not start; 0 or less: it
+    must claim.
+
+    A run of a job may be parked from its due time until `MAX_PARKED`, or `MAX_PARKED_BRIEFLY` if a
+    user requested the run, or if it may be missed sooner than others. A run that was started,
+    ended or rescheduled before claims at once, and so does a run that cancels another one.
+    """
+    if run.start_time is not None or not _is_untouched(run) or "policy" not in run.parameters:
+        return timedelta(0)
+    policy = policy_from_parameters(run.parameters)
+    if policy.overlap == "cancel_running":
+        return timedelta(0)
+    is_brief = not run.auto_scheduled or policy.catch_up == "none"
+    return _due(run, now) + (MAX_PARKED_BRIEFLY if is_brief else MAX_PARKED) - now
+
+
+def _is_untouched(run: FlowRun) -> bool:
+    """Return whether the run was never started or rescheduled, according to Prefect."""
+    return not run.run_count and (run.state is None or run.state.name != WAITING_NAME)
 
 
 def _due(run: FlowRun, now: datetime) -> datetime:

@@ -57,6 +57,7 @@ class ReportedFacts:
     took: Usage | None = None
     changed: bool = False
     summarizing: bool = False
+    waits: bool = False
 
 
 MAX_WAIT_SECONDS = 90.0
@@ -99,6 +100,11 @@ class SupervisedRun:
     @property
     def is_in_ledger(self) -> bool:
         return bool(self.run_id)
+
+    @property
+    def uses_slot(self) -> bool:
+        """Return whether the run uses a slot: it has not ended and does not wait."""
+        return self.is_in_ledger and not self.facts.waits and not self.facts.ended
 
     def set_deadline(self, left: timedelta) -> None:
         """Set the deadline to ``left`` from now."""
@@ -183,6 +189,7 @@ class SupervisedRun:
             elif "checking" in fact:  # the timeout of an attempt also limits a check
                 facts.running_since = time.monotonic()
             elif "waiting" in fact or "claimed" in fact:
+                facts.waits = "waiting" in fact
                 self.fence = fact.get("claimed", self.fence)
                 facts.running_since = facts.took = None  # the attempt has recorded its usage
             elif "ended" in fact:

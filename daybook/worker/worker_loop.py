@@ -126,14 +126,12 @@ class WorkerLoop:
         self._config, self._sync, self._configure = config, sync, configure
         self._holder = config.holder or leadership.new_holder(config.name)
         self._name = workers.plain_name(config.name)
-        self._watched: dict[str, SupervisedRun] = {}
-        self._exits: set[asyncio.Task[None]] = set()
-        self._renewed = time.monotonic()
+        self._watched, self._exits = dict[str, SupervisedRun](), set[asyncio.Task[None]]()
+        self._renewed, self._started_at = time.monotonic(), ledger.now()
         self._dispatching: dict[str, bool] = {}
         """Flow runs that are being started, mapped to whether each may be cancelled meanwhile."""
         self._may_be_cancelled = asyncio.Event()
         """Set by an event of a cancellation. The event may be older than a Retry of the run."""
-        self._started_at = ledger.now()
         self._running, self._stopping, self._draining = False, False, False
         self._force_stop = asyncio.Event()
         self.used_too_much_memory = False
@@ -169,7 +167,6 @@ class WorkerLoop:
             config.queues,
             self._dispatch,
             clock=ledger.clock,
-            again=self._dispatcher.end_deferral,
             backlog=lambda: self._dispatcher.claims_waiting,
         )
         self._free_slots = FreeSlots(
@@ -180,7 +177,9 @@ class WorkerLoop:
             most=config.most,
             room=lambda: self._room() if self._may_hand_out() else None,
             may_start=self._membership.may_start,
+            active=lambda: sum(each.uses_slot for each in self._watched.values()),
         )
+        self._dispatcher.may_get_slot = self._free_slots.may_get_one
         self.keeper = Keeper(
             ledger,
             self._holder,
@@ -203,6 +202,7 @@ class WorkerLoop:
                 group.create_task(self.keeper.run())
                 group.create_task(self._record_tools())
                 group.create_task(self._membership.keep())
+                group.create_task(self._free_slots.keep())
                 group.create_task(self._end_if_outdated())
                 if self._config.max_memory:
                     group.create_task(self._limit_memory())
@@ -227,7 +227,7 @@ class WorkerLoop:
             handing_out = asyncio.create_task(self.run_queue.hand_out())
             await asyncio.sleep(0)
             handing_out.cancel()
-            self._dispatcher.end_deferral()
+            self._dispatcher.end_parking()
             await self.run_queue.wait_until_dispatched()
             await self._all_ended()
             await self._free_slots.wait()
@@ -268,7 +268,7 @@ class WorkerLoop:
         except LedgerNewer as error:
             log.error("this worker ends: %s", error, extra={"action": "ledger_newer"})
             self._stopping = True
-            self._dispatcher.end_deferral()
+            self._dispatcher.end_parking()
             await self.run_queue.wait_until_dispatched()
             await self._all_ended()
             raise
@@ -279,7 +279,7 @@ class WorkerLoop:
 
     def _has_room(self, flow_run_id: UUID | None = None) -> bool:
         """Return whether a flow run may start here, beside the runs that are about to claim."""
-        if self._draining:
+        if self._draining or self._stopping:
             return False
         return self._room() + (flow_run_id in self._dispatcher.handed_out) > 0
 
@@ -506,7 +506,7 @@ class WorkerLoop:
     async def shutdown(self) -> None:
         """Start no more runs; wait for active runs, then end the rest and record their outcomes."""
         self._stopping = True
-        self._dispatcher.end_deferral()
+        self._dispatcher.end_parking()
         async with self._keep_up():
             await self.run_queue.wait_until_dispatched()
             if self._exits:

@@ -122,6 +122,79 @@ async def test_claims_with_the_same_due_time_keep_their_order() -> None:
     assert order == list("abcd")
 
 
+class Parked:
+    """Parked claims under one lock, in the order of their due times; ``room`` is what is left."""
+
+    def __init__(self) -> None:
+        self.room, self.order = 0, list[str]()
+        self.turns = FirstInOrderLock(lambda: self.room > 0)
+
+    async def claim(self, name: str, due: int = 0, *, park_seconds: float = 60.0) -> None:
+        order = False, NOON + timedelta(seconds=due), True
+        async with self.turns.turn(order, park_seconds=park_seconds):
+            self.order.append(name)
+            self.room -= park_seconds > 0
+            await checkpoint()
+
+    def make_room(self, room: int) -> None:
+        self.room = room
+        self.turns.unpark()
+
+
+async def test_parked_claims_wait_for_room_in_their_order_and_others_do_not() -> None:
+    parked = Parked()
+    tasks = [asyncio.create_task(parked.claim(name, due)) for name, due in (("b", 2), ("a", 1))]
+    await _all_blocked()
+    assert (parked.order, parked.turns.parked) == ([], 2)
+    await parked.claim("not parked", 9, park_seconds=0)
+    parked.make_room(1)
+    await _all_blocked()
+    assert parked.order == ["not parked", "a"]
+    parked.make_room(2)
+    await asyncio.gather(*tasks)
+    await parked.claim("c")  # there is room at once
+    assert parked.order == ["not parked", "a", "b", "c"]
+
+
+async def test_parked_claims_and_others_have_one_order() -> None:
+    parked, permit = Parked(), asyncio.Event()
+
+    async def block() -> None:
+        async with parked.turns.turn(ORDER):
+            await permit.wait()
+
+    parked.room = 9
+    claims = [("parked, early", 1, 60.0), ("later", 2, 0.0), ("parked, last", 3, 60.0)]
+    tasks = [asyncio.create_task(block())]
+    await _all_blocked()
+    tasks += [asyncio.create_task(parked.claim(*each[:2], park_seconds=each[2])) for each in claims]
+    await _all_blocked()
+    permit.set()
+    await asyncio.gather(*tasks)
+    assert parked.order == ["parked, early", "later", "parked, last"]
+
+
+async def test_parking_ends_after_its_time_although_there_is_no_room() -> None:
+    parked = Parked()
+    endless = asyncio.create_task(parked.claim("endless", 1))
+    async with asyncio.timeout(30):
+        await parked.claim("short", 2, park_seconds=0.01)
+    assert parked.order == ["short"]
+    parked.make_room(1)
+    await endless
+
+
+async def test_a_parked_claim_that_is_cancelled_leaves_its_room_to_the_next() -> None:
+    parked = Parked()
+    first, second = (asyncio.create_task(parked.claim(name)) for name in "ab")
+    await _all_blocked()
+    first.cancel()
+    parked.make_room(1)
+    async with asyncio.timeout(30):
+        await second
+    assert (first.cancelled(), parked.order) == (True, ["b"])
+
+
 @pytest.mark.parametrize("woken", [False, True])
 async def test_a_cancelled_claim_does_not_block_the_next_one(woken: bool) -> None:
     claims = Claims()

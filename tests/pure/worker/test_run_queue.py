@@ -24,7 +24,7 @@ from daybook.prefect.deployments import PAGE_SIZE
 from daybook.prefect.states import waiting_state
 from daybook.testing import ManualClock
 from daybook.worker import run_queue
-from daybook.worker.run_queue import LATE_AFTER, RunQueue, claim_order, may_be_missed
+from daybook.worker.run_queue import LATE_AFTER, RunQueue, claim_order, may_be_missed, may_park
 
 pytestmark = pytest.mark.anyio
 
@@ -187,10 +187,7 @@ async def test_runs_on_time_come_before_more_late_ones_than_prefect_lists_at_onc
 
 async def test_runs_behind_a_page_of_runs_that_are_being_dispatched_are_read() -> None:
     old = SYSTEM_CLOCK.now() - timedelta(minutes=5)
-    listed = [
-        scheduled("listed", old + timedelta(milliseconds=number), work_queue_name="light")
-        for number in range(PAGE_SIZE)
-    ]
+    listed = [scheduled("listed", old, work_queue_name="light") for _ in range(PAGE_SIZE)]
     pool = Pool(light=[*listed, scheduled("behind", old + timedelta(seconds=1))])
     started, go_on = list[str](), asyncio.Event()
 
@@ -246,6 +243,27 @@ def test_a_run_may_be_missed_after_the_time_in_which_it_is_on_time() -> None:
     assert not is_missed(500, catch_up="all")
     by_hand = scheduled("", OLD, auto_scheduled=False)
     assert not may_be_missed(by_hand, OLD + timedelta(days=1))
+
+
+@pytest.mark.parametrize(
+    ("changes", "seconds"),
+    [
+        ({}, 20),
+        ({"parameters": {"policy": {"catch_up": "none"}}}, 10),  # it is missed after 60 s
+        ({"auto_scheduled": False}, 10),  # a user waits for it
+        ({"parameters": {"policy": {"overlap": "cancel_running"}}}, 0),
+        ({"parameters": {}}, 0),  # of no job
+        ({"state": Scheduled(name="Late")}, 20),
+        ({"state": waiting_state(OLD, "for a slot")}, 0),
+        ({"run_count": 1}, 0),
+        ({"start_time": OLD}, 0),  # Prefect also sets it for a run that ended without a start
+    ],
+)
+def test_a_due_run_is_parked_only_for_some_time(changes: dict[str, Any], seconds: int) -> None:
+    run = scheduled("", OLD, **changes)
+    for age in (0, 5) if seconds else (0,):
+        now = OLD + timedelta(seconds=age)
+        assert may_park(run, now) == timedelta(seconds=max(seconds - age, 0))
 
 
 async def test_a_run_is_late_by_the_clock_of_the_ledger() -> None:

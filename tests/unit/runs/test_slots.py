@@ -45,9 +45,9 @@ def _offers(world: World, jobs: list[StoredJob], **changes: Any) -> list[ClaimRe
     ]
 
 
-async def _next(world: World, most: int) -> list[RunRow]:
+async def _next(world: World, most: int, *at_hand: str) -> list[RunRow]:
     async with world.ledger.read() as session:
-        return await slots.next_up(session, world.clock.now(), most, {})
+        return await slots.next_up(session, world.clock.now(), most, {}, at_hand)
 
 
 @pytest.mark.floor("C", "A job beyond the limit waits, and is shown as waiting")
@@ -271,13 +271,22 @@ async def test_a_run_that_a_full_worker_refuses_can_be_claimed_by_another(
     answer = await world.runs.claim(claim_request)
 
     assert isinstance(answer, Waiting)
-    assert answer.until == world.clock.now() + timedelta(seconds=5)
+    assert answer.until == world.clock.now() + slots.WORKER_RETRY_INTERVAL
     row = await world.runs.row(str(answer.run_id))
     assert (row.waits_for, row.reason) == ("worker", "the worker has no free slot")
-    assert [each.id for each in await _next(world, 4)] == [row.id]
+    assert [each.id for each in await _next(world, 4, "f0")] == [row.id]
     assert isinstance(
         await world.runs.claim(replace(claim_request, full=False, holder="other:1")), Granted
     )
+
+
+async def test_of_many_runs_of_a_full_worker_each_claims_seldom(world: World) -> None:
+    """Their worker starts them, so their own claims only take time from the active runs."""
+    requests = _offers(world, await _jobs(world, 5), most=2, full=True)
+    answers = [await world.runs.claim(each) for each in requests]
+
+    waits = [each.until - world.clock.now() for each in answers if isinstance(each, Waiting)]
+    assert [each.total_seconds() for each in waits] == [15, 22.5, 30, 37.5, 45]
 
 
 async def test_runs_of_a_full_worker_keep_no_slot_from_others(world: World) -> None:
@@ -323,7 +332,9 @@ async def test_runs_of_a_full_worker_are_woken_along_with_those_that_wait_for_a_
     await world.runs.finish(held[0], Status.SUCCEEDED)
 
     # One slot is free: the first run of either kind, as it is unknown which worker has room.
-    assert [each.flow_run_id for each in await _next(world, 2)] == ["f2", "f4"]
+    assert [each.flow_run_id for each in await _next(world, 2, "f2", "f3")] == ["f2", "f4"]
+    assert [each.flow_run_id for each in await _next(world, 2, "f3")] == ["f3", "f4"]
+    assert [each.flow_run_id for each in await _next(world, 2)] == ["f4"]
     # It may claim before its time, and succeeds if the worker has room.
     assert isinstance(await world.runs.claim(early), Granted)
     assert await _next(world, 2) == []

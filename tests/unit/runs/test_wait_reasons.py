@@ -203,12 +203,15 @@ async def test_the_audit_of_the_due_time(world: World, reason: str) -> None:
 
 
 async def test_the_next_runs_for_free_slots(world: World) -> None:
-    ids = {}
+    ids, flow_run_ids = {}, list[str]()
     for reason in EVERY:
         stored = await world.jobs.add(f"job-{reason}", cron="0 12 * * *")
-        ids[(await _waiting(world, stored, reason)).id] = reason
+        row = await _waiting(world, stored, reason)
+        ids[row.id] = reason
+        await world.runs.set_row(row, flow_run_id=reason)
+        flow_run_ids.append(reason)
     async with world.ledger.read() as session:
-        following = await slots.next_up(session, world.clock.now(), len(EVERY), {})
+        following = await slots.next_up(session, world.clock.now(), len(EVERY), {}, flow_run_ids)
 
     assert {ids[row.id] for row in following} == EXPECTED["for_slot"]
 

@@ -9,7 +9,8 @@ import pytest
 
 from daybook.errors import NotFound
 from daybook.ledger.states import Status
-from daybook.runs import workers
+from daybook.ledger.tables import Fact
+from daybook.runs import rows, workers
 from daybook.runs.claim_requests import ClaimRequest, Granted, Waiting
 from daybook.runs.workers import Wanted
 from daybook.timing import TIMING
@@ -22,6 +23,13 @@ pytestmark = pytest.mark.anyio
 async def claim_of(world: World, worker: str, **job: str) -> ClaimRequest:
     row = await world.runs.request(await world.jobs.add(on_demand=True, overlap="allow", **job))
     return replace(world.runs.claim_request(row), worker=worker)
+
+
+async def full_worker(world: World, label: str) -> str:
+    """Return a run that waits for room in its worker."""
+    claim = await claim_of(world, "full", name=f"full-{label}", worker_label=label)
+    labels = (label,) if label else ()
+    return str((await refused(world, replace(claim, full=True, labels=labels))).run_id)
 
 
 async def refused(world: World, request: ClaimRequest) -> Waiting:
@@ -55,6 +63,39 @@ async def test_a_draining_worker_gets_no_run_until_it_is_resumed_even_after_a_re
 
     await workers.resume(world.ledger, "a")
     assert isinstance(await world.runs.claim(request), Granted)  # earlier than `until`
+
+
+@pytest.mark.dialect
+@pytest.mark.parametrize("event", ["start", "resume"])
+@pytest.mark.parametrize("labels", [[], ["big"]])
+async def test_a_worker_wakes_the_runs_whose_label_it_has_and_those_without_a_label(
+    world: World, event: str, labels: list[str]
+) -> None:
+    await workers.record(world.ledger, record_of(world, "a", labels=["gpu"]))
+    await workers.set_draining(world.ledger, "a", by="")
+    runs = {"plain": "", "large": "big", "graphics": "gpu", "old": ""}
+    row_ids = dict[str, str]()
+    for name, label in runs.items():
+        request = await claim_of(world, "a", name=name, worker_label=label)
+        row_ids[name] = str((await refused(world, request)).run_id)
+    row_ids["full"] = await full_worker(world, "")
+    await full_worker(world, "gpu")
+    async with world.ledger.write() as session:  # as an older version has written it
+        (await rows.get(session, row_ids["old"])).parameters = {"prompt": "Do it"}
+    other = record_of(world, "other", labels=labels)
+    if event == "resume":
+        async with world.ledger.write() as session:
+            session.add(Fact(key="worker:other", value=other.model_dump_json()))
+        await workers.resume(world.ledger, "other")
+    else:
+        await workers.record(world.ledger, other)
+
+    now = world.clock.now()
+    found = {each.id: each.until for each in await world.runs.rows()}
+    woken = [name for name, row_id in row_ids.items() if (found[row_id] or now) <= now]
+    assert woken == ["plain", *(["large"] if labels else []), "old", "full"]
+    (other_label,) = (until for row_id, until in found.items() if row_id not in row_ids.values())
+    assert other_label is not None and other_label > now
 
 
 async def test_of_many_runs_that_wait_for_a_worker_one_claims_in_each_interval(

@@ -6,28 +6,30 @@ import asyncio
 import time
 from contextlib import nullcontext
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from uuid import UUID, uuid4
 
 import pytest
 from anyio.lowlevel import checkpoint
 from prefect.exceptions import Abort
 from prefect.states import Cancelled
+from sqlmodel import select
 
 from daybook import home
 from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import LedgerUnreachable
 from daybook.execution import claim
 from daybook.execution.claim_effects import Effect, Suspend, WakeEarlier
-from daybook.ledger.states import Status
+from daybook.ledger.states import Outcome, Status
+from daybook.ledger.tables import RunRow
 from daybook.prefect import occurrence, unmirrored
 from daybook.prefect import states as prefect_states
-from daybook.runs import claims, rows, slots
-from daybook.runs.claim_requests import ClaimRequest, Waiting
-from daybook.worker import dispatcher
-from tests.unit.worker.one_job import DEPLOYMENT, one_job
+from daybook.runs import claims, outcomes, rows, slots
+from daybook.runs.claim_requests import ClaimRequest, Granted, Waiting
+from daybook.worker import dispatcher, run_queue
+from tests.unit.worker.one_job import DEPLOYMENT, OneJob, one_job
 
 pytestmark = pytest.mark.anyio
 
@@ -118,98 +120,110 @@ async def test_a_run_that_is_woken_before_it_is_set_back_is_not_set_back(tmp_pat
         assert there.prefect.requests == []
 
 
-async def test_a_run_that_waits_is_not_rescheduled_while_other_runs_start(
+async def _all_blocked() -> None:
+    """Let all tasks run until they block."""
+    for _ in range(50):
+        await checkpoint()
+
+
+async def _parked(there: OneJob) -> asyncio.Task[bool]:
+    """Return the dispatch of the run, which does not claim while another run starts."""
+    there.taker.may_get_slot = lambda: False
+    there.taker.starting += 1
+    taking = asyncio.create_task(there.taker.dispatch(there.run))
+    while not there.taker._claim_lock.parked:
+        assert not taking.done()
+        await checkpoint()
+    return taking
+
+
+async def _rows_of(there: OneJob) -> int:
+    async with there.ledger.read() as session:
+        of_run = select(RunRow).where(RunRow.flow_run_id == str(there.run.id))
+        return len((await session.execute(of_run)).all())
+
+
+async def test_a_run_that_could_not_start_claims_when_a_slot_is_free(tmp_path: Path) -> None:
+    async with one_job(tmp_path, most=2) as there, asyncio.timeout(60):
+        taking = await _parked(there)
+        there.taker.unpark()  # without a free slot
+        there.taker.may_get_slot = lambda: True
+        await _all_blocked()
+        assert (await _rows_of(there), there.prefect.requests) == (0, [])
+        assert there.taker.claims_waiting == 0  # a poll need not wait for it
+        there.taker.unpark()
+        assert await taking
+        assert len(there.starts.tasks) == 1
+
+
+async def test_a_parked_run_claims_when_no_other_run_starts_any_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """It has to wait with its reason while long runs have all slots."""
     monkeypatch.setattr(dispatcher, "START_PAUSE_SECONDS", 0.0)
     async with one_job(tmp_path) as there, asyncio.timeout(60):
-        there.taker.starting += 1
-        taking = asyncio.create_task(there.taker.dispatch(there.run))
-        while not there.taker._deferred:
-            await checkpoint()
-        row = await there.row()
-        assert (row.status, row.waits_for) == ("waiting", "slot")
-        assert there.taker.waiting(row) is there.run  # the next free slot starts it
-        assert there.prefect.requests == []
+        taking = await _parked(there)
         there.taker.start_ended()
+        assert await taking
+        assert (await there.row()).waits_for == "slot"
+        assert there.prefect.requests == ["set AwaitingConcurrencySlot"]
+
+
+async def test_a_parked_run_claims_at_last_although_others_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise it might be missed, because nothing has claimed it a minute after its due time."""
+    async with one_job(tmp_path) as there, asyncio.timeout(60):
+        age = there.ledger.now() - cast(datetime, there.run.expected_start_time)
+        monkeypatch.setattr(run_queue, "MAX_PARKED_BRIEFLY", age + timedelta(seconds=1))
+        assert await (await _parked(there))
+        assert (await there.row()).waits_for == "slot"
+
+
+async def test_a_worker_that_stops_parks_no_run(tmp_path: Path) -> None:
+    async with one_job(tmp_path) as there, asyncio.timeout(60):
+        taking = await _parked(there)
+        there.taker.end_parking()
         assert await taking
         assert there.prefect.requests == ["set AwaitingConcurrencySlot"]
 
 
-async def test_a_deferred_run_is_rescheduled_at_last_although_others_start(
+async def test_a_parked_run_that_another_worker_has_executed_is_left_alone(
+    tmp_path: Path,
+) -> None:
+    async with one_job(tmp_path, most=2) as there, asyncio.timeout(60):
+        taking = await _parked(there)
+        other = await occurrence.build_claim_request(
+            there.ledger, there.run, there.run.parameters, holder="other:1", starts=1, most=2
+        )
+        granted = await claims.claim(there.ledger, other)
+        assert isinstance(granted, Granted)
+        await claims.begin(there.ledger, granted.run_id, granted.fence)
+        done = Outcome(Status.SUCCEEDED, "")
+        await claims.finish(there.ledger, granted.run_id, granted.fence, done)
+        there.taker.may_get_slot = lambda: True
+        there.taker.unpark()
+        assert await taking
+        assert there.prefect.requests == []
+
+
+async def test_after_a_claim_that_found_no_free_slot_parked_runs_claim_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dispatcher, "MAX_DEFERRAL_SECONDS", 0.05)
+    """Other workers may have all slots."""
+    monkeypatch.setattr(dispatcher, "FULL_PAUSE_SECONDS", 3600.0)
+    monkeypatch.setattr(run_queue, "MAX_PARKED_BRIEFLY", timedelta(days=1))
     async with one_job(tmp_path) as there, asyncio.timeout(60):
         there.taker.starting += 1
-        assert await there.taker.dispatch(there.run)
-        assert there.prefect.requests == ["set AwaitingConcurrencySlot"]
-
-
-async def test_a_run_that_claims_again_and_again_is_rescheduled_before_it_is_late(
-    tmp_path: Path,
-) -> None:
-    """Prefect calls a run late that is still due after 15 s, however short its waits are."""
-    async with one_job(tmp_path) as there, asyncio.timeout(60):
-        there.taker.starting += 1
-        due = SYSTEM_CLOCK.now() - timedelta(seconds=11)
-        run = there.run.model_copy(update={"next_scheduled_start_time": due})
-        async with asyncio.timeout(5):
-            assert await there.taker.dispatch(run)
-        assert there.prefect.requests == ["set AwaitingConcurrencySlot"]
-
-
-@pytest.mark.parametrize(
-    ("since_due", "requests"), [(1, []), (11, ["set AwaitingConcurrencySlot"])]
-)
-async def test_a_run_whose_wait_is_over_stays_due_unless_it_would_be_late(
-    tmp_path: Path, since_due: int, requests: list[str]
-) -> None:
-    async with one_job(tmp_path) as there, asyncio.timeout(60):
-        assert await there.taker.dispatch(there.run)
-        there.prefect.requests.clear()
-        now = there.ledger.now()
-        row = await there.row()
-        async with there.ledger.write() as session:
-            (await rows.get(session, row.id)).until = now
-        due = {"next_scheduled_start_time": now - timedelta(seconds=since_due)}
-        over = Waiting(now, "it is its turn", row.id, for_slot=True)
-        await there.taker._show_wait(there.run.model_copy(update=due), over, None)
-        assert there.prefect.requests == requests
-
-
-async def test_a_deferred_run_that_gets_a_slot_is_not_rescheduled(tmp_path: Path) -> None:
-    async with one_job(tmp_path) as there, asyncio.timeout(60):
-        there.taker.starting += 1
-        taking = asyncio.create_task(there.taker.dispatch(there.run))
-        while not there.taker._deferred:
-            await checkpoint()
-        held = there.held
-        now = SYSTEM_CLOCK.now()
-        await claims.postpone(there.ledger, held.run_id, held.fence, now, "its slot is free")
-        async with there.ledger.write() as session:
-            await slots.wake_next(session, there.ledger.now(), 1, {})
-        there.taker.end_deferral(there.run.id)  # as the queue does if it has to dispatch it again
-        async with asyncio.timeout(5):
-            assert await taking
-        assert there.prefect.requests == []
-
-
-async def test_a_deferred_run_that_is_woken_waits_for_no_other_that_is_rescheduled(
-    tmp_path: Path,
-) -> None:
-    async with one_job(tmp_path) as there, asyncio.timeout(60):
-        for _ in range(4):  # as many as may be set back at the same time
-            await there.taker._setting_back.acquire()
-        there.taker.starting += 1
-        taking = asyncio.create_task(there.taker.dispatch(there.run))
-        while not there.taker._deferred:
-            await checkpoint()
-        there.taker.hand_out(there.run)
-        there.taker.end_deferral(there.run.id)
-        async with asyncio.timeout(5):
-            assert await taking
-        assert there.prefect.requests == []
+        assert await there.taker.dispatch(there.run)  # all slots are in use
+        parked = [there.run.model_copy(update={"id": uuid4()}) for _ in range(2)]
+        first, second = (asyncio.create_task(there.taker.dispatch(run)) for run in parked)
+        await _all_blocked()
+        assert there.taker._claim_lock.parked == 2
+        monkeypatch.setattr(dispatcher, "FULL_PAUSE_SECONDS", 0.05)
+        there.taker.unpark()  # a run of this worker has ended
+        assert await first
+        assert await second  # after the pause
 
 
 async def test_a_run_with_a_slot_claims_before_a_new_one_of_its_due_time(
@@ -269,26 +283,28 @@ async def test_a_run_that_may_run_elsewhere_is_not_forced_to_wait(
         assert there.prefect.requests == []
 
 
-async def test_only_some_runs_are_deferred(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatcher, "MAX_DEFERRED_RUNS", 0)
-    async with one_job(tmp_path) as there, asyncio.timeout(5):
-        there.taker.starting += 1
+async def test_an_end_that_was_overwritten_by_setting_back_is_shown_when_its_time_has_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process that made the run wait was killed before it read the row again."""
+
+    async def no_retries(_: object) -> tuple[int, ...]:
+        return ()
+
+    monkeypatch.setattr(occurrence, "read_retry_starts", no_retries)
+    async with one_job(tmp_path) as there:
         assert await there.taker.dispatch(there.run)
-        assert there.prefect.requests == ["set AwaitingConcurrencySlot"]
-
-
-async def test_a_worker_that_stops_defers_no_run(tmp_path: Path) -> None:
-    """Nothing would start the run, which Prefect would show as late."""
-    async with one_job(tmp_path) as there, asyncio.timeout(60):
-        there.taker.starting += 1
-        taking = asyncio.create_task(there.taker.dispatch(there.run))
-        while not there.taker._deferred:
-            await checkpoint()
-        there.taker.end_deferral()
-        async with asyncio.timeout(5):
-            assert await taking
-            assert there.prefect.requests == ["set AwaitingConcurrencySlot"]
-            assert await there.taker.dispatch(there.run)
+        row = await there.row()
+        async with there.ledger.write() as session:
+            found = await rows.get(session, row.id)
+            await outcomes.record(
+                session, found, Outcome(Status.SKIPPED, "replaced"), there.ledger.now()
+            )
+        await unmirrored.clear_mark(there.ledger, row.id, Status.SKIPPED)
+        there.prefect.requests.clear()
+        waits = there.run.model_copy(update={"state": there.prefect.states[-1]})
+        assert await there.taker.dispatch(waits)
+        assert there.prefect.requests == ["set Skipped"]
 
 
 async def test_a_cancellation_that_was_overwritten_by_setting_back_takes_effect(
