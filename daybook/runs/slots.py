@@ -100,7 +100,7 @@ async def wait_for_slot(
     if request.most is not None:
         slots = _Slots(request.most, request.classes, await _count(session, _IS_HELD))
         name = row.policy.class_
-        ahead = await _count(session, _expected_claims(now, waits.SLOT) & earlier(row))
+        ahead = await _count(session, _expected_claims(now) & earlier(row))
         overdue = await _count(session, _missed_claims(now) & earlier(row)) if ahead else {}
         if why := slots.refusal(name, ahead, overdue):
             if slots.free(name) and not request.full:
@@ -274,7 +274,7 @@ async def next_up(
         return []
     runs: list[RunRow] = []
     free_by_class = [(_CLASS.in_([name]), slots.free(name)) for name in classes]
-    queues = [_expected_claims(now, waits.SLOT)]
+    queues = [_expected_claims(now)]
     if at_hand:
         queues.append(_WAITS_FOR_ROOM & col(RunRow.flow_run_id).in_(at_hand))
     for queue in queues:
@@ -421,10 +421,11 @@ async def _count(session: AsyncSession, which: ColumnElement[bool]) -> dict[str,
     return {str(name): count for name, count in (await session.execute(counted)).all()}
 
 
-def _expected_claims(now: datetime, what: WaitReason) -> ColumnElement[bool]:
+def _expected_claims(now: datetime) -> ColumnElement[bool]:
+    """Return the condition for runs whose claim is expected (``ahead`` in the diagram)."""
     return and_(
         col(RunRow.status) == Status.WAITING,
-        col(RunRow.waits_for) == what.name,
+        col(RunRow.waits_for) == waits.SLOT.name,
         col(RunRow.until) >= now - SLOT_CLAIM_TIMEOUT,
     )
 

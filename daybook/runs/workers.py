@@ -315,7 +315,7 @@ _WAITS_FOR_WORKER = (
     col(RunRow.status) == Status.WAITING,
     col(RunRow.waits_for) == waits.NO_WORKER.name,
 )
-_MAY_START = (
+_WAITS_FOR_ANY_WORKER = (
     col(RunRow.status) == Status.WAITING,
     col(RunRow.waits_for).in_((waits.NO_WORKER.name, waits.WORKER.name)),
 )
@@ -324,13 +324,12 @@ _MAY_START = (
 async def _wake(session: AsyncSession, worker: WorkerRecord, now: datetime) -> None:
     """Let the runs that wait for a worker, or for room in one, claim now.
 
-    Leave out the runs whose label ``worker`` lacks.
-
-    If an edit has changed the label of a due time since its last claim, its next claim finds out.
+    Leave out the runs whose label ``worker`` lacks. If an edit has changed the label of a due time
+    since its last claim, its next claim finds out.
     """
     later = or_(col(RunRow.until).is_(None), col(RunRow.until) > now)
     fits = slots.has_label(worker.labels)
-    woken = update(RunRow).where(*_MAY_START, later, fits).values(until=now)
+    woken = update(RunRow).where(*_WAITS_FOR_ANY_WORKER, later, fits).values(until=now)
     await session.execute(woken, execution_options={"synchronize_session": False})
 
 

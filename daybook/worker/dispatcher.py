@@ -158,7 +158,7 @@ class Dispatcher:
         self._judging = asyncio.Lock()  # many reads at once would delay claims and leases
         self._setting_back = asyncio.Semaphore(MAX_CONCURRENT_RESCHEDULES)
         self._ending = asyncio.Semaphore(MAX_CONCURRENT_ENDS)
-        self._waiting: dict[str, tuple[int, FlowRun]] = {}
+        self._waiting: dict[str, tuple[Waiting, FlowRun]] = {}
         self._started_at = self._full_until = float("-inf")
         self._parks = True
         self.may_get_slot: Callable[[], bool] = lambda: True
@@ -244,7 +244,7 @@ class Dispatcher:
                         self.start_ended()
                 case Suspend(waiting):
                     if waiting.run_id is not None:
-                        self._waiting[str(run.id)] = waiting.fence, run
+                        self._waiting[str(run.id)] = waiting, run
                         if len(self._waiting) > MAX_REMEMBERED_RUNS:
                             del self._waiting[next(iter(self._waiting))]
                     await self._show_wait(run, waiting, job_id)
@@ -323,14 +323,16 @@ class Dispatcher:
         self.handed_out.add(run.id)
 
     @property
-    def remembered(self) -> list[FlowRun]:
-        """Return the waiting runs that this worker has rescheduled."""
-        return [run for _, run in self._waiting.values()]
+    def waiting_for_slot(self) -> list[str]:
+        """Return the ids of the runs that this worker has rescheduled and that wait for a slot, or
+        for room in it.
+        """
+        return [run_id for run_id, (waiting, _) in self._waiting.items() if waiting.for_slot]
 
     def waiting(self, row: RunRow) -> FlowRun | None:
         """Return the Prefect run of ``row``, rescheduled by this worker and not claimed since."""
-        fence, run = self._waiting.get(str(row.flow_run_id), (None, None))
-        return run if fence == row.fence else None
+        waiting, run = self._waiting.get(str(row.flow_run_id), (None, None))
+        return run if waiting is not None and waiting.fence == row.fence else None
 
     async def _name_run(self, run: FlowRun, job_id: str | None) -> None:
         """Name a run of a job that the keeper has not named yet; log an error, do not raise it."""

@@ -82,7 +82,7 @@ class FreeSlots:
         while True:
             await asyncio.sleep(FILL_INTERVAL_SECONDS)
             try:
-                if self._dispatcher.remembered and (self._room() or 0) > 0:
+                if self._dispatcher.waiting_for_slot and (self._room() or 0) > 0:
                     await self.fill(after=scheduled_runs.WAKE_GRACE)
             except Exception:  # the next turn tries again
                 log.exception("cannot wake waiting runs", extra={"action": "fill_failed"})
@@ -105,7 +105,7 @@ class FreeSlots:
                     self._client,
                     self._most,
                     at_hand=self._hand_out,
-                    known=self._startable(),
+                    known=self._dispatcher.waiting_for_slot,
                     after=after,
                     choose=self._with_room,
                 )
@@ -150,10 +150,6 @@ class FreeSlots:
                 continue  # only its own worker knows when it has room
             chosen.append(row)
         return chosen
-
-    def _startable(self) -> list[str]:
-        """Return the ids of the remembered runs that the worker may start."""
-        return [str(run.id) for run in self._dispatcher.remembered if self._may_start(run)]
 
     def _remembered(self, row: RunRow) -> FlowRun | None:
         """Return the Prefect run of ``row`` if this worker remembers it and may start it."""

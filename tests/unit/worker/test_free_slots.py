@@ -54,9 +54,9 @@ class Worker:
         return SimpleNamespace(id=UUID(str(row.flow_run_id)))
 
     @property
-    def remembered(self) -> list[Any]:
-        own = [each for each in self.all_of_ledger if each not in self.of_others]
-        return [SimpleNamespace(id=UUID(each)) for each in own]
+    def waiting_for_slot(self) -> list[str]:
+        unknown = self.of_others | self.of_other_labels
+        return [each for each in self.all_of_ledger if each not in unknown]
 
     def hand_out(self, run: Any) -> None:
         self.handed_out.add(run.id)

@@ -120,6 +120,22 @@ async def test_a_run_that_is_woken_before_it_is_set_back_is_not_set_back(tmp_pat
         assert there.prefect.requests == []
 
 
+@pytest.mark.parametrize("for_slot", [True, False])
+async def test_a_free_slot_may_go_to_a_remembered_run_that_waits_for_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, for_slot: bool
+) -> None:
+    async with one_job(tmp_path) as there:
+        until = SYSTEM_CLOCK.now() + timedelta(hours=1)
+        waiting = Waiting(until, "a limit", there.held.run_id, for_slot=for_slot)
+
+        async def decide(*_: Any, **__: Any) -> list[Effect]:
+            return [Suspend(waiting)]
+
+        monkeypatch.setattr(claim, "decide", decide)
+        assert await there.taker.dispatch(there.run)
+        assert there.taker.waiting_for_slot == [str(there.run.id)] * for_slot
+
+
 async def _all_blocked() -> None:
     """Let all tasks run until they block."""
     for _ in range(50):

@@ -373,6 +373,26 @@ async def test_the_end_of_a_run_fills_its_slot_before_its_process_ends_if_there_
     await cancel_all(*at_work._exits)
 
 
+async def test_a_parked_run_may_get_the_slot_of_an_active_one_that_waits_or_has_ended(
+    at_work: WorkerLoop,
+) -> None:
+    """The worker may have two runs; all runs of the ledger together may use one slot."""
+    at_work._config = replace(at_work._config, limit=2)
+    at_work._running = True
+    answers = list[bool]()
+
+    async def facts() -> AsyncIterator[dict[str, Any]]:
+        for fact in ({"running": 1}, {"waiting": None}, {"claimed": 2}, {"ended": "succeeded"}):
+            yield fact
+            answers.append(at_work._dispatcher.may_get_slot())
+
+    flow_run = cast(Any, SimpleNamespace(id=uuid4()))
+    watched = SupervisedRun(flow_run, cast(Any, SimpleNamespace(facts=facts)), "r")
+    at_work._watched[watched.flow_run_id] = watched
+    await watched._read_facts()
+    assert answers == [False, True, False, True]
+
+
 async def test_an_outdated_worker_claims_no_run_while_its_active_runs_end(
     at_work: WorkerLoop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
