@@ -82,7 +82,10 @@ class Timing:
     # --- the worker
 
     poll: timedelta = timedelta(seconds=2)
-    """Minimum interval between two polls of Prefect for runs, unless an event causes a poll."""
+    """Minimum interval between two polls of Prefect for runs, unless an event causes a poll.
+
+    While polls are slow, it is longer (`worker.run_queue`).
+    """
     lease_check: timedelta = timedelta(seconds=1)
     """Interval between two checks whether leases of active runs need renewal."""
     cancel_check: timedelta = timedelta(seconds=5)

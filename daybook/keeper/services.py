@@ -140,8 +140,12 @@ async def _record_ends(context: Context, excluded: ExcludedRuns) -> None:
     await ended_runs.record_live_ends(context.ledger, context.client, supervised=excluded.ids)
 
 
-async def _ensure(context: Context, excluded: ExcludedRuns) -> None:
-    await scheduled_runs.ensure_all(context.ledger, context.client, supervised=excluded.ids)
+async def _ensure(
+    context: Context, excluded: ExcludedRuns, on_time: scheduled_runs.OnTimeRows
+) -> None:
+    await scheduled_runs.ensure_all(
+        context.ledger, context.client, supervised=excluded.ids, on_time=on_time
+    )
 
 
 async def _read_ends(context: Context, imports: ImportProgress) -> None:
@@ -222,7 +226,9 @@ RUNS = Loop(
         Service(
             "ensure",
             "gives each waiting run one scheduled Prefect run",
-            lambda context, term: partial(_ensure, context, term.excluded),
+            lambda context, term: partial(
+                _ensure, context, term.excluded, scheduled_runs.OnTimeRows()
+            ),
         ),
         Service(
             "wake",

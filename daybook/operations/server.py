@@ -64,11 +64,12 @@ MAX_WAITING_CONNECTIONS = 500
 MAX_OPEN_FILES = 65_536
 """Limit of the server's open files. A thousand clients would reach the usual limit."""
 SLOWER_SERVICES = {
+    "PREFECT_SERVER_API_DEFAULT_LIMIT": "1000",
     "PREFECT_SERVER_EVENTS_PROACTIVE_GRANULARITY": "PT15S",
     "PREFECT_SERVER_SERVICES_CANCELLATION_CLEANUP_LOOP_SECONDS": "60",
     "PREFECT_SERVER_SERVICES_CLEANUP_RECONCILER_LOOP_SECONDS": "30",
     "PREFECT_SERVER_SERVICES_FOREMAN_LOOP_SECONDS": "30",
-    "PREFECT_SERVER_SERVICES_LATE_RUNS_AFTER_SECONDS": "60",
+    "PREFECT_SERVER_SERVICES_LATE_RUNS_AFTER_SECONDS": "360",
     "PREFECT_SERVER_SERVICES_LATE_RUNS_LOOP_SECONDS": "15",
     "PREFECT_SERVER_SERVICES_PAUSE_EXPIRATIONS_LOOP_SECONDS": "30",
     "PREFECT_SERVER_SERVICES_REPOSSESSOR_LOOP_SECONDS": "30",
@@ -76,8 +77,9 @@ SLOWER_SERVICES = {
 }
 """Intervals of Prefect's services on which no rule of Daybook depends. Most defaults are 5 s.
 
-A run is late after 60 s (promise, rule 9) instead of 15 s: each change to Late costs Prefect a
-state and an event, and each worker a poll.
+Two settings are for overload (`worker.remembered_runs`). The server may list 1,000 runs at once
+instead of 200. A run is late after 360 s instead of 15 s: each change to Late costs Prefect a state
+and an event, and each worker a poll.
 """
 SHUTDOWN_GRACE_SECONDS = 5
 """Maximum time that a shutdown waits for open requests, such as the UI's websockets."""

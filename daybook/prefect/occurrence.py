@@ -23,6 +23,7 @@ from daybook.jobs.model import normal_parameters
 from daybook.json_text import JsonObject
 from daybook.ledger import triggers
 from daybook.ledger.engine import Ledger
+from daybook.ledger.states import Status
 from daybook.prefect import flow_runs, links, reconcile, states
 from daybook.prefect.client import limited
 from daybook.runs import claim_requests, rows
@@ -189,11 +190,15 @@ async def _job_of(ledger: Ledger, run: FlowRun, reads_kind: bool) -> tuple[str |
 async def is_missed(ledger: Ledger, run: FlowRun) -> bool:
     """Return whether a claim of the scheduled ``run`` would find it too late to start.
 
-    A run whose job cannot be read counts as not missed; its claim reports the error.
+    A run whose job cannot be read counts as not missed; its claim reports the error. A run that
+    waits in the ledger is not missed either.
     """
     now = ledger.now()
     due = _due(run, now)
     async with ledger.read() as session:
+        row = await rows.find(session, str(run.id), None)
+        if row is not None and row.state is Status.WAITING and not row.wait_reason.is_reservation:
+            return False
         job_id = await links.job_of_deployment(session, str(run.deployment_id), due)
         with suppress(UnreadableJob):
             if job_id is not None and (stored := await store.in_force(session, job_id, due)):

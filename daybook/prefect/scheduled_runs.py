@@ -24,6 +24,9 @@ time).
     refused by Prefect               created after a delay that doubles; after some refusals the row
                                      fails (`runs.prefect_ends.record_refusal`)
 
+A leader reads a run that it has found on time again in its turn, at the latest after about a minute
+(`OnTimeRows`).
+
 With the same key, two processes, or a second attempt after a crash, get the same run. If that run
 has ended, the pass uses the next number. Before the pass moves a run, it reads the row again. After
 the move, it reads the replaced state, so a state that was set in between is not lost
@@ -34,10 +37,12 @@ ends: no other process gets the claim on its row.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Sequence
+import math
+from collections.abc import Callable, Collection, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from itertools import islice
 
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun, StateType
@@ -78,6 +83,11 @@ MAX_KEYS_PER_PASS = 5
 """Maximum number of keys that one pass tries for a row."""
 MAX_WRITES_PER_PASS = 50
 """Maximum number of runs moved and created in one pass, earliest due first; they take about 2 s."""
+READ_AGAIN = 50
+MAX_TURN_PASSES = 12
+"""One pass reads so many of the runs that earlier passes found on time, but never fewer than the
+twelfth part, so that each of them is read about once a minute.
+"""
 
 
 @dataclass
@@ -97,14 +107,54 @@ class EnsureResult:
         return bool(self.moved or self.made)
 
 
+class OnTimeRows:
+    """The rows that the passes of one leader found scheduled on time.
+
+    If hundreds of runs wait, reading all of them in each pass would take a fifth of a busy machine.
+    """
+
+    def __init__(self) -> None:
+        self._found: dict[str, tuple[object, ...]] = {}
+        """`_version` by the id of the row; the row that was read longest ago is the first one."""
+
+    def choose(self, rows: Sequence[RunRow]) -> list[RunRow]:
+        """Return the rows to read, in the given order.
+
+        These are the rows that were not found on time since their last change, and a part of the
+        others, in turn.
+        """
+        known = {row.id for row in rows if self._found.get(row.id) == _version(row)}
+        self._found = {each: found for each, found in self._found.items() if each in known}
+        part = max(READ_AGAIN, math.ceil(len(self._found) / MAX_TURN_PASSES))
+        again = set(islice(self._found, part))
+        return [row for row in rows if row.id not in known or row.id in again]
+
+    def update(self, read: Sequence[RunRow], on_time: Set[str]) -> None:
+        """Record that a pass has read these rows and found the flow runs ``on_time``."""
+        for row in read:
+            self._found.pop(row.id, None)
+            if row.flow_run_id in on_time:
+                self._found[row.id] = _version(row)
+
+
+def _version(row: RunRow) -> tuple[object, ...]:
+    """Return the columns on which the Prefect run of a waiting row depends."""
+    return row.fence, row.until, row.flow_run_id, row.waits_for
+
+
 async def ensure_all(
-    ledger: Ledger, client: PrefectClient, *, supervised: Collection[str] = ()
+    ledger: Ledger,
+    client: PrefectClient,
+    *,
+    supervised: Collection[str] = (),
+    on_time: OnTimeRows | None = None,
 ) -> EnsureResult:
     """Ensure that each of the next waiting rows of each job has its Prefect run.
 
     Leave out the flow runs in ``supervised``: the caller supervises their processes, and sets their
     states itself. Also leave out runs that were requested less than `REQUEST_GRACE` ago: the
-    process that requested a run creates its Prefect run.
+    process that requested a run creates its Prefect run. With ``on_time``, leave out most of the
+    rows that the caller's earlier passes found on time (`OnTimeRows`).
     """
     async with ledger.read() as session:
         rows = await waiting_runs.needing_prefect_run(session)
@@ -119,7 +169,14 @@ async def ensure_all(
         and row.occurrence.startswith("request:")
         and row.queued_at > since
     }
-    return await ensure_rows(ledger, client, [row for row in rows if row.id not in requested])
+    rows = [row for row in rows if row.id not in requested]
+    if on_time is not None:
+        rows = on_time.choose(rows)
+    work = _EnsurePass(ledger, client)
+    await work.do(rows)
+    if on_time is not None:
+        on_time.update(rows, set(work.due))
+    return work.done
 
 
 async def ensure_row(ledger: Ledger, client: PrefectClient, row: RunRow) -> EnsureResult:
@@ -280,7 +337,10 @@ class _EnsurePass:
         if at is None:
             return False
         delay = timedelta(seconds=at.timestamp() - self._when(row).timestamp())
-        return delay <= START_TOLERANCE and (row.wait_reason.for_slot or delay >= -START_TOLERANCE)
+        # A run that waits for a slot may be held by its worker, and so be due in Prefect for long.
+        # If another process wakes it, the worker notices the change in Prefect.
+        is_held = row.wait_reason.for_slot and (self._at is None or delay >= -WAKE_GRACE)
+        return delay <= START_TOLERANCE and (is_held or delay >= -START_TOLERANCE)
 
     async def _move(self, row: RunRow, run: FlowRun) -> None:
         if run.deployment_id is None or not await self._is_unchanged(row):

@@ -35,11 +35,6 @@ class FirstInOrderLock:
         self._arrivals = count()
 
     @property
-    def waiting_on_time(self) -> int:
-        """Return how many claims wait for their turn, without parked ones and late runs."""
-        return len(self._on_time)
-
-    @property
     def parked(self) -> int:
         """Return how many claims are parked."""
         return len(self._parked)

@@ -3,7 +3,7 @@
 ::
 
     claim ─► Start ─► Pending ─► a process with the fencing token ─► supervised
-      ├─► Suspend  scheduled again in Prefect, no process
+      ├─► Suspend  held, or scheduled again in Prefect, no process
       └─► ShowEnd  set to the state of the recorded outcome, or to skipped, if another Prefect run
                    executes the occurrence
 
@@ -74,6 +74,7 @@ from daybook.timing import TIMING
 from daybook.worker.claim_lock import FirstInOrderLock
 from daybook.worker.launcher import Launcher
 from daybook.worker.messages import LaunchRequest, ProcessSpec
+from daybook.worker.remembered_runs import HoldEnd, RememberedRuns
 from daybook.worker.run_queue import claim_order, may_be_missed, may_park
 from daybook.worker.supervision import SupervisedRun
 
@@ -101,9 +102,6 @@ FULL_PAUSE_SECONDS = 1.0
 """Time after a claim that found all slots of the ledger in use, in which no parked run claims."""
 START_PAUSE_SECONDS = 2.0
 """Time without a start after which the worker has nothing to start."""
-MAX_REMEMBERED_RUNS = 500
-"""Maximum number of waiting runs that a worker remembers, to start them without querying Prefect.
-"""
 ResolveProcessSpec = Callable[[FlowRun], Awaitable[ProcessSpec]]
 """Function that returns a flow run's process settings, from the work pool and the deployment."""
 GetRecords = Callable[[], dict[str, JsonObject]]
@@ -126,7 +124,8 @@ class Dispatcher:
     ledger. ``free`` returns whether the worker has room for a flow run. The dispatcher calls
     ``watch`` with each started process. It calls ``fill_slot`` when a run has to wait although a
     slot is free, so that the runs that were due earlier claim at once. ``worker``, ``labels`` and
-    ``queues`` are the worker's name, its labels, and the queues that it serves (empty: all).
+    ``queues`` are the worker's name, its labels, and the queues that it serves (empty: all);
+    ``fits`` returns whether it may start a run with them.
     ``folders`` are the folders in which Daybook stores data. ``records`` returns the records of
     Prefect that each run needs.
     """
@@ -142,6 +141,7 @@ class Dispatcher:
         free: Callable[[UUID], bool],
         watch: Callable[[SupervisedRun], None],
         records: GetRecords = no_records,
+        fits: Callable[[FlowRun], bool] = lambda _: True,
         worker: str = "",
         labels: tuple[str, ...] = (),
         queues: tuple[str, ...] = (),
@@ -151,6 +151,7 @@ class Dispatcher:
         self._ledger, self._client, self._launcher = ledger, client, launcher
         self._holder, self._max_active, self._free, self._watch = holder, most, free, watch
         self._fill_slot, self._folders, self._records = fill_slot, folders, records
+        self._fits = fits
         self._worker, self._labels, self._queues = worker, labels, queues
         # One claim at a time, in `claim_order`, because SQLite grants its own lock in no particular
         # order.
@@ -158,20 +159,18 @@ class Dispatcher:
         self._judging = asyncio.Lock()  # many reads at once would delay claims and leases
         self._setting_back = asyncio.Semaphore(MAX_CONCURRENT_RESCHEDULES)
         self._ending = asyncio.Semaphore(MAX_CONCURRENT_ENDS)
-        self._waiting: dict[str, tuple[Waiting, FlowRun]] = {}
+        self.remembered = RememberedRuns()
+        self._showing = set[str]()  # runs that were held, until they are rescheduled in Prefect
         self._started_at = self._full_until = float("-inf")
         self._parks = True
         self.may_get_slot: Callable[[], bool] = lambda: True
         """Function that returns whether a run may get a slot now, as far as this worker knows."""
+        self.max_held: Callable[[], int] = lambda: 0
+        """Function that returns how many runs this worker may hold."""
         self.starting = 0
         """Number of runs that have a slot but are not supervised yet."""
         self.handed_out = set[UUID]()
         """Woken runs until their claims have ended; the worker keeps room for them."""
-
-    @property
-    def claims_waiting(self) -> int:
-        """Return how many runs wait for their turn to claim, without late and parked ones."""
-        return self._claim_lock.waiting_on_time
 
     async def dispatch(self, run: FlowRun) -> bool:
         """Claim the run; then start its process, or reschedule or end the run in Prefect.
@@ -188,7 +187,9 @@ class Dispatcher:
         try:
             if (full := home.full_disk(self._folders)) is not None:
                 raise DiskFull(str(full))
-            return await self._claim_and_start(run)
+            while (is_own := await self._claim_and_start(run)) is None:
+                continue
+            return is_own
         except LedgerNewer as error:
             log.warning("%s is left to a newer worker: %s", run.name, error)
             return True
@@ -203,14 +204,14 @@ class Dispatcher:
             await self._in_time(run, self._set_back(run, answer))
             return True
 
-    async def _claim_and_start(self, run: FlowRun) -> bool:
+    async def _claim_and_start(self, run: FlowRun) -> bool | None:
+        """Claim the run, and perform the effects; return None to claim again, False if external."""
         # Await nothing else before this lock, so that runs get the lock in their order. Of two due
         # times of a job, the later must not start before the earlier is claimed, unless the earlier
         # is missed.
         self._records()  # read in the background what the process needs
-        remembered = self._waiting.pop(str(run.id), None)
         has_slot = run.id in self.handed_out
-        was_waiting = remembered is not None or has_slot
+        was_waiting = self.remembered.forget(str(run.id)) or has_slot
         async with self._turn(run, was_waiting=was_waiting, has_slot=has_slot) as was_parked:
             request = await occurrence.build_claim_request(
                 self._ledger,
@@ -231,6 +232,7 @@ class Dispatcher:
             request = replace(request, retries=retries)
             async with self._turn(run, was_waiting=was_waiting, has_slot=has_slot):
                 effects = await self._claim(run, request)
+        suspended: Waiting | None = None
         for effect in effects:
             match effect:
                 case Start(granted):
@@ -243,15 +245,15 @@ class Dispatcher:
                     finally:
                         self.start_ended()
                 case Suspend(waiting):
-                    if waiting.run_id is not None:
-                        self._waiting[str(run.id)] = waiting, run
-                        if len(self._waiting) > MAX_REMEMBERED_RUNS:
-                            del self._waiting[next(iter(self._waiting))]
-                    await self._show_wait(run, waiting, job_id)
+                    suspended = waiting
+                    if waiting.run_id is not None and self._fits(run):
+                        self.remembered.add(run, waiting.fence)
                 case WakeEarlier() if self._fill_slot is not None:
                     await self._fill_slot()
                 case ShowEnd(end):
                     await self._end(run, end, job_id)
+        if suspended is not None and await self._hold_or_show(run, suspended, job_id):
+            return None
         return True
 
     @asynccontextmanager
@@ -278,16 +280,42 @@ class Dispatcher:
                     yield was_parked
                     return
 
-    async def _show_wait(self, run: FlowRun, waiting: Waiting, job_id: str | None) -> None:
-        """Reschedule the run in Prefect.
+    async def _hold_or_show(self, run: FlowRun, waiting: Waiting, job_id: str | None) -> bool:
+        """Hold the run if this worker starts others (`remembered_runs`); else show its wait.
 
-        If the ledger is unreachable, leave the run as it is: another worker may have started it
-        since the claim.
+        Return whether it has to claim again, because its wait has ended meanwhile. If the ledger is
+        unreachable, leave the run as it is: another worker may have started it since the claim.
         """
+        flow_run_id = str(run.id)
+        is_remembered = waiting.for_slot and flow_run_id in self.remembered.ids
+        may_hold = self.remembered.held < self.max_held()
         try:
+            if is_remembered and may_hold and self._is_starting():
+                left = (waiting.until - self._ledger.now()).total_seconds()
+                end = await self.remembered.hold(flow_run_id, left)
+                if end is HoldEnd.LEFT:
+                    return False
+                if end is HoldEnd.DUE:
+                    return await self._still_waits(waiting)
             await self._in_time(run, self._set_back(run, waiting, job_id))
         except UNAVAILABLE_ERRORS as error:
             log.warning("cannot reschedule %s: %s", run.name, error, extra=_UPDATE_FAILED)
+        finally:
+            if flow_run_id in self._showing:
+                self._showing.discard(flow_run_id)
+                self.show_held()
+        return False
+
+    def show_held(self) -> None:
+        """Show the waits of held runs in Prefect, some at a time, unless they may be held longer.
+
+        They may while this worker starts runs, and as many as `max_held` says.
+        """
+        while len(self._showing) < MAX_CONCURRENT_RESCHEDULES:
+            is_kept = self._is_starting() and self.remembered.held <= self.max_held()
+            if is_kept or (flow_run_id := self.remembered.end_last_hold()) is None:
+                return
+            self._showing.add(flow_run_id)
 
     def _may_unpark(self) -> bool:
         """Return whether a parked run may claim: it may get a slot, or no other run starts here."""
@@ -300,9 +328,10 @@ class Dispatcher:
         self._claim_lock.unpark()
 
     def end_parking(self) -> None:
-        """Park no run any more."""
+        """Park and hold no run any more."""
         self._parks = False
         self._claim_lock.unpark()
+        self.remembered.end_holds()
 
     def start_ended(self) -> None:
         """Count a run in `starting` no longer: it is supervised, or could not be started."""
@@ -310,7 +339,12 @@ class Dispatcher:
         self._started_at = time.monotonic()
         self._claim_lock.unpark()  # if the run could not be started
         loop = asyncio.get_running_loop()
-        loop.call_later(1.1 * START_PAUSE_SECONDS, self._claim_lock.unpark)
+        loop.call_later(1.1 * START_PAUSE_SECONDS, self._after_start)
+
+    def _after_start(self) -> None:
+        """If no other run was started since, let parked runs claim, and show waits in Prefect."""
+        self._claim_lock.unpark()
+        self.show_held()
 
     def _is_starting(self) -> bool:
         if not self._parks:
@@ -319,20 +353,8 @@ class Dispatcher:
 
     def hand_out(self, run: FlowRun) -> None:
         """Keep room for a woken run until its claim has ended, and forget it: it is woken once."""
-        self._waiting.pop(str(run.id), None)
+        self.remembered.forget(str(run.id))
         self.handed_out.add(run.id)
-
-    @property
-    def waiting_for_slot(self) -> list[str]:
-        """Return the ids of the runs that this worker has rescheduled and that wait for a slot, or
-        for room in it.
-        """
-        return [run_id for run_id, (waiting, _) in self._waiting.items() if waiting.for_slot]
-
-    def waiting(self, row: RunRow) -> FlowRun | None:
-        """Return the Prefect run of ``row``, rescheduled by this worker and not claimed since."""
-        waiting, run = self._waiting.get(str(row.flow_run_id), (None, None))
-        return run if waiting is not None and waiting.fence == row.fence else None
 
     async def _name_run(self, run: FlowRun, job_id: str | None) -> None:
         """Name a run of a job that the keeper has not named yet; log an error, do not raise it."""

@@ -1,6 +1,6 @@
 """Free slots: a worker gives them to the waiting runs with the earliest due times (promise 12).
 
-A worker remembers the waiting runs that it rescheduled in Prefect, and starts them itself. It wakes
+A worker remembers the waiting runs that it has claimed in vain, and starts them itself. It wakes
 only as many of them as it has room for: the process of a run occupies its room a little longer than
 the run its slot, so a run that is woken too early claims in vain, and goes to the end of the queue.
 It wakes the runs of other workers that wait for a slot in Prefect. The leading keeper wakes what is
@@ -17,7 +17,6 @@ from typing import NoReturn
 
 import httpx
 from prefect.client.orchestration import PrefectClient
-from prefect.client.schemas.objects import FlowRun
 
 from daybook.errors import DaybookError
 from daybook.ledger.engine import Ledger
@@ -36,8 +35,7 @@ class FreeSlots:
     """The free slots, of at most ``most`` for all workers, that one worker fills.
 
     ``room`` returns how many more runs may start in the worker, and None if it starts none any
-    more, because it drains or stops. ``may_start`` returns whether the worker may start a run.
-    ``active`` returns how many runs of the worker have a slot.
+    more, because it drains or stops. ``active`` returns how many runs of the worker have a slot.
     """
 
     def __init__(
@@ -49,13 +47,11 @@ class FreeSlots:
         *,
         most: int,
         room: Callable[[], float | None],
-        may_start: Callable[[FlowRun], bool],
         active: Callable[[], int],
     ) -> None:
         self._ledger, self._client = ledger, client
         self._queue, self._dispatcher = queue, dispatcher
-        self._most, self._room, self._may_start = most, room, may_start
-        self._active = active
+        self._most, self._room, self._active = most, room, active
         self._filling = self._again = False
         self.tasks = set[asyncio.Task[None]]()
         """Calls in the background, which the caller has to cancel at its end."""
@@ -81,8 +77,9 @@ class FreeSlots:
         """
         while True:
             await asyncio.sleep(FILL_INTERVAL_SECONDS)
+            self._dispatcher.show_held()
             try:
-                if self._dispatcher.waiting_for_slot and (self._room() or 0) > 0:
+                if self._dispatcher.remembered.ids and (self._room() or 0) > 0:
                     await self.fill(after=scheduled_runs.WAKE_GRACE)
             except Exception:  # the next turn tries again
                 log.exception("cannot wake waiting runs", extra={"action": "fill_failed"})
@@ -105,7 +102,7 @@ class FreeSlots:
                     self._client,
                     self._most,
                     at_hand=self._hand_out,
-                    known=self._dispatcher.waiting_for_slot,
+                    known=self._dispatcher.remembered.ids,
                     after=after,
                     choose=self._with_room,
                 )
@@ -142,7 +139,7 @@ class FreeSlots:
             return [row for row in rows if not row.wait_reason.of_worker]  # it starts none
         chosen = []
         for row in rows:
-            if self._remembered(row) is not None:
+            if self._dispatcher.remembered.of(row) is not None:
                 room -= 1
                 if room < 0:
                     continue
@@ -151,17 +148,12 @@ class FreeSlots:
             chosen.append(row)
         return chosen
 
-    def _remembered(self, row: RunRow) -> FlowRun | None:
-        """Return the Prefect run of ``row`` if this worker remembers it and may start it."""
-        run = self._dispatcher.waiting(row)
-        return run if run is not None and self._may_start(run) else None
-
     def _hand_out(self, row: RunRow) -> bool:
         """Dispatch the run of ``row`` at once if this worker remembers it and has room.
 
         Return whether the run was dispatched.
         """
-        run = self._remembered(row) if (self._room() or 0) > 0 else None
+        run = self._dispatcher.remembered.of(row) if (self._room() or 0) > 0 else None
         if run is None:
             return False
         self._dispatcher.hand_out(run)

@@ -87,6 +87,8 @@ class Membership:
         self._own_record = own_record
         self._rival: tuple[str, int] | None = None
         self.is_draining = False
+        self.is_alone = False
+        """Whether the ledger has no other worker, as far as this one knows."""
 
     async def keep(self) -> NoReturn:
         """Keep the record until cancelled, and remove it then, unless the worker drains."""
@@ -97,7 +99,7 @@ class Membership:
                     if time.monotonic() - recorded_at >= TIMING.worker_record.total_seconds():
                         self._report(await workers.record(self._ledger, self._own_record()))
                         recorded_at = time.monotonic()
-                    await self._read_drain()
+                    await self._read_fleet()
                 except LedgerUnreachable as error:
                     log.warning("cannot record this worker: %s", error)
                 except Exception:
@@ -115,18 +117,25 @@ class Membership:
             log.error("another worker has the name %s: pid %d on %s", own.name, *rival[::-1])
         self._rival = rival
 
-    async def _read_drain(self) -> None:
+    async def _read_fleet(self) -> None:
         async with self._ledger.read() as session:
             drains = self._name in await workers.drains(session)
+            known = await workers.read_all(session, self._ledger.now())
+        self.is_alone = self._rival is None and all(
+            each.is_lost or each.record.name == self._name for each in known
+        )
         if drains != self.is_draining:
             log.info("%s %s", self._name, "drains" if drains else "starts runs again")
         self.is_draining = drains
 
     def may_start(self, run: FlowRun) -> bool:
         """Return whether this worker may start ``run``, by what it knows without the ledger."""
+        return not self.is_draining and self.fits(run)
+
+    def fits(self, run: FlowRun) -> bool:
+        """Return whether this worker may start ``run`` while it does not drain."""
         wanted = _wanted(run)
-        queues = self._queues if wanted.queue else ()
-        return not self.is_draining and wanted.fits(self._labels, queues)
+        return wanted.fits(self._labels, self._queues if wanted.queue else ())
 
     async def is_for_others(self, run: FlowRun) -> bool:
         """Return whether to leave ``run`` to another worker: this one may not start it.

@@ -29,13 +29,14 @@ import time
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from http import HTTPStatus
 from typing import Any, NoReturn
 from uuid import UUID
 
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.responses import WorkerFlowRunResponse
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 
 from daybook.clock import SYSTEM_CLOCK, Clock
 from daybook.jobs.lateness import MAX_CATCH_UP_AGE, ON_TIME_GRACE
@@ -54,16 +55,33 @@ MAX_IDLE_INTERVAL = FETCH_AHEAD_INTERVAL / 2
 Each poll costs Prefect's server a request and three background tasks, a third of the work that the
 server does while it is idle.
 """
+LARGE_PAGE_SIZE = 1000
+"""How many due runs a worker lists at once behind a page of runs that it is dispatching.
+
+Prefect's default maximum is `PAGE_SIZE`; the servers that Daybook starts allow this number.
+"""
+MAX_PAGES = 5
+HELD_PART = 0.8
+"""Maximum number of runs that a worker holds, as a part of the runs that Prefect lists at once.
+
+Prefect lists held runs again in each poll, so more would hide the runs of the same instant.
+"""
 POLL_TIMEOUT_SECONDS = 20.0
 """Timeout of a poll.
 
 Prefect's client would retry for more than a minute, with pauses of up to 32 s.
 """
-BACKLOG = 50
-"""Number of runs that have to claim, with which a poll is later: it would list them again."""
-BACKLOG_CHECKS = 20
-BACKLOG_CHECK_SECONDS = 0.25
-"""So a poll is at most five seconds later."""
+POLL_SHARE = 0.1
+MAX_REST_SECONDS = 1.0
+MAX_BUSY_REST_SECONDS = 10.0
+BUSY = 50
+"""A worker polls for about `POLL_SHARE` of its time.
+
+After a poll, it rests so long that this is true, but at most `MAX_REST_SECONDS`. If it knows all
+due runs, and dispatches `BUSY` of them or more, it may rest for `MAX_BUSY_REST_SECONDS`. Otherwise
+an overloaded worker would poll all the time: each run that it reschedules causes an event, and each
+poll lists hundreds of due runs again.
+"""
 QUEUES_INTERVAL_SECONDS = 60.0
 """Interval at which a worker that serves only some queues reads which queues exist."""
 LATE_AFTER = timedelta(minutes=10)
@@ -86,8 +104,7 @@ missed.
 class RunQueue:
     """Queue that calls ``dispatch`` with each flow run at its scheduled time.
 
-    It has the ``clock`` of the ledger, because this machine's may be wrong. ``backlog`` returns how
-    many dispatched runs have not claimed yet.
+    It has the ``clock`` of the ledger, because this machine's may be wrong.
     """
 
     def __init__(
@@ -98,9 +115,8 @@ class RunQueue:
         dispatch: Callable[[FlowRun], Coroutine[Any, Any, None]],
         *,
         clock: Clock = SYSTEM_CLOCK,
-        backlog: Callable[[], int] = lambda: 0,
     ) -> None:
-        self._clock, self._backlog = clock, backlog
+        self._clock = clock
         self._client, self._pool, self._served = client, pool, queues
         self._dispatch = dispatch
         self._queues, self._queues_read_at = queues, float("-inf")
@@ -111,6 +127,9 @@ class RunQueue:
         self._poll_now = asyncio.Event()
         self._changed = asyncio.Event()
         self.last_poll: datetime | None = None
+        self._largest_page, self._has_large_page = LARGE_PAGE_SIZE, False
+        self._is_limited, self._limits_read_at = True, float("-inf")
+        self._listed_all = True
 
     def hand_out_now(self, run: FlowRun) -> None:
         """Dispatch this run now, before its time in Prefect.
@@ -128,25 +147,23 @@ class RunQueue:
         return run_id in self._dispatch_again
 
     def poll_soon(self) -> None:
-        """Poll Prefect at once instead of waiting for the interval to pass."""
+        """Poll Prefect at once, or after the rest that follows the last poll."""
         self._poll_now.set()
 
     async def poll(self) -> NoReturn:
         """Poll until cancelled; poll less often while polling fails, or nothing is due soon."""
         wait = shortest = TIMING.poll.total_seconds()
-        failures = 0
+        failures, rest = 0, 0.0
         while True:
+            await asyncio.sleep(rest)
             try:
-                async with asyncio.timeout(wait):
+                async with asyncio.timeout(max(wait - rest, 0.0)):
                     await self._poll_now.wait()
                 wait = shortest
             except TimeoutError:
                 pass
-            for _ in range(BACKLOG_CHECKS):
-                if self._backlog() < BACKLOG:
-                    break
-                await asyncio.sleep(BACKLOG_CHECK_SECONDS)
             self._poll_now.clear()
+            began = time.monotonic()
             try:
                 async with asyncio.timeout(POLL_TIMEOUT_SECONDS):
                     await self.fetch()
@@ -155,6 +172,9 @@ class RunQueue:
                 wait = min(shortest * 2**failures, MAX_IDLE_INTERVAL.total_seconds())
                 failures = min(failures + 1, 10)
                 log.warning("cannot poll Prefect: %r", error, extra={"action": "poll_failed"})
+            is_busy = len(self._dispatching) >= BUSY and self._listed_all
+            longest = MAX_BUSY_REST_SECONDS if is_busy else MAX_REST_SECONDS
+            rest = min((time.monotonic() - began) * (1 / POLL_SHARE - 1), longest)
 
     def pause_after(self, wait: float) -> float:
         """Return the seconds until the next poll; ``wait`` is the time before the last poll."""
@@ -170,23 +190,20 @@ class RunQueue:
         Raise `httpx.HTTPError`, and `ObjectNotFound` for a pool or queue that does not exist.
         """
         await self._find_queues()
+        await self._read_limits()
         polled_at, before = time.monotonic(), self._clock.now() + FETCH_AHEAD_INTERVAL
         try:
-            runs = await self._list(before)
+            runs, is_all = await self._list(before)
         except ObjectNotFound:
             self._queues_read_at = float("-inf")  # the next poll leaves a deleted queue out
             raise
         now = self._clock.now()
-        if len(runs) >= PAGE_SIZE or any(_is_late(run, now) for run in runs):
+        if not is_all or any(_is_late(run, now) for run in runs):
             # Prefect lists the earliest runs first, at most a page, or as many runs as the pool has
-            # slots. So late runs may hide the runs that are due now, and runs that are about to be
-            # ended the next ones.
-            if all(run.id in self._dispatching for run in runs):
-                # Prefect's bound is inclusive. The runs of this page are due earlier than those of
-                # the next one, so they have their turns first.
-                last = max(scheduled_at(run, now) for run in runs)
-                runs += await self._list(before, last + timedelta(microseconds=1))
-            runs += await self._list(before, now - ON_TIME_GRACE)
+            # slots. So late runs may hide the runs that are due now.
+            on_time, is_all = await self._list(before, now - ON_TIME_GRACE)
+            runs += on_time
+        self._listed_all = is_all
         self.last_poll = SYSTEM_CLOCK.now()
         # A response that Prefect sent before a run was dispatched still lists the run as scheduled.
         self._dispatched = {each: at for each, at in self._dispatched.items() if at > polled_at}
@@ -196,21 +213,72 @@ class RunQueue:
         }
         self._changed.set()
 
-    async def _list(self, before: datetime, after: datetime | None = None) -> list[FlowRun]:
-        """Return the runs between two times: of each queue, as many as Prefect lists at once."""
-        runs = await self._read(self._queues, before, after)
-        if len(runs) < PAGE_SIZE or len(self._queues) == 1:
-            return runs
+    async def _list(
+        self, before: datetime, after: datetime | None = None
+    ) -> tuple[list[FlowRun], bool]:
+        """Return the runs between two times, and whether these are all (see `_pages`)."""
+        runs, is_all = await self._pages(self._queues, before, after)
+        if is_all or len(self._queues) == 1:
+            return runs, is_all
         # Prefect lists all runs of a queue before the runs of the next queue, so many runs in one
         # queue would hide the runs of other queues.
         found = await self._client.read_work_queues(work_pool_name=self._pool)
         names = self._queues or [each.name for each in found]
         listed = {run.work_queue_name for run in runs}
-        if len(listed) == 1:  # the page has all that Prefect lists of this queue
+        if len(listed) == 1:  # these are all that Prefect lists of this queue
             names = [name for name in names if name not in listed]
         else:
-            runs = []
-        return [*runs, *[run for name in names for run in await self._read([name], before, after)]]
+            runs, is_all = [], True
+        for name in names:
+            more, has_all = await self._pages([name], before, after)
+            runs, is_all = runs + more, is_all and has_all
+        return runs, is_all
+
+    async def _pages(
+        self, queues: list[str], before: datetime, after: datetime | None
+    ) -> tuple[list[FlowRun], bool]:
+        """Return a page of runs, and further ones while most of a page are being dispatched here.
+
+        Prefect lists such runs again in each poll, and they would hide the next ones. Also return
+        whether these are all runs.
+        """
+        runs, now = dict[UUID, FlowRun](), self._clock.now()
+        most, page = PAGE_SIZE, await self._read(queues, before, after, PAGE_SIZE)
+        for number in range(1, MAX_PAGES + 1):
+            has_new = any(run.id not in runs for run in page)
+            runs |= {run.id: run for run in page}
+            if len(page) < min(most, self._largest_page):
+                return list(runs.values()), True
+            here = sum(run.id in self._dispatching or run.id in self._dispatched for run in page)
+            if 2 * here <= len(page) or number == MAX_PAGES:
+                break
+            # Prefect's bound is inclusive. If the last instant has more runs than Prefect lists,
+            # list those behind it: they are due later, and have their turns after these.
+            behind = timedelta(0) if has_new else timedelta(microseconds=1)
+            last = max(scheduled_at(run, now) for run in page)
+            most = self._largest_page
+            page = await self._read(queues, before, last + behind, most)
+        return list(runs.values()), False
+
+    async def _read_limits(self) -> None:
+        """Find out whether Prefect limits the active runs of the pool or of a queue.
+
+        Prefect lists no more runs than such a limit allows, so held runs would hide the others.
+        """
+        age = time.monotonic() - self._limits_read_at
+        if not self._dispatching or age < QUEUES_INTERVAL_SECONDS:
+            return
+        pool = await self._client.read_work_pool(self._pool)
+        queues = await self._client.read_work_queues(work_pool_name=self._pool)
+        limits = [pool.concurrency_limit, *(each.concurrency_limit for each in queues)]
+        self._is_limited = any(each is not None for each in limits)
+        self._limits_read_at = time.monotonic()
+
+    @property
+    def max_held(self) -> int:
+        """Return how many runs the worker may hold (`remembered_runs`)."""
+        largest = LARGE_PAGE_SIZE if self._has_large_page else PAGE_SIZE
+        return 0 if self._is_limited else int(HELD_PART * largest)
 
     async def _find_queues(self) -> None:
         """Find the queues to poll, if this worker serves only some: its own, and those of labels.
@@ -231,21 +299,30 @@ class RunQueue:
                 log.warning("the work queue %s does not exist", each)
 
     async def _read(
-        self, queues: list[str], before: datetime, after: datetime | None = None
+        self, queues: list[str], before: datetime, after: datetime | None, most: int
     ) -> list[FlowRun]:
-        if after is None:
-            response = await self._client.get_scheduled_flow_runs_for_work_pool(
-                work_pool_name=self._pool, work_queue_names=queues, scheduled_before=before
-            )
-        else:  # Prefect's method lacks this parameter of its API
-            bounds = {"scheduled_before": str(before), "scheduled_after": str(after)}
+        # The method of Prefect's client lacks two parameters of its API.
+        body = {"work_queue_names": queues, "scheduled_before": str(before), "limit": most}
+        if after is not None:
+            body["scheduled_after"] = str(after)
+        try:
             answer = await self._client.request(
                 "POST",
                 "/work_pools/{name}/get_scheduled_flow_runs",
                 path_params={"name": self._pool},
-                json={"work_queue_names": queues, **bounds},
+                json=body,
             )
-            response = WorkerFlowRunResponse.model_validate_list(answer.json())
+        except PrefectHTTPStatusError as error:
+            if error.response.status_code == HTTPStatus.NOT_FOUND:
+                raise ObjectNotFound(error) from error
+            is_refused = error.response.status_code == HTTPStatus.UNPROCESSABLE_ENTITY
+            if not is_refused or most == PAGE_SIZE:
+                raise
+            # This server has Prefect's default limit.
+            self._largest_page, self._has_large_page = PAGE_SIZE, False
+            return await self._read(queues, before, after, PAGE_SIZE)
+        self._has_large_page |= most == LARGE_PAGE_SIZE
+        response = WorkerFlowRunResponse.model_validate_list(answer.json())
         return [each.flow_run for each in response]
 
     async def hand_out(self) -> NoReturn:

@@ -129,13 +129,21 @@ class WorkerLoop:
         self._watched, self._exits = dict[str, SupervisedRun](), set[asyncio.Task[None]]()
         self._renewed, self._started_at = time.monotonic(), ledger.now()
         self._dispatching: dict[str, bool] = {}
-        """Flow runs that are being started, mapped to whether each may be cancelled meanwhile."""
+        """Flow runs that are dispatched, mapped to whether each may be cancelled meanwhile."""
         self._may_be_cancelled = asyncio.Event()
         """Set by an event of a cancellation. The event may be older than a Retry of the run."""
         self._running, self._stopping, self._draining = False, False, False
         self._force_stop = asyncio.Event()
         self.used_too_much_memory = False
         """Whether this worker has stopped itself because it used too much memory."""
+        self._membership = Membership(
+            ledger,
+            self._name,
+            self._holder,
+            labels=config.labels,
+            queues=config.queues,
+            own_record=self._own_record,
+        )
         self._dispatcher = Dispatcher(
             ledger,
             client,
@@ -145,19 +153,12 @@ class WorkerLoop:
             free=self._has_room,
             watch=self._watch,
             records=records,
+            fits=self._membership.fits,
             worker=self._name,
             labels=config.labels,
             queues=tuple(config.queues),
             fill_slot=self._fill_slot,
             folders=config.folders,
-        )
-        self._membership = Membership(
-            ledger,
-            self._name,
-            self._holder,
-            labels=config.labels,
-            queues=config.queues,
-            own_record=self._own_record,
         )
         self._upkeep = (self._renew, self._send_heartbeats, self._poll_cancellations)
         """Upkeep of active runs: leases, heartbeats and cancellations."""
@@ -167,7 +168,6 @@ class WorkerLoop:
             config.queues,
             self._dispatch,
             clock=ledger.clock,
-            backlog=lambda: self._dispatcher.claims_waiting,
         )
         self._free_slots = FreeSlots(
             ledger,
@@ -176,10 +176,12 @@ class WorkerLoop:
             self._dispatcher,
             most=config.most,
             room=lambda: self._room() if self._may_hand_out() else None,
-            may_start=self._membership.may_start,
             active=lambda: sum(each.uses_slot for each in self._watched.values()),
         )
         self._dispatcher.may_get_slot = self._free_slots.may_get_one
+        self._dispatcher.max_held = lambda: (
+            self.run_queue.max_held if self._membership.is_alone else 0
+        )
         self.keeper = Keeper(
             ledger,
             self._holder,
@@ -390,6 +392,8 @@ class WorkerLoop:
             await self._free_slots.fill()
 
     async def _on_event(self, flow_run_id: str, state: str) -> None:
+        if state != "Late":
+            self._dispatcher.remembered.end_hold(flow_run_id)
         if state in SCHEDULED_STATE_NAMES:
             self.run_queue.poll_soon()
             return
@@ -568,13 +572,9 @@ def _stop_lost(runs: Iterable[SupervisedRun]) -> None:
 
 
 _PREFIX = "prefect.flow-run."
-SCHEDULED_STATE_NAMES = {
-    "Scheduled",
-    "AwaitingConcurrencySlot",
-    "AwaitingRetry",
-    "Late",
-    "Resuming",
-}
+SCHEDULED_STATE_NAMES = frozenset(
+    ("Scheduled", "AwaitingConcurrencySlot", "AwaitingRetry", "Late", "Resuming")
+)
 """Names of the Prefect states in which a run is scheduled."""
 ENDED_STATE_NAMES = {"Completed", "Failed", "Crashed", "Cancelled", "Cancelling", "TimedOut"}
 """Names of Prefect's own states in which a run has ended or is being cancelled."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from datetime import timedelta
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, cast
 from uuid import UUID
 
 import httpx
@@ -15,7 +15,9 @@ from prefect.client.schemas.objects import State
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.states import Cancelled, Cancelling, Completed, Crashed, Failed, Pending, Running
 
-from daybook.keeper import lease_reaper
+from daybook.keeper import lease_reaper, services
+from daybook.keeper.keeper import Keeper
+from daybook.keeper.term import Term
 from daybook.ledger import waits
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Outcome, Status
@@ -66,6 +68,29 @@ async def test_a_waiting_row_gets_its_prefect_run(world: PrefectWorld) -> None:
     world.prefect.traffic.requests.clear()
     assert not await scheduled_runs.ensure_all(world.ledger, world.client)
     assert world.prefect.traffic.requests == {"filter": 1}
+
+
+async def test_a_leader_reads_only_a_part_of_the_runs_that_it_has_found_on_time(
+    world: PrefectWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduled_runs, "READ_AGAIN", 0)
+    monkeypatch.setattr(scheduled_runs, "MAX_TURN_PASSES", 2)
+    (ensure,) = (each for each in services.RUNS.services if each.name == "ensure")
+    keeper = Keeper(world.ledger, "here:1:a")
+    cycle = ensure.start(keeper.context(world.client), Term())
+    stored = await world.deploy()
+    waiting = [await world.waiting_run(stored) for _ in range(4)]
+    await cycle()
+    (row, run), (_, deleted) = waiting[2], waiting[3]
+    await world.prefect.ui.delete_flow_run(deleted.id)
+    until = world.at(minutes=9)
+    await world.runs.set_row(row, until=until)
+    await cycle()  # it reads the changed row, and the first two of the others
+    assert (await world.prefect.run(run)).next_scheduled_start_time == until
+    assert len(await world.prefect.runs(stored)) == 3
+
+    await cycle()
+    assert len(await world.prefect.runs(stored)) == 4
 
 
 async def test_a_prefect_run_scheduled_for_another_time_is_moved(world: PrefectWorld) -> None:
@@ -522,6 +547,16 @@ async def test_a_run_that_the_worker_has_at_hand_is_woken_without_prefect(
     assert await scheduled_runs.wake(world.ledger, world.client, 1, at_hand=at_hand) == []
     assert offered == [row.id]
     assert await world.prefect.start(run) == until
+
+
+async def test_a_woken_prefect_run_that_is_due_for_long_is_moved_to_tell_its_worker(
+    world: PrefectWorld,
+) -> None:
+    row, run = await world.waiting_run(await world.deploy(), waits_for="slot")
+    world.passes(seconds=6)
+
+    assert await scheduled_runs.wake(world.ledger, world.client, 4) == [str(run.id)]
+    assert await world.prefect.start(run) >= cast(datetime, row.until) + 6 * SECOND
 
 
 @pytest.mark.slow

@@ -16,15 +16,23 @@ import pytest
 from anyio.lowlevel import checkpoint
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.responses import WorkerFlowRunResponse
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.states import Scheduled
 
 from daybook.clock import SYSTEM_CLOCK, Clock
 from daybook.prefect.deployments import PAGE_SIZE
 from daybook.prefect.states import waiting_state
 from daybook.testing import ManualClock
+from daybook.timing import TIMING
 from daybook.worker import run_queue
-from daybook.worker.run_queue import LATE_AFTER, RunQueue, claim_order, may_be_missed, may_park
+from daybook.worker.run_queue import (
+    LARGE_PAGE_SIZE,
+    LATE_AFTER,
+    RunQueue,
+    claim_order,
+    may_be_missed,
+    may_park,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -38,37 +46,55 @@ def scheduled(name: str, at: datetime, **more: Any) -> FlowRun:
 OLD = SYSTEM_CLOCK.now() - timedelta(days=1)
 
 
+POLL = "/work_pools/{name}/get_scheduled_flow_runs"
+
+
+def _listed(runs: list[FlowRun]) -> httpx.Response:
+    queue = {"work_pool_id": uuid4(), "work_queue_id": uuid4()}
+    answers = [WorkerFlowRunResponse(flow_run=run, **queue) for run in runs]
+    return httpx.Response(200, json=[each.model_dump(mode="json") for each in answers])
+
+
+def _refusal(status: int) -> PrefectHTTPStatusError:
+    request = httpx.Request("POST", "http://localhost")
+    response = httpx.Response(status, request=request)
+    return PrefectHTTPStatusError("refused", request=request, response=response)
+
+
 class Pool:
     """Prefect with the runs of each queue, in the order of the queues' priorities."""
 
     def __init__(self, **queues: list[FlowRun]) -> None:
         self._queues = queues
         self.polled: list[list[str]] = []
+        self.largest_page = LARGE_PAGE_SIZE
+        self.limit: int | None = None
+        self.asked = list[int]()
 
-    async def get_scheduled_flow_runs_for_work_pool(
-        self, work_pool_name: str, work_queue_names: list[str], scheduled_before: datetime
-    ) -> list[Any]:
-        self.polled.append(work_queue_names)
-        if not set(work_queue_names) <= self._queues.keys():
-            raise ObjectNotFound(KeyError("queue"))
-        return [SimpleNamespace(flow_run=run) for run in self._list(work_queue_names)]
-
-    async def request(self, method: str, path: str, *, json: Any, **_: Any) -> httpx.Response:
-        assert path.endswith("/get_scheduled_flow_runs")
-        after = datetime.fromisoformat(json["scheduled_after"])
-        queue = {"work_pool_id": uuid4(), "work_queue_id": uuid4()}
-        listed = [
-            WorkerFlowRunResponse(flow_run=run, **queue).model_dump(mode="json")
-            for run in self._list(json["work_queue_names"], after)
-        ]
-        return httpx.Response(200, json=listed)
-
-    def _list(self, queues: list[str], after: datetime = OLD) -> list[FlowRun]:
-        runs = [run for name in queues or self._queues for run in self._queues[name]]
-        return [run for run in runs if cast(Any, run).expected_start_time >= after][:PAGE_SIZE]
+    async def request(
+        self, method: str, path: str, *, json: Any, path_params: Any
+    ) -> httpx.Response:
+        assert (path, path_params) == (POLL, {"name": "pool"})
+        names, most = json["work_queue_names"], json["limit"]
+        self.asked.append(most)
+        if most > self.largest_page:
+            raise _refusal(422)
+        after = OLD
+        if "scheduled_after" in json:
+            after = datetime.fromisoformat(json["scheduled_after"])
+        else:
+            self.polled.append(names)
+        if not set(names) <= self._queues.keys():
+            raise _refusal(404)
+        runs = [run for name in names or self._queues for run in self._queues[name]]
+        listed = [run for run in runs if cast(Any, run).expected_start_time >= after][:most]
+        return _listed(listed)
 
     async def read_work_queues(self, work_pool_name: str) -> list[Any]:
-        return [SimpleNamespace(name=name) for name in self._queues]
+        return [SimpleNamespace(name=name, concurrency_limit=None) for name in self._queues]
+
+    async def read_work_pool(self, name: str) -> Any:
+        return SimpleNamespace(concurrency_limit=self.limit)
 
 
 NOT_DISPATCHED = cast(Any, None)
@@ -114,25 +140,66 @@ async def test_runs_that_the_end_of_a_page_hides_are_read_by_queue() -> None:
     assert set(names) == {"light", "shown", "hidden", "heavy"}
 
 
-async def test_a_poll_waits_while_many_dispatched_runs_have_to_claim(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(("busy", "longest"), [(run_queue.BUSY - 1, 1.0), (run_queue.BUSY, 10.0)])
+async def test_a_worker_polls_for_a_tenth_of_its_time_however_many_events_arrive(
+    monkeypatch: pytest.MonkeyPatch, busy: int, longest: float
 ) -> None:
-    monkeypatch.setattr(run_queue, "BACKLOG_CHECK_SECONDS", 0.0)
-    pool, backlogs = Pool(light=[]), [run_queue.BACKLOG, run_queue.BACKLOG, run_queue.BACKLOG - 1]
-    polled_with = list[int]()
+    now, durations, rests = [100.0], [0.02, 0.1, 3.0], list[float]()
 
-    async def read(**_: Any) -> list[Any]:
-        polled_with.append(len(backlogs))
-        return []
+    async def read(*_: Any, **__: Any) -> httpx.Response:
+        await checkpoint()
+        now[0] += durations.pop(0)
+        queue.poll_soon()
+        return httpx.Response(200, json=[])
 
-    monkeypatch.setattr(pool, "get_scheduled_flow_runs_for_work_pool", read)
-    queue = RunQueue(cast(Any, pool), "pool", [], NOT_DISPATCHED, backlog=lambda: backlogs.pop(0))
+    async def rest(seconds: float) -> None:
+        rests.append(seconds)
+        if not durations:
+            await asyncio.Event().wait()
+
+    pool = Pool(light=[])
+    monkeypatch.setattr(pool, "request", read)
+    monkeypatch.setattr(f"{run_queue.__name__}.time.monotonic", lambda: now[0])
+    monkeypatch.setattr(f"{run_queue.__name__}.asyncio.sleep", rest)
+    queue = RunQueue(cast(Any, pool), "pool", [], NOT_DISPATCHED)
+    queue._dispatching = {uuid4(): NOT_DISPATCHED for _ in range(busy)}
     queue.poll_soon()
     polling = asyncio.create_task(queue.poll())
-    while not polled_with:
+    for _ in range(50):
         await checkpoint()
     polling.cancel()
-    assert polled_with == [0]
+    assert rests == pytest.approx([0.0, 0.18, 0.9, longest])
+
+
+async def test_the_rest_after_a_poll_is_a_part_of_the_interval(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now, waits, timeout = [100.0], list[float | None](), asyncio.timeout
+
+    def watched_timeout(seconds: float | None) -> asyncio.Timeout:
+        waits.append(seconds)
+        return timeout(seconds)
+
+    async def read(*_: Any, **__: Any) -> httpx.Response:
+        now[0] += 0.1
+        return httpx.Response(200, json=[])
+
+    async def rest(_: float) -> None: ...
+
+    pool = Pool(light=[])
+    monkeypatch.setattr(pool, "request", read)
+    monkeypatch.setattr(f"{run_queue.__name__}.time.monotonic", lambda: now[0])
+    monkeypatch.setattr(f"{run_queue.__name__}.asyncio.sleep", rest)
+    monkeypatch.setattr(f"{run_queue.__name__}.asyncio.timeout", watched_timeout)
+    queue = RunQueue(cast(Any, pool), "pool", [], NOT_DISPATCHED)
+    queue._dispatching = {uuid4(): NOT_DISPATCHED}
+    queue.poll_soon()
+    polling = asyncio.create_task(queue.poll())
+    for _ in range(50):
+        await checkpoint()
+    polling.cancel()
+    interval = TIMING.poll.total_seconds()
+    assert waits == [interval, run_queue.POLL_TIMEOUT_SECONDS, pytest.approx(interval - 0.9)]
 
 
 async def test_a_run_is_due_by_the_clock_of_the_ledger() -> None:
@@ -185,10 +252,22 @@ async def test_runs_on_time_come_before_more_late_ones_than_prefect_lists_at_onc
     assert names == ["0", "1", "2", *["late"] * PAGE_SIZE]
 
 
-async def test_runs_behind_a_page_of_runs_that_are_being_dispatched_are_read() -> None:
+@pytest.mark.parametrize(
+    ("largest_page", "of_instant", "all_started"),
+    [
+        (LARGE_PAGE_SIZE, PAGE_SIZE, True),
+        (LARGE_PAGE_SIZE, LARGE_PAGE_SIZE, True),
+        (PAGE_SIZE, PAGE_SIZE, True),
+        (PAGE_SIZE, PAGE_SIZE + 1, False),  # Prefect lists no other runs of the instant
+    ],
+)
+async def test_runs_behind_a_page_of_runs_that_are_being_dispatched_are_read(
+    largest_page: int, of_instant: int, all_started: bool
+) -> None:
     old = SYSTEM_CLOCK.now() - timedelta(minutes=5)
-    listed = [scheduled("listed", old, work_queue_name="light") for _ in range(PAGE_SIZE)]
+    listed = [scheduled("listed", old, work_queue_name="light") for _ in range(of_instant)]
     pool = Pool(light=[*listed, scheduled("behind", old + timedelta(seconds=1))])
+    pool.largest_page = largest_page
     started, go_on = list[str](), asyncio.Event()
 
     async def dispatch(run: FlowRun) -> None:
@@ -197,17 +276,40 @@ async def test_runs_behind_a_page_of_runs_that_are_being_dispatched_are_read() -
 
     queue = RunQueue(cast(Any, pool), "pool", [], dispatch)
     handing_out = asyncio.create_task(queue.hand_out())
+    for count in (PAGE_SIZE, of_instant, of_instant + 1) if all_started else (PAGE_SIZE,):
+        await queue.fetch()
+        while len(started) < count:
+            await checkpoint()
     await queue.fetch()
-    while len(started) < PAGE_SIZE:
+    for _ in range(5):
         await checkpoint()
-    assert "behind" not in started
-    await queue.fetch()
-    while len(started) == PAGE_SIZE:
-        await checkpoint()
-    assert started[-1] == "behind"
+    assert started.count("listed") == (of_instant if all_started else PAGE_SIZE)
+    assert started.count("behind") == 1
+    assert queue.max_held == 0.8 * largest_page
     handing_out.cancel()
     go_on.set()
     await queue.wait_until_dispatched()
+
+
+@pytest.mark.parametrize(("limit", "max_held"), [(None, 160), (3, 0)])
+async def test_a_worker_holds_no_runs_if_prefect_limits_those_that_it_lists(
+    limit: int | None, max_held: int
+) -> None:
+    pool = Pool(light=[])
+    pool.limit = limit
+    queue = RunQueue(cast(Any, pool), "pool", [], NOT_DISPATCHED)
+    assert queue.max_held == 0  # it does not know yet
+    queue._dispatching = {uuid4(): NOT_DISPATCHED}
+    await queue.fetch()
+    assert queue.max_held == max_held
+
+
+async def test_a_short_page_is_the_last_one() -> None:
+    pool = Pool(light=[scheduled("held", PAST, work_queue_name="light") for _ in range(300)])
+    queue = RunQueue(cast(Any, pool), "pool", [], NOT_DISPATCHED)
+    queue._dispatching = {run.id: NOT_DISPATCHED for run in pool._queues["light"]}
+    await queue.fetch()
+    assert pool.asked == [PAGE_SIZE, LARGE_PAGE_SIZE]
 
 
 def test_a_run_is_late_only_if_it_may_be_missed() -> None:
@@ -292,10 +394,10 @@ class Polled:
         self.asked, self.answers = asyncio.Event(), asyncio.Event()
         self._run = run
 
-    async def get_scheduled_flow_runs_for_work_pool(self, **_: Any) -> list[Any]:
+    async def request(self, *_: Any, **__: Any) -> httpx.Response:
         self.asked.set()
         await self.answers.wait()
-        return [SimpleNamespace(flow_run=self._run)]
+        return _listed([self._run])
 
 
 @asynccontextmanager
@@ -372,15 +474,13 @@ async def test_polling_goes_on_after_an_answer_that_is_no_json() -> None:
     answered = asyncio.Event()
 
     class Behind(Pool):
-        async def get_scheduled_flow_runs_for_work_pool(
-            self, *given: Any, **named: Any
-        ) -> list[Any]:
+        async def request(self, *given: Any, **named: Any) -> httpx.Response:
             if not self.polled:
                 self.polled.append([])
                 queue.poll_soon()
                 raise json.JSONDecodeError("Expecting value", "<html>", 0)
             answered.set()
-            return await super().get_scheduled_flow_runs_for_work_pool(*given, **named)
+            return await super().request(*given, **named)
 
     queue = RunQueue(cast(Any, Behind(light=[])), "pool", [], cast(Any, None))
     polling = asyncio.create_task(queue.poll())
@@ -403,15 +503,13 @@ async def test_a_poll_that_takes_long_is_given_up_and_repeated(
     answered = asyncio.Event()
 
     class Hanging(Pool):
-        async def get_scheduled_flow_runs_for_work_pool(
-            self, *given: Any, **named: Any
-        ) -> list[Any]:
+        async def request(self, *given: Any, **named: Any) -> httpx.Response:
             if not self.polled:
                 self.polled.append([])
                 queue.poll_soon()
                 await asyncio.Event().wait()
             answered.set()
-            return await super().get_scheduled_flow_runs_for_work_pool(*given, **named)
+            return await super().request(*given, **named)
 
     queue = RunQueue(cast(Any, Hanging(light=[])), "pool", [], cast(Any, None))
     polling = asyncio.create_task(queue.poll())

@@ -186,6 +186,20 @@ async def test_a_late_run_is_judged_as_its_claim_judges_it(
         assert await occurrence.is_missed(ledger, run) is missed
 
 
+async def test_a_late_run_that_waits_in_the_ledger_is_not_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a kill, a worker does not remember the runs that it held."""
+    async with one_job(tmp_path) as there:
+        assert await there.taker.dispatch(there.run)
+        due = (await there.row()).due
+        next_due, later = due + timedelta(hours=1), due + timedelta(hours=3)
+        monkeypatch.setattr(there.ledger, "now", lambda: later)
+        late = there.run.model_copy(update={"expected_start_time": next_due})
+        assert not await occurrence.is_missed(there.ledger, late)
+        assert await occurrence.is_missed(there.ledger, late.model_copy(update={"id": uuid4()}))
+
+
 class Ending(Dispatcher):
     """Dispatcher whose claims are all duplicates; their ends in Prefect wait for `go_on`."""
 

@@ -28,7 +28,7 @@ class Worker:
     """A worker with ``room`` that remembers all waiting runs but those in ``of_others``."""
 
     def __init__(self, world: World, room: int | None, rows: Sequence[RunRow] = ()) -> None:
-        self.room, self.of_others, self.of_other_labels = room, set[str | None](), set[str | None]()
+        self.room, self.of_others = room, set[str | None]()
         self.handed_out, self.started = set[UUID](), list[UUID]()
         self.all_of_ledger = [str(row.flow_run_id) for row in rows]
         self.starting = self.active = 0
@@ -41,22 +41,24 @@ class Worker:
             cast(Any, self),
             most=MOST,
             room=lambda: None if self.room is None else self.room - len(self.handed_out),
-            may_start=lambda run: str(run.id) not in self.of_other_labels,
             active=lambda: self.active,
         )
+
+    def show_held(self) -> None:
+        """Hold no runs."""
 
     def unpark(self) -> None:
         self.releases.append(self.slots.may_get_one())
 
-    def waiting(self, row: RunRow) -> Any:
+    @property
+    def remembered(self) -> Any:
+        own = [each for each in self.all_of_ledger if each not in self.of_others]
+        return SimpleNamespace(ids=own, of=self._remembered_of)
+
+    def _remembered_of(self, row: RunRow) -> Any:
         if row.flow_run_id in self.of_others:
             return None
         return SimpleNamespace(id=UUID(str(row.flow_run_id)))
-
-    @property
-    def waiting_for_slot(self) -> list[str]:
-        unknown = self.of_others | self.of_other_labels
-        return [each for each in self.all_of_ledger if each not in unknown]
 
     def hand_out(self, run: Any) -> None:
         self.handed_out.add(run.id)
@@ -116,7 +118,7 @@ async def test_a_worker_wakes_only_as_many_of_its_runs_as_it_has_room_for(
 async def test_a_worker_wakes_the_runs_of_others_in_prefect(world: World, moved: list[str]) -> None:
     first, second, third = await three_waiting(world)
     worker = Worker(world, room=1)
-    worker.of_others, worker.of_other_labels = {first.flow_run_id}, {third.flow_run_id}
+    worker.of_others = {first.flow_run_id, third.flow_run_id}
     await worker.slots.fill()
 
     assert [str(each) for each in worker.started] == [second.flow_run_id]
@@ -172,10 +174,10 @@ async def waiting_for_room(world: World, *labels: str) -> list[RunRow]:
 async def test_a_worker_with_room_starts_its_own_runs_that_wait_for_room(
     world: World, moved: list[str]
 ) -> None:
-    """The earlier ones are those of other workers, or it may not start them any more."""
+    """The earlier ones are those of other workers."""
     rows = await waiting_for_room(world, "", "", "")
     worker = Worker(world, 3, rows)
-    worker.of_others, worker.of_other_labels = {rows[0].flow_run_id}, {rows[1].flow_run_id}
+    worker.of_others = {rows[0].flow_run_id, rows[1].flow_run_id}
     for most in (MOST, 1):
         worker.slots._most = most
         worker.started.clear()

@@ -29,6 +29,7 @@ from daybook.prefect import states as prefect_states
 from daybook.runs import claims, outcomes, rows, slots
 from daybook.runs.claim_requests import ClaimRequest, Granted, Waiting
 from daybook.worker import dispatcher, run_queue
+from daybook.worker.remembered_runs import HoldEnd
 from tests.unit.worker.one_job import DEPLOYMENT, OneJob, one_job
 
 pytestmark = pytest.mark.anyio
@@ -43,10 +44,10 @@ async def test_a_waiting_run_is_set_back_and_remembered_until_another_worker_cla
         row = await there.row()
         assert (row.status, row.waits_for) == ("waiting", "slot")
         assert there.prefect.requests == ["set AwaitingConcurrencySlot"]
-        assert there.taker.waiting(row) is there.run
+        assert there.taker.remembered.of(row) is there.run
         # Another worker claimed it in between, so the remembered run is out of date.
         row.fence += 2
-        assert there.taker.waiting(row) is None
+        assert there.taker.remembered.of(row) is None
 
 
 async def test_a_run_that_is_handed_out_needs_no_room_beside_its_own(tmp_path: Path) -> None:
@@ -73,14 +74,14 @@ async def test_a_run_that_is_handed_out_is_woken_once_and_waits_while_a_disk_is_
         assert await there.taker.dispatch(there.run)
         there.prefect.requests.clear()
         row = await there.row()
-        assert there.taker.waiting(row) is there.run
+        assert there.taker.remembered.of(row) is there.run
         there.taker.hand_out(there.run)
         monkeypatch.setattr(home, "full_disk", lambda _: "the disk of /data is full")
         assert await there.taker.dispatch(there.run)
 
         assert there.prefect.requests == ["set AwaitingConcurrencySlot"]
         assert there.taker.handed_out == set()
-        assert there.taker.waiting(row) is None
+        assert there.taker.remembered.of(row) is None
 
 
 async def test_a_run_that_is_woken_while_its_wait_is_shown_is_not_set_back(tmp_path: Path) -> None:
@@ -88,7 +89,7 @@ async def test_a_run_that_is_woken_while_its_wait_is_shown_is_not_set_back(tmp_p
         for _ in range(4):  # as many as may be set back at the same time
             await there.taker._setting_back.acquire()
         taking = asyncio.create_task(there.taker.dispatch(there.run))
-        while not there.taker._waiting:
+        while not there.taker.remembered.ids:
             await checkpoint()
         there.taker.handed_out.add(there.run.id)
         there.taker._setting_back.release()
@@ -102,7 +103,7 @@ async def test_a_run_that_is_woken_before_it_is_set_back_is_not_set_back(tmp_pat
         for _ in range(4):  # as many as may be set back at the same time
             await there.taker._setting_back.acquire()
         taking = asyncio.create_task(there.taker.dispatch(there.run))
-        while not there.taker._waiting:
+        while not there.taker.remembered.ids:
             await checkpoint()
         await claims.postpone(
             there.ledger,
@@ -113,27 +114,21 @@ async def test_a_run_that_is_woken_before_it_is_set_back_is_not_set_back(tmp_pat
         )
         async with there.ledger.write() as session:
             (called,) = await slots.wake_next(session, there.ledger.now(), 1, {})
-        assert there.taker.waiting(called) is there.run
+        assert there.taker.remembered.of(called) is there.run
         there.taker._setting_back.release()
         assert await taking
 
         assert there.prefect.requests == []
 
 
-@pytest.mark.parametrize("for_slot", [True, False])
-async def test_a_free_slot_may_go_to_a_remembered_run_that_waits_for_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, for_slot: bool
+@pytest.mark.parametrize("fits", [True, False])
+async def test_a_worker_remembers_only_waiting_runs_that_it_may_start(
+    tmp_path: Path, fits: bool
 ) -> None:
     async with one_job(tmp_path) as there:
-        until = SYSTEM_CLOCK.now() + timedelta(hours=1)
-        waiting = Waiting(until, "a limit", there.held.run_id, for_slot=for_slot)
-
-        async def decide(*_: Any, **__: Any) -> list[Effect]:
-            return [Suspend(waiting)]
-
-        monkeypatch.setattr(claim, "decide", decide)
+        there.taker._fits = lambda run: fits and run.id == there.run.id
         assert await there.taker.dispatch(there.run)
-        assert there.taker.waiting_for_slot == [str(there.run.id)] * for_slot
+        assert list(there.taker.remembered.ids) == [str(there.run.id)] * fits
 
 
 async def _all_blocked() -> None:
@@ -166,7 +161,6 @@ async def test_a_run_that_could_not_start_claims_when_a_slot_is_free(tmp_path: P
         there.taker.may_get_slot = lambda: True
         await _all_blocked()
         assert (await _rows_of(there), there.prefect.requests) == (0, [])
-        assert there.taker.claims_waiting == 0  # a poll need not wait for it
         there.taker.unpark()
         assert await taking
         assert len(there.starts.tasks) == 1
@@ -192,8 +186,12 @@ async def test_a_parked_run_claims_at_last_although_others_start(
     async with one_job(tmp_path) as there, asyncio.timeout(60):
         age = there.ledger.now() - cast(datetime, there.run.expected_start_time)
         monkeypatch.setattr(run_queue, "MAX_PARKED_BRIEFLY", age + timedelta(seconds=1))
-        assert await (await _parked(there))
+        taking = await _parked(there)
+        while not there.taker.remembered.ids:
+            await checkpoint()
         assert (await there.row()).waits_for == "slot"
+        there.taker.end_parking()
+        await taking
 
 
 async def test_a_worker_that_stops_parks_no_run(tmp_path: Path) -> None:
@@ -202,6 +200,155 @@ async def test_a_worker_that_stops_parks_no_run(tmp_path: Path) -> None:
         there.taker.end_parking()
         assert await taking
         assert there.prefect.requests == ["set AwaitingConcurrencySlot"]
+
+
+async def _held(there: OneJob) -> asyncio.Task[bool]:
+    """Return the dispatch of the run, which has claimed in vain while another run starts."""
+    there.taker.max_held = lambda: 1
+    there.taker.starting += 1
+    taking = asyncio.create_task(there.taker.dispatch(there.run))
+    while not there.taker.remembered.held:
+        assert not taking.done()
+        await checkpoint()
+    return taking
+
+
+@pytest.fixture
+def unparked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let runs claim at once, although other runs start."""
+    monkeypatch.setattr(run_queue, "MAX_PARKED_BRIEFLY", timedelta(0))
+
+
+@pytest.mark.usefixtures("unparked")
+async def test_a_run_that_waits_while_others_start_is_not_rescheduled_before_it_is_woken(
+    tmp_path: Path,
+) -> None:
+    async with one_job(tmp_path) as there, asyncio.timeout(60):
+        taking = await _held(there)
+        row = await there.row()
+        assert (row.status, row.waits_for) == ("waiting", "slot")
+        assert there.taker.remembered.of(row) is there.run
+        there.taker.hand_out(there.run)
+        assert await taking
+        assert there.prefect.requests == []
+
+
+@pytest.mark.usefixtures("unparked")
+async def test_a_run_that_waits_is_rescheduled_when_no_other_run_starts_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with one_job(tmp_path) as there, asyncio.timeout(60):
+        taking = await _held(there)
+        there.taker.starting += 1
+        monkeypatch.setattr(dispatcher, "START_PAUSE_SECONDS", 0.0)
+        there.taker.start_ended()  # one of two
+        await _all_blocked()
+        assert not taking.done()
+        there.taker.start_ended()
+        assert await taking
+        assert there.prefect.requests == ["set AwaitingConcurrencySlot"]
+        assert there.taker.remembered.of(await there.row()) is there.run
+
+
+@pytest.mark.usefixtures("unparked")
+async def test_a_worker_that_stops_leaves_the_runs_that_it_holds_as_they_are_in_prefect(
+    tmp_path: Path,
+) -> None:
+    async with one_job(tmp_path) as there, asyncio.timeout(60):
+        taking = await _held(there)
+        there.taker.end_parking()
+        assert await taking
+        assert there.prefect.requests == []
+
+
+@pytest.mark.usefixtures("unparked")
+async def test_a_run_that_is_held_claims_again_when_its_wait_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slots, "MIN_RETRY_INTERVAL", timedelta(seconds=0.5))
+    async with one_job(tmp_path) as there, asyncio.timeout(60):
+        taking = await _held(there)
+        monkeypatch.setattr(slots, "MIN_RETRY_INTERVAL", timedelta(hours=1))
+        until = cast(datetime, (await there.row()).until)
+        while (await there.row()).until == until:
+            await checkpoint()
+        assert (there.taker.remembered.held, there.prefect.requests) == (1, [])  # it waits again
+
+        await claims.postpone(
+            there.ledger, there.held.run_id, there.held.fence, SYSTEM_CLOCK.now(), "it waits too"
+        )
+        there.taker.remembered.end_hold(str(there.run.id), HoldEnd.DUE)
+        assert await taking
+        assert len(there.starts.tasks) == 1
+
+
+@pytest.mark.usefixtures("unparked")
+async def test_a_held_run_whose_row_has_changed_does_not_claim_again(tmp_path: Path) -> None:
+    async with one_job(tmp_path) as there, asyncio.timeout(60):
+        taking = await _held(there)
+        await claims.cancel(there.ledger, (await there.row()).id)
+        there.taker.remembered.end_hold(str(there.run.id), HoldEnd.DUE)
+        assert await taking
+        assert there.prefect.requests == []
+
+
+@pytest.mark.usefixtures("unparked")
+@pytest.mark.parametrize("max_held", [1, 2])
+async def test_a_worker_holds_only_so_many_runs(tmp_path: Path, max_held: int) -> None:
+    async with one_job(tmp_path) as there, asyncio.timeout(60):
+        there.taker.max_held = lambda: max_held
+        other = asyncio.create_task(there.taker.remembered.hold("other", 3600))
+        await checkpoint()
+        there.taker.starting += 1
+        taking = asyncio.create_task(there.taker.dispatch(there.run))
+        while not there.taker.remembered.ids:
+            await checkpoint()
+        await _all_blocked()
+        is_held = there.taker.remembered.held == 2
+        there.taker.end_parking()
+        await asyncio.gather(taking, other)
+        assert is_held == (max_held == 2)
+        assert there.prefect.requests == ["set AwaitingConcurrencySlot"] * (not is_held)
+
+
+async def test_the_waits_of_held_runs_are_shown_some_at_a_time_while_none_starts(
+    tmp_path: Path,
+) -> None:
+    async with one_job(tmp_path) as there, asyncio.timeout(60):
+        taker, names = there.taker, "abcdef"
+        taker.max_held = lambda: len(names)
+        holds = [asyncio.create_task(taker.remembered.hold(name, 3600)) for name in names]
+        await checkpoint()
+        taker.starting += 1
+        taker.show_held()
+        assert taker.remembered.held == len(names)
+        taker.max_held = lambda: len(names) - 1
+        taker.show_held()
+        assert taker.remembered.held == len(names) - 1
+        taker.starting -= 1
+        taker._started_at = float("-inf")
+        taker.show_held()
+        assert (taker.remembered.held, taker._showing) == (2, set("cdef"))
+        taker._showing.clear()
+        taker.end_parking()
+        await asyncio.gather(*holds)
+
+
+@pytest.mark.usefixtures("unparked")
+async def test_when_the_wait_of_a_run_is_shown_the_next_one_is(tmp_path: Path) -> None:
+    async with one_job(tmp_path) as there, asyncio.timeout(60):
+        there.taker._showing |= {"b", "c", "d"}  # of the four that may be shown at a time
+        taking = await _held(there)
+        earlier = asyncio.create_task(there.taker.remembered.hold("a", 3600))
+        await checkpoint()
+        held = there.taker.remembered._held
+        held[str(there.run.id)] = held.pop(str(there.run.id))  # it was held last
+        there.taker.starting -= 1
+        there.taker.show_held()
+        assert await taking
+        assert await earlier is HoldEnd.NO_STARTS
+        assert there.prefect.requests == ["set AwaitingConcurrencySlot"]
+        assert there.taker._showing == {"a", "b", "c", "d"}
 
 
 async def test_a_parked_run_that_another_worker_has_executed_is_left_alone(
@@ -282,9 +429,13 @@ async def test_a_run_that_waits_although_a_slot_is_free_wakes_the_earlier_ones_a
         waiting = Waiting(until, "reserved", "r", free=True, for_slot=True)
         monkeypatch.setattr(claim, "decide", decide)
         monkeypatch.setattr(there.taker, "_fill_slot", fill_slot)
+        there.taker.max_held = lambda: 1
         there.taker.starting += 1
-        assert await there.taker.dispatch(there.run)
-        assert filled.is_set()
+        taking = asyncio.create_task(there.taker.dispatch(there.run))
+        await filled.wait()
+        assert not taking.done()  # it is held
+        there.taker.end_parking()
+        assert await taking
 
 
 async def test_a_run_that_may_run_elsewhere_is_not_forced_to_wait(

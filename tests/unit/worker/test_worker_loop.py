@@ -17,7 +17,7 @@ from uuid import uuid4
 import pytest
 from anyio.lowlevel import checkpoint
 from prefect.client.schemas.filters import FlowRunFilter
-from prefect.client.schemas.objects import State
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.states import Cancelled, Running
 
 from daybook.errors import LedgerNewer, LedgerUnreachable
@@ -371,6 +371,35 @@ async def test_the_end_of_a_run_fills_its_slot_before_its_process_ends_if_there_
     watched.on_release()
     assert filled == ["filled", "filled"]  # its own process has the only room
     await cancel_all(*at_work._exits)
+
+
+async def test_only_the_only_worker_of_a_ledger_holds_runs_and_remembers_those_of_its_labels(
+    at_work: WorkerLoop,
+) -> None:
+    dispatcher, run = at_work._dispatcher, FlowRun(id=uuid4(), flow_id=uuid4())
+    at_work.run_queue._is_limited = False
+    assert dispatcher.max_held() == 0
+    at_work._membership.is_alone = True
+    assert dispatcher.max_held() == at_work.run_queue.max_held > 0
+    assert dispatcher._fits(run)
+    run.parameters = {"policy": {"worker_label": "gpu"}}
+    assert not dispatcher._fits(run)
+
+
+@pytest.mark.parametrize(("state", "is_held"), [("Late", True), ("Cancelled", False)])
+async def test_a_run_that_somebody_changes_in_prefect_is_held_no_longer(
+    at_work: WorkerLoop, monkeypatch: pytest.MonkeyPatch, state: str, is_held: bool
+) -> None:
+    async def record_end(*_: object) -> None: ...
+
+    monkeypatch.setattr(ended_runs, "record_end", record_end)
+    remembered = at_work._dispatcher.remembered
+    held = asyncio.create_task(remembered.hold("f", 3600))
+    await checkpoint()
+    await at_work._on_event("f", state)
+    assert bool(remembered.held) == is_held
+    held.cancel()
+    await asyncio.wait({held})
 
 
 async def test_a_parked_run_may_get_the_slot_of_an_active_one_that_waits_or_has_ended(
