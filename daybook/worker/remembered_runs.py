@@ -8,8 +8,8 @@ run is not rescheduled in Prefect, because the worker will soon start it::
                       ├──the worker starts no more runs──► rescheduled in Prefect
                       └──changed in Prefect, or the worker stops──► left as it is in Prefect
 
-A run that is held is due in Prefect and waits in the ledger. So if the worker is killed, each
-worker finds the run with its next poll, and claims it.
+A run that is held waits in the ledger. It is due in Prefect, unless it was rescheduled before. So
+if the worker is killed, each worker finds the run with a poll, and claims it.
 """
 
 from __future__ import annotations

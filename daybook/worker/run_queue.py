@@ -60,7 +60,7 @@ LARGE_PAGE_SIZE = 1000
 
 Prefect's default maximum is `PAGE_SIZE`; the servers that Daybook starts allow this number.
 """
-MAX_PAGES = 5
+MAX_PAGING_SECONDS = 5.0
 HELD_PART = 0.8
 """Maximum number of runs that a worker holds, as a part of the runs that Prefect lists at once.
 
@@ -190,7 +190,6 @@ class RunQueue:
         Raise `httpx.HTTPError`, and `ObjectNotFound` for a pool or queue that does not exist.
         """
         await self._find_queues()
-        await self._read_limits()
         polled_at, before = time.monotonic(), self._clock.now() + FETCH_AHEAD_INTERVAL
         try:
             runs, is_all = await self._list(before)
@@ -201,8 +200,8 @@ class RunQueue:
         if not is_all or any(_is_late(run, now) for run in runs):
             # Prefect lists the earliest runs first, at most a page, or as many runs as the pool has
             # slots. So late runs may hide the runs that are due now.
-            on_time, is_all = await self._list(before, now - ON_TIME_GRACE)
-            runs += on_time
+            on_time, has_all = await self._list(before, now - ON_TIME_GRACE)
+            runs, is_all = runs + on_time, is_all and has_all
         self._listed_all = is_all
         self.last_poll = SYSTEM_CLOCK.now()
         # A response that Prefect sent before a run was dispatched still lists the run as scheduled.
@@ -212,53 +211,61 @@ class RunQueue:
             run.id: (scheduled_at(run, now), run) for run in runs if run.id not in busy
         }
         self._changed.set()
+        await self._read_limits()
 
     async def _list(
         self, before: datetime, after: datetime | None = None
     ) -> tuple[list[FlowRun], bool]:
         """Return the runs between two times, and whether these are all (see `_pages`)."""
-        runs, is_all = await self._pages(self._queues, before, after)
-        if is_all or len(self._queues) == 1:
-            return runs, is_all
+        if len(self._queues) == 1:
+            return await self._pages(self._queues[0], before, after)
+        runs = await self._read(self._queues, before, after, PAGE_SIZE)
+        if len(runs) < PAGE_SIZE:
+            return runs, True
         # Prefect lists all runs of a queue before the runs of the next queue, so many runs in one
         # queue would hide the runs of other queues.
         found = await self._client.read_work_queues(work_pool_name=self._pool)
         names = self._queues or [each.name for each in found]
         listed = {run.work_queue_name for run in runs}
-        if len(listed) == 1:  # these are all that Prefect lists of this queue
-            names = [name for name in names if name not in listed]
+        if len(listed) == 1 and not self._are_dispatched(runs):
+            names, is_all = [name for name in names if name not in listed], False
         else:
             runs, is_all = [], True
         for name in names:
-            more, has_all = await self._pages([name], before, after)
+            more, has_all = await self._pages(name, before, after)
             runs, is_all = runs + more, is_all and has_all
         return runs, is_all
 
     async def _pages(
-        self, queues: list[str], before: datetime, after: datetime | None
+        self, queue: str, before: datetime, after: datetime | None
     ) -> tuple[list[FlowRun], bool]:
-        """Return a page of runs, and further ones while most of a page are being dispatched here.
+        """Return a page of runs of a queue, and further ones behind runs that are dispatched here.
 
         Prefect lists such runs again in each poll, and they would hide the next ones. Also return
-        whether these are all runs.
+        whether these are all runs. Late runs are mostly missed, so do not read further behind them.
         """
-        runs, now = dict[UUID, FlowRun](), self._clock.now()
-        most, page = PAGE_SIZE, await self._read(queues, before, after, PAGE_SIZE)
-        for number in range(1, MAX_PAGES + 1):
+        runs, now, began = dict[UUID, FlowRun](), self._clock.now(), time.monotonic()
+        most, page = PAGE_SIZE, await self._read([queue], before, after, PAGE_SIZE)
+        while True:
             has_new = any(run.id not in runs for run in page)
             runs |= {run.id: run for run in page}
             if len(page) < min(most, self._largest_page):
                 return list(runs.values()), True
-            here = sum(run.id in self._dispatching or run.id in self._dispatched for run in page)
-            if 2 * here <= len(page) or number == MAX_PAGES:
-                break
+            is_late = any(_is_late(run, now) for run in page)
+            took = time.monotonic() - began
+            if is_late or took > MAX_PAGING_SECONDS or not self._are_dispatched(page):
+                return list(runs.values()), False
             # Prefect's bound is inclusive. If the last instant has more runs than Prefect lists,
             # list those behind it: they are due later, and have their turns after these.
             behind = timedelta(0) if has_new else timedelta(microseconds=1)
             last = max(scheduled_at(run, now) for run in page)
             most = self._largest_page
-            page = await self._read(queues, before, last + behind, most)
-        return list(runs.values()), False
+            page = await self._read([queue], before, last + behind, most)
+
+    def _are_dispatched(self, runs: list[FlowRun]) -> bool:
+        """Return whether most of these runs are being dispatched, or were since the last poll."""
+        here = sum(run.id in self._dispatching or run.id in self._dispatched for run in runs)
+        return 2 * here > len(runs)
 
     async def _read_limits(self) -> None:
         """Find out whether Prefect limits the active runs of the pool or of a queue.
@@ -268,11 +275,16 @@ class RunQueue:
         age = time.monotonic() - self._limits_read_at
         if not self._dispatching or age < QUEUES_INTERVAL_SECONDS:
             return
-        pool = await self._client.read_work_pool(self._pool)
-        queues = await self._client.read_work_queues(work_pool_name=self._pool)
-        limits = [pool.concurrency_limit, *(each.concurrency_limit for each in queues)]
-        self._is_limited = any(each is not None for each in limits)
         self._limits_read_at = time.monotonic()
+        try:
+            pool = await self._client.read_work_pool(self._pool)
+            queues = await self._client.read_work_queues(work_pool_name=self._pool)
+        except Exception as error:  # also an answer that is no JSON
+            self._is_limited = True
+            log.warning("cannot read limits of Prefect: %r", error)
+        else:
+            limits = [pool.concurrency_limit, *(each.concurrency_limit for each in queues)]
+            self._is_limited = any(each is not None for each in limits)
 
     @property
     def max_held(self) -> int:

@@ -180,7 +180,7 @@ class WorkerLoop:
         )
         self._dispatcher.may_get_slot = self._free_slots.may_get_one
         self._dispatcher.max_held = lambda: (
-            self.run_queue.max_held if self._membership.is_alone else 0
+            self.run_queue.max_held if self._membership.is_alone and self._may_hand_out() else 0
         )
         self.keeper = Keeper(
             ledger,
@@ -251,6 +251,7 @@ class WorkerLoop:
                 extra={"action": "too_much_memory"},
             )
             self._draining = True
+            self._dispatcher.remembered.end_holds()
             try:
                 async with asyncio.timeout(DRAIN_SECONDS):
                     await self.run_queue.wait_until_dispatched()

@@ -68,7 +68,7 @@ class Pool:
         self._queues = queues
         self.polled: list[list[str]] = []
         self.largest_page = LARGE_PAGE_SIZE
-        self.limit: int | None = None
+        self.limits = dict[str, int]()
         self.asked = list[int]()
 
     async def request(
@@ -91,10 +91,13 @@ class Pool:
         return _listed(listed)
 
     async def read_work_queues(self, work_pool_name: str) -> list[Any]:
-        return [SimpleNamespace(name=name, concurrency_limit=None) for name in self._queues]
+        limit = self.limits.get("queue")
+        return [SimpleNamespace(name=name, concurrency_limit=limit) for name in self._queues]
 
     async def read_work_pool(self, name: str) -> Any:
-        return SimpleNamespace(concurrency_limit=self.limit)
+        if self.limits.get("fails"):
+            raise _refusal(500)
+        return SimpleNamespace(concurrency_limit=self.limits.get("pool"))
 
 
 NOT_DISPATCHED = cast(Any, None)
@@ -140,28 +143,33 @@ async def test_runs_that_the_end_of_a_page_hides_are_read_by_queue() -> None:
     assert set(names) == {"light", "shown", "hidden", "heavy"}
 
 
-@pytest.mark.parametrize(("busy", "longest"), [(run_queue.BUSY - 1, 1.0), (run_queue.BUSY, 10.0)])
+@pytest.mark.parametrize(
+    ("busy", "is_all", "longest"),
+    [(run_queue.BUSY - 1, True, 1.0), (run_queue.BUSY, True, 10.0), (run_queue.BUSY, False, 1.0)],
+)
 async def test_a_worker_polls_for_a_tenth_of_its_time_however_many_events_arrive(
-    monkeypatch: pytest.MonkeyPatch, busy: int, longest: float
+    monkeypatch: pytest.MonkeyPatch, busy: int, is_all: bool, longest: float
 ) -> None:
     now, durations, rests = [100.0], [0.02, 0.1, 3.0], list[float]()
 
-    async def read(*_: Any, **__: Any) -> httpx.Response:
+    async def read(*_: Any) -> tuple[list[FlowRun], bool]:
         await checkpoint()
-        now[0] += durations.pop(0)
+        if len(rests) not in polls:  # a poll lists twice if it has not found all runs
+            now[0] += durations.pop(0)
+        polls.append(len(rests))
         queue.poll_soon()
-        return httpx.Response(200, json=[])
+        return [], is_all
 
     async def rest(seconds: float) -> None:
         rests.append(seconds)
         if not durations:
             await asyncio.Event().wait()
 
-    pool = Pool(light=[])
-    monkeypatch.setattr(pool, "request", read)
+    polls = list[int]()
+    queue = RunQueue(cast(Any, Pool(light=[])), "pool", [], NOT_DISPATCHED)
+    monkeypatch.setattr(queue, "_list", read)
     monkeypatch.setattr(f"{run_queue.__name__}.time.monotonic", lambda: now[0])
     monkeypatch.setattr(f"{run_queue.__name__}.asyncio.sleep", rest)
-    queue = RunQueue(cast(Any, pool), "pool", [], NOT_DISPATCHED)
     queue._dispatching = {uuid4(): NOT_DISPATCHED for _ in range(busy)}
     queue.poll_soon()
     polling = asyncio.create_task(queue.poll())
@@ -291,17 +299,37 @@ async def test_runs_behind_a_page_of_runs_that_are_being_dispatched_are_read(
     await queue.wait_until_dispatched()
 
 
-@pytest.mark.parametrize(("limit", "max_held"), [(None, 160), (3, 0)])
+@pytest.mark.parametrize(
+    ("limits", "max_held"), [({}, 160), ({"pool": 3}, 0), ({"queue": 3}, 0), ({"fails": 1}, 0)]
+)
 async def test_a_worker_holds_no_runs_if_prefect_limits_those_that_it_lists(
-    limit: int | None, max_held: int
+    limits: dict[str, int], max_held: int
 ) -> None:
-    pool = Pool(light=[])
-    pool.limit = limit
+    pool = Pool(light=[scheduled("light", SYSTEM_CLOCK.now())])
+    pool.limits = limits
     queue = RunQueue(cast(Any, pool), "pool", [], NOT_DISPATCHED)
     assert queue.max_held == 0  # it does not know yet
     queue._dispatching = {uuid4(): NOT_DISPATCHED}
     await queue.fetch()
     assert queue.max_held == max_held
+    assert [run.name for _, run in queue._upcoming.values()] == ["light"]
+
+
+@pytest.mark.parametrize("others", [1, PAGE_SIZE])
+async def test_runs_that_are_being_dispatched_hide_no_earlier_ones_of_another_queue(
+    others: int,
+) -> None:
+    held = [scheduled("held", PAST, work_queue_name="light") for _ in range(150)]
+    later = PAST + timedelta(seconds=10)
+    next_ones = [scheduled("next", later, work_queue_name="light") for _ in range(100)]
+    between = PAST + timedelta(seconds=5)
+    medium = [scheduled("medium", between, work_queue_name="medium") for _ in range(others)]
+    pool = Pool(light=[*held, *next_ones], medium=medium)
+    queue = RunQueue(cast(Any, pool), "pool", [], NOT_DISPATCHED)
+    queue._dispatching = {run.id: NOT_DISPATCHED for run in held}
+    await queue.fetch()
+    names = [run.name for _, run in queue._upcoming.values()]
+    assert (names.count("next"), names.count("medium")) == (100, others)
 
 
 async def test_a_short_page_is_the_last_one() -> None:
@@ -309,7 +337,7 @@ async def test_a_short_page_is_the_last_one() -> None:
     queue = RunQueue(cast(Any, pool), "pool", [], NOT_DISPATCHED)
     queue._dispatching = {run.id: NOT_DISPATCHED for run in pool._queues["light"]}
     await queue.fetch()
-    assert pool.asked == [PAGE_SIZE, LARGE_PAGE_SIZE]
+    assert pool.asked == [PAGE_SIZE, PAGE_SIZE, LARGE_PAGE_SIZE]  # of all queues, and of one
 
 
 def test_a_run_is_late_only_if_it_may_be_missed() -> None:

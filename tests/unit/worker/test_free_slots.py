@@ -31,7 +31,7 @@ class Worker:
         self.room, self.of_others = room, set[str | None]()
         self.handed_out, self.started = set[UUID](), list[UUID]()
         self.all_of_ledger = [str(row.flow_run_id) for row in rows]
-        self.starting = self.active = 0
+        self.starting = self.active = self.shown = 0
         self.releases = list[bool]()
         """For each time at which parked runs may claim: whether a run may get a slot then."""
         self.slots = FreeSlots(
@@ -45,7 +45,7 @@ class Worker:
         )
 
     def show_held(self) -> None:
-        """Hold no runs."""
+        self.shown += 1
 
     def unpark(self) -> None:
         self.releases.append(self.slots.may_get_one())
@@ -218,6 +218,7 @@ async def test_a_worker_with_room_tries_again_to_start_the_runs_that_it_remember
     for _ in range(50):
         await checkpoint()
     assert tries == []  # it has no room
+    assert worker.shown > 0  # but it may hold runs
     worker.room = 1
     async with asyncio.timeout(30):
         while not worker.started:

@@ -378,9 +378,12 @@ async def test_only_the_only_worker_of_a_ledger_holds_runs_and_remembers_those_o
 ) -> None:
     dispatcher, run = at_work._dispatcher, FlowRun(id=uuid4(), flow_id=uuid4())
     at_work.run_queue._is_limited = False
+    at_work._running = True
     assert dispatcher.max_held() == 0
     at_work._membership.is_alone = True
     assert dispatcher.max_held() == at_work.run_queue.max_held > 0
+    at_work._draining = True
+    assert dispatcher.max_held() == 0
     assert dispatcher._fits(run)
     run.parameters = {"policy": {"worker_label": "gpu"}}
     assert not dispatcher._fits(run)
