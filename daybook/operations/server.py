@@ -64,22 +64,25 @@ MAX_WAITING_CONNECTIONS = 500
 MAX_OPEN_FILES = 65_536
 """Limit of the server's open files. A thousand clients would reach the usual limit."""
 SLOWER_SERVICES = {
-    "PREFECT_SERVER_API_DEFAULT_LIMIT": "1000",
     "PREFECT_SERVER_EVENTS_PROACTIVE_GRANULARITY": "PT15S",
     "PREFECT_SERVER_SERVICES_CANCELLATION_CLEANUP_LOOP_SECONDS": "60",
     "PREFECT_SERVER_SERVICES_CLEANUP_RECONCILER_LOOP_SECONDS": "30",
     "PREFECT_SERVER_SERVICES_FOREMAN_LOOP_SECONDS": "30",
-    "PREFECT_SERVER_SERVICES_LATE_RUNS_AFTER_SECONDS": "360",
     "PREFECT_SERVER_SERVICES_LATE_RUNS_LOOP_SECONDS": "15",
     "PREFECT_SERVER_SERVICES_PAUSE_EXPIRATIONS_LOOP_SECONDS": "30",
     "PREFECT_SERVER_SERVICES_REPOSSESSOR_LOOP_SECONDS": "30",
     "PREFECT_SERVER_SERVICES_SCHEDULER_RECENT_DEPLOYMENTS_LOOP_SECONDS": "15",
 }
-"""Intervals of Prefect's services on which no rule of Daybook depends. Most defaults are 5 s.
+"""Intervals of Prefect's services on which no rule of Daybook depends. Most defaults are 5 s."""
+FOR_OVERLOAD = {
+    "PREFECT_SERVER_API_DEFAULT_LIMIT": "1000",
+    "PREFECT_SERVER_SERVICES_LATE_RUNS_AFTER_SECONDS": "360",
+}
+"""Settings for a server with more due runs than the workers can start.
 
-Two settings are for overload (`worker.remembered_runs`). The server may list 1,000 runs at once
-instead of 200. A run is late after 360 s instead of 15 s: each change to Late costs Prefect a state
-and an event, and each worker a poll.
+The server may list `run_queue.LARGE_PAGE_SIZE` runs at once instead of 200. A run is late after
+360 s instead of 15 s: each change to Late costs Prefect a state and an event, and each worker a
+poll.
 """
 SHUTDOWN_GRACE_SECONDS = 5
 """Maximum time that a shutdown waits for open requests, such as the UI's websockets."""
@@ -126,6 +129,7 @@ def environment(home: Home, port: int) -> dict[str, str]:
         "PREFECT_LOGGING_COLORS": "false",
         "PREFECT_SERVER_EVENTS_RETENTION_PERIOD": f"P{EVENT_DAYS}D",
         **SLOWER_SERVICES,
+        **FOR_OVERLOAD,
         **_retention(),
         **_ui_folder(home),
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",

@@ -185,11 +185,11 @@ class Dispatcher:
         if occurrence.belongs_to_other_ledger(run, self._ledger.id):
             return True  # that ledger's own worker fetches it
         try:
-            if (full := home.full_disk(self._folders)) is not None:
-                raise DiskFull(str(full))
-            while (is_own := await self._claim_and_start(run)) is None:
-                continue
-            return is_own
+            while True:
+                if (full := home.full_disk(self._folders)) is not None:
+                    raise DiskFull(str(full))
+                if (is_own := await self._claim_and_start(run)) is not None:
+                    return is_own
         except LedgerNewer as error:
             log.warning("%s is left to a newer worker: %s", run.name, error)
             return True

@@ -77,8 +77,8 @@ class FreeSlots:
         """
         while True:
             await asyncio.sleep(FILL_INTERVAL_SECONDS)
-            self._dispatcher.show_held()
             try:
+                self._dispatcher.show_held()
                 if self._dispatcher.remembered.ids and (self._room() or 0) > 0:
                     await self.fill(after=scheduled_runs.WAKE_GRACE)
             except Exception:  # the next turn tries again

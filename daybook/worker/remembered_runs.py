@@ -23,6 +23,7 @@ from prefect.client.schemas.objects import FlowRun
 from daybook.ledger.tables import RunRow
 
 MAX_REMEMBERED = 2000
+"""Maximum number of runs that a worker remembers; the leading keeper wakes the others."""
 
 
 class HoldEnd(Enum):

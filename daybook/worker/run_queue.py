@@ -61,6 +61,7 @@ LARGE_PAGE_SIZE = 1000
 Prefect's default maximum is `PAGE_SIZE`; the servers that Daybook starts allow this number.
 """
 MAX_PAGING_SECONDS = 5.0
+"""Time after which a poll reads no further page of a queue."""
 HELD_PART = 0.8
 """Maximum number of runs that a worker holds, as a part of the runs that Prefect lists at once.
 
@@ -83,7 +84,7 @@ an overloaded worker would poll all the time: each run that it reschedules cause
 poll lists hundreds of due runs again.
 """
 QUEUES_INTERVAL_SECONDS = 60.0
-"""Interval at which a worker that serves only some queues reads which queues exist."""
+"""Interval at which a worker reads which queues exist, if it serves only some, and their limits."""
 LATE_AFTER = timedelta(minutes=10)
 """Lateness after which a run claims after the other runs (`claim_lock`).
 

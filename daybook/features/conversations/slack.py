@@ -205,12 +205,16 @@ class SlackApp:
     async def receive(self, after: int | None) -> Sequence[Update]:
         if not self._me:
             await self.identity()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(POLL_SECONDS):
-                while True:
-                    if update := await self._heard(await self._next()):
-                        return [update]
-        return ()
+        until = asyncio.get_running_loop().time() + POLL_SECONDS
+        while True:
+            try:
+                async with asyncio.timeout_at(until):
+                    message = await self._next()
+            except TimeoutError:
+                return ()
+            # Without a timeout: Slack delivers a message that was received only much later again.
+            if update := await self._heard(message):
+                return [update]
 
     async def confirm(self, updates: Sequence[Update]) -> None:
         for update in updates:

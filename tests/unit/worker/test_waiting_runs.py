@@ -13,6 +13,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from anyio.lowlevel import checkpoint
+from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import Abort
 from prefect.states import Cancelled
 from sqlmodel import select
@@ -30,6 +31,7 @@ from daybook.runs import claims, outcomes, rows, slots
 from daybook.runs.claim_requests import ClaimRequest, Granted, Waiting
 from daybook.worker import dispatcher, run_queue
 from daybook.worker.remembered_runs import HoldEnd
+from daybook.worker.run_queue import RunQueue
 from tests.unit.worker.one_job import DEPLOYMENT, OneJob, one_job
 
 pytestmark = pytest.mark.anyio
@@ -231,6 +233,45 @@ async def test_a_run_that_waits_while_others_start_is_not_rescheduled_before_it_
         there.taker.hand_out(there.run)
         assert await taking
         assert there.prefect.requests == []
+
+
+@pytest.mark.usefixtures("unparked")
+async def test_a_held_run_that_is_woken_claims_and_starts(tmp_path: Path) -> None:
+    async with one_job(tmp_path) as there, asyncio.timeout(60):
+
+        async def dispatch(run: FlowRun) -> None:
+            await there.taker.dispatch(run)
+
+        queue = RunQueue(cast(Any, there.prefect), "pool", [], dispatch)
+        there.taker.max_held = lambda: 1
+        there.taker.starting += 1
+        queue.hand_out_now(there.run)
+        while not there.taker.remembered.held:
+            await checkpoint()
+        await claims.postpone(
+            there.ledger, there.held.run_id, there.held.fence, SYSTEM_CLOCK.now(), "it waits too"
+        )
+        there.taker.hand_out(there.run)
+        queue.hand_out_now(there.run)
+        await queue.wait_until_dispatched()
+        assert (await there.row()).status == "claimed"
+        assert len(there.starts.tasks) == 1
+
+
+@pytest.mark.usefixtures("unparked")
+async def test_a_held_run_does_not_start_on_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with one_job(tmp_path) as there, asyncio.timeout(60):
+        taking = await _held(there)
+        await claims.postpone(
+            there.ledger, there.held.run_id, there.held.fence, SYSTEM_CLOCK.now(), "it waits too"
+        )
+        monkeypatch.setattr(home, "full_disk", lambda _: "the disk of /data is full")
+        there.taker.remembered.end_hold(str(there.run.id), HoldEnd.DUE)
+        assert await taking
+        assert (await there.row()).status == "waiting"
+        assert there.prefect.requests == ["set AwaitingConcurrencySlot"]
 
 
 @pytest.mark.usefixtures("unparked")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
@@ -12,7 +13,7 @@ from starlette.responses import RedirectResponse
 from daybook.agents.pictures import MAX_PICTURE_BYTES
 from daybook.delivery.attachments import Attachment
 from daybook.errors import InvalidInput
-from daybook.features.conversations import accounts, pictures
+from daybook.features.conversations import accounts, pictures, slack
 from daybook.features.conversations.platform import (
     AccessRevoked,
     PlatformError,
@@ -125,6 +126,23 @@ async def test_a_connection_that_ends_is_replaced_without_a_loss(
     assert (one.text, two.text) == ("one", "two")
     await api.until(lambda: len(api.sockets) == 1, 10)
     assert api.calls.count("apps.connections.open") == 2
+
+
+async def test_a_message_is_not_lost_if_the_name_of_its_person_comes_after_the_poll_ends(
+    api: SlackApi, app: SlackApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def name(_: str) -> str:
+        is_over = asyncio.Event()
+        asyncio.get_running_loop().call_later(2 * slack.POLL_SECONDS, is_over.set)
+        await is_over.wait()
+        return "Anna"
+
+    monkeypatch.setattr(slack, "POLL_SECONDS", 0.2)
+    monkeypatch.setattr(app, "_name", name)
+    api.write("hello")
+    async with asyncio.timeout(30):
+        [update] = await received(app, 1)
+    assert (update.text, update.person_name) == ("hello", "Anna")
 
 
 async def test_a_lost_connection_and_socket_mode_that_is_off_are_problems(
