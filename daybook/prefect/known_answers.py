@@ -11,6 +11,12 @@ by the process itself, so that a flow that reads its own records gets them from 
 itself is known at the start of the process, and, at its first start, once more after Prefect has
 accepted its change to Running. A change of the run between the worker's poll and its start is not
 seen.
+
+The process of a run of ours has the claim, so it also answers that the run must wait for a later
+time: another worker, which claimed in vain, may reschedule the run just after it became Pending
+(Prefect has no compare-and-set). Otherwise the run would keep a slot until that time::
+
+    Running ─► wait ─► Pending, scheduled when the run was due ─► Running
 """
 
 from __future__ import annotations
@@ -20,6 +26,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -46,7 +53,7 @@ class KnownAnswers:
     ``address`` is that of Prefect's API; other servers are asked. ``flow_run`` is the run as JSON,
     in its state Pending. ``others`` maps paths below the address (``/deployments/<id>``) to bodies,
     each for `USES_OF_A_RECORD` answers. If the flow ``is_own``, Prefect need not know its version
-    and its retries, because Daybook's flows have none. ``ended`` is called with the type of a final
+    and its retries, because Daybook's flows have none, and it never waits. ``ended`` is called with the type of a final
     state (``COMPLETED``) that Prefect has accepted for the run.
     """
 
@@ -85,6 +92,16 @@ class KnownAnswers:
         except IndexError:  # another thread was faster
             return None
         return httpx.Response(httpx.codes.OK, json=body, request=request)
+
+    def pending_again(self, path: str, response: httpx.Response) -> JsonObject | None:
+        """Return the body of the change after which the run may be Running; None if it may be."""
+        if not self._is_own or path != f"{self._run_path}/set_state" or not response.is_success:
+            return None
+        if response.json().get("status") != "WAIT":
+            return None
+        # Without a time, Prefect would copy the later one.
+        details = {"scheduled_time": self._run["expected_start_time"]}
+        return {"state": {"type": "PENDING", "state_details": details}}
 
     def observe(self, request: httpx.Request, path: str, response: httpx.Response) -> None:
         """Learn from Prefect's answer to a change of a record."""
@@ -154,6 +171,11 @@ def install(known: KnownAnswers) -> bool:
         path = _path(known, self, request)
         if (response := known.answer(request, path)) is None:
             response = await send_async(self, request, *args, **options)
+            if (pending := known.pending_again(path, response)) is not None:
+                with suppress(httpx.HTTPError):  # then the engine waits, and asks again
+                    first = self.build_request("POST", request.url, json=pending)
+                    await send_async(self, first, *args, **options)
+                    response = await send_async(self, request, *args, **options)
             known.observe(request, path, response)
         return response
 

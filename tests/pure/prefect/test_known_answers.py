@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,6 +22,7 @@ PENDING: JsonObject = {
     "id": RUN_ID,
     "run_count": 0,
     "start_time": None,
+    "expected_start_time": "2026-01-15T12:00:00Z",
     "next_scheduled_start_time": "2026-01-15T12:00:00Z",
     "state": {"type": "PENDING"},
 }
@@ -181,3 +183,44 @@ def test_a_prefect_with_another_method_is_not_patched(monkeypatch: pytest.Monkey
     monkeypatch.setattr(base.PrefectHttpxSyncClient, "send", send)
     assert not known_answers.install(KnownAnswers(ADDRESS, PENDING, {}))
     assert base.PrefectHttpxSyncClient.send is send
+
+
+@pytest.mark.parametrize("is_own", [True, False])
+def test_a_run_with_a_claim_does_not_wait_for_a_later_time(is_own: bool) -> None:
+    """Another worker, which claimed in vain, has rescheduled it after it became Pending."""
+    statuses, proposed = ["WAIT", "ACCEPT", "ACCEPT"], list[JsonObject]()
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        proposed.append(json.loads(request.content)["state"])
+        status = statuses.pop(0)
+        return httpx.Response(200, json={"status": status, "state": RUNNING})
+
+    async def start() -> Any:
+        transport = httpx.MockTransport(answer)
+        async with base.PrefectHttpxAsyncClient(base_url=ADDRESS, transport=transport) as client:
+            body = {"state": {"type": "RUNNING"}, "force": False}
+            return (await client.post(f"{RUN_PATH}/set_state", json=body)).json()["status"]
+
+    Prefect(KnownAnswers(ADDRESS, PENDING, {}, is_own=is_own))
+    assert asyncio.run(start()) == ("ACCEPT" if is_own else "WAIT")
+    types = [each["type"] for each in proposed]
+    assert types == (["RUNNING", "PENDING", "RUNNING"] if is_own else ["RUNNING"])
+    if is_own:
+        scheduled = proposed[1]["state_details"]["scheduled_time"]
+        assert scheduled == PENDING["expected_start_time"]
+
+
+def test_a_run_waits_if_prefect_refuses_that_it_is_pending_again() -> None:
+    codes = [200, 409]
+
+    def answer(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(codes.pop(0), json={"status": "WAIT"})
+
+    async def start() -> Any:
+        transport = httpx.MockTransport(answer)
+        async with base.PrefectHttpxAsyncClient(base_url=ADDRESS, transport=transport) as client:
+            return (await client.post(f"{RUN_PATH}/set_state", json={})).json()["status"]
+
+    Prefect(KnownAnswers(ADDRESS, PENDING, {}, is_own=True))
+    assert asyncio.run(start()) == "WAIT"
+    assert codes == []
