@@ -12,11 +12,14 @@ itself is known at the start of the process, and, at its first start, once more 
 accepted its change to Running. A change of the run between the worker's poll and its start is not
 seen.
 
-The process of a run of ours has the claim, so it also answers that the run must wait for a later
-time: another worker, which claimed in vain, may reschedule the run just after it became Pending
-(Prefect has no compare-and-set). Otherwise the run would keep a slot until that time::
+If Prefect answers that a run of ours has to wait for a later time, the process sets it to Pending
+again. The process has the claim, and another worker, which claimed in vain, may have rescheduled
+the run just after it became Pending: no change in Prefect is a compare-and-set. Otherwise the run
+would keep its slot until that time::
 
-    Running ─► wait ─► Pending, scheduled when the run was due ─► Running
+    Running ─► wait ─► Pending, scheduled as when it was claimed ─► Running
+
+If the claim was lost meanwhile, the flow notices before its effect (`execution.claim`).
 """
 
 from __future__ import annotations
@@ -28,11 +31,13 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
+from uuid import uuid4
 
 import httpx
 
 from daybook.json_text import JsonObject
 from daybook.prefect.flow_runs import ENDED_TYPES
+from daybook.prefect.states import WAITING_NAME
 
 logger = logging.getLogger(__name__)
 
@@ -53,8 +58,8 @@ class KnownAnswers:
     ``address`` is that of Prefect's API; other servers are asked. ``flow_run`` is the run as JSON,
     in its state Pending. ``others`` maps paths below the address (``/deployments/<id>``) to bodies,
     each for `USES_OF_A_RECORD` answers. If the flow ``is_own``, Prefect need not know its version
-    and its retries, because Daybook's flows have none, and it never waits. ``ended`` is called with the type of a final
-    state (``COMPLETED``) that Prefect has accepted for the run.
+    and its retries, because Daybook's flows have none, and its process has the claim. ``ended`` is
+    called with the type of a final state (``COMPLETED``) that Prefect has accepted for the run.
     """
 
     def __init__(
@@ -94,14 +99,15 @@ class KnownAnswers:
         return httpx.Response(httpx.codes.OK, json=body, request=request)
 
     def pending_again(self, path: str, response: httpx.Response) -> JsonObject | None:
-        """Return the body of the change after which the run may be Running; None if it may be."""
+        """Return the body of a change to Pending if the run has to wait (see above); else None."""
         if not self._is_own or path != f"{self._run_path}/set_state" or not response.is_success:
             return None
-        if response.json().get("status") != "WAIT":
+        result = response.json()
+        if result.get("status") != "WAIT" or result["state"]["name"] != WAITING_NAME:
             return None
-        # Without a time, Prefect would copy the later one.
-        details = {"scheduled_time": self._run["expected_start_time"]}
-        return {"state": {"type": "PENDING", "state_details": details}}
+        details = self._run["state"]["state_details"]
+        details = {"scheduled_time": details["scheduled_time"], "transition_id": str(uuid4())}
+        return {"state": {"type": "PENDING", "name": "Pending", "state_details": details}}
 
     def observe(self, request: httpx.Request, path: str, response: httpx.Response) -> None:
         """Learn from Prefect's answer to a change of a record."""
@@ -172,9 +178,11 @@ def install(known: KnownAnswers) -> bool:
         if (response := known.answer(request, path)) is None:
             response = await send_async(self, request, *args, **options)
             if (pending := known.pending_again(path, response)) is not None:
-                with suppress(httpx.HTTPError):  # then the engine waits, and asks again
-                    first = self.build_request("POST", request.url, json=pending)
-                    await send_async(self, first, *args, **options)
+                change = self.build_request("POST", request.url, json=pending)
+                status = ""
+                with suppress(httpx.HTTPError):  # the engine waits, and asks again
+                    status = (await send_async(self, change, *args, **options)).json()["status"]
+                if status == "ACCEPT":  # not if the run was cancelled meanwhile
                     response = await send_async(self, request, *args, **options)
             known.observe(request, path, response)
         return response

@@ -11,16 +11,19 @@ before the end of a maintenance window for which the run waited. Once a backfill
 from __future__ import annotations
 
 from datetime import datetime
+from uuid import UUID
 
 from sqlalchemy import func
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from daybook.ledger import triggers, waits
+from daybook.ledger.engine import Ledger
 from daybook.ledger.states import LIVE, Status
 from daybook.ledger.tables import RunRow
 from daybook.policies import policy
-from daybook.runs import slots
+from daybook.runs import rows, slots
+from daybook.runs.claim_requests import Waiting
 from daybook.schedules import durations
 
 
@@ -57,6 +60,30 @@ async def ids_past_deadline(session: AsyncSession, now: datetime, limit: int) ->
         run for run, since, text in rows if (allowed := deadlines[text]) and since + allowed <= now
     ]
     return passed[:limit]
+
+
+async def still_waits(ledger: Ledger, answer: Waiting) -> bool:
+    """Return whether the row of ``answer`` still waits until the time of ``answer``.
+
+    If it was claimed, woken or ended, the caller must not write ``answer`` to Prefect.
+    """
+    async with ledger.read() as session:
+        row = await session.get(RunRow, answer.run_id)
+    return row is not None and (row.state, row.until) == (Status.WAITING, answer.until)
+
+
+async def wait_for_slot(ledger: Ledger, flow_run_id: UUID) -> Waiting | None:
+    """Return the wait of the row of this flow run for a free slot; None if it has none now.
+
+    It is the answer to the claim that made the row wait, perhaps of another worker.
+    """
+    async with ledger.read() as session:
+        row = await rows.find(session, str(flow_run_id), None)
+    if row is None or row.state is not Status.WAITING or row.waits_for != waits.SLOT.name:
+        return None
+    if row.until is None or row.until <= ledger.now():
+        return None
+    return Waiting(row.until, row.reason, row.id, fence=row.fence, for_slot=True)
 
 
 async def needing_prefect_run(session: AsyncSession, per_job: int = 10) -> list[RunRow]:

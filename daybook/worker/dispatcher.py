@@ -24,7 +24,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 import httpx
@@ -57,8 +57,6 @@ from daybook.execution.claim_effects import (
 from daybook.jobs import store
 from daybook.json_text import JsonObject
 from daybook.ledger.engine import Ledger
-from daybook.ledger.states import Status
-from daybook.ledger.tables import RunRow
 from daybook.prefect import (
     ended_runs,
     occurrence,
@@ -68,7 +66,7 @@ from daybook.prefect import (
     states,
     unmirrored,
 )
-from daybook.runs import claim_requests, claims
+from daybook.runs import claim_requests, claims, waiting_runs
 from daybook.runs.claim_requests import ClaimRequest, Finished, Granted, Waiting
 from daybook.timing import TIMING
 from daybook.worker.claim_lock import FirstInOrderLock
@@ -185,11 +183,9 @@ class Dispatcher:
         if occurrence.belongs_to_other_ledger(run, self._ledger.id):
             return True  # that ledger's own worker fetches it
         try:
-            while True:
-                if (full := home.full_disk(self._folders)) is not None:
-                    raise DiskFull(str(full))
-                if (is_own := await self._claim_and_start(run)) is not None:
-                    return is_own
+            while (is_own := await self._claim_and_start(run)) is None:
+                continue
+            return is_own
         except LedgerNewer as error:
             log.warning("%s is left to a newer worker: %s", run.name, error)
             return True
@@ -213,26 +209,33 @@ class Dispatcher:
         has_slot = run.id in self.handed_out
         was_waiting = self.remembered.forget(str(run.id)) or has_slot
         async with self._turn(run, was_waiting=was_waiting, has_slot=has_slot) as was_parked:
-            request = await occurrence.build_claim_request(
-                self._ledger,
-                run,
-                dict(run.parameters),
-                holder=self._holder,
-                starts=run.run_count + 1,
-                most=self._max_active,
-                started=False,
-            )
-            job_id = request.job_id
-            if job_id is None and not claim_requests.is_session_request(request.occurrence):
-                return False
-            effects = await self._claim(run, request)
+            if (full := home.full_disk(self._folders)) is not None:
+                raise DiskFull(str(full))
+            # Another worker may have claimed it in vain.
+            may_wait = not has_slot and not self._may_unpark()
+            waiting = await waiting_runs.wait_for_slot(self._ledger, run.id) if may_wait else None
+            if waiting is None:
+                request = await occurrence.build_claim_request(
+                    self._ledger,
+                    run,
+                    dict(run.parameters),
+                    holder=self._holder,
+                    starts=run.run_count + 1,
+                    most=self._max_active,
+                    started=False,
+                )
+                job_id = request.job_id
+                if job_id is None and not claim_requests.is_session_request(request.occurrence):
+                    return False
+                effects = await self._claim(run, request)
+        if waiting is not None:
+            return await self._hold_or_show(run, waiting)
         if was_parked and ReadRetries() in effects:
             return True  # another worker has executed it since the poll
         if ReadRetries() in effects and (retries := await occurrence.read_retry_starts(run)):
             request = replace(request, retries=retries)
             async with self._turn(run, was_waiting=was_waiting, has_slot=has_slot):
                 effects = await self._claim(run, request)
-        suspended: Waiting | None = None
         for effect in effects:
             match effect:
                 case Start(granted):
@@ -244,17 +247,13 @@ class Dispatcher:
                         await self._start_claimed(run, granted, request.kind)
                     finally:
                         self.start_ended()
-                case Suspend(waiting):
-                    suspended = waiting
-                    if waiting.run_id is not None and self._fits(run):
-                        self.remembered.add(run, waiting.fence)
+                case Suspend():
+                    waiting = effect.waiting
                 case WakeEarlier() if self._fill_slot is not None:
                     await self._fill_slot()
                 case ShowEnd(end):
                     await self._end(run, end, job_id)
-        if suspended is not None and await self._hold_or_show(run, suspended, job_id):
-            return None
-        return True
+        return waiting is None or await self._hold_or_show(run, waiting, job_id)
 
     @asynccontextmanager
     async def _turn(
@@ -280,13 +279,17 @@ class Dispatcher:
                     yield was_parked
                     return
 
-    async def _hold_or_show(self, run: FlowRun, waiting: Waiting, job_id: str | None) -> bool:
+    async def _hold_or_show(
+        self, run: FlowRun, waiting: Waiting, job_id: str | None = None
+    ) -> Literal[True] | None:
         """Hold the run if this worker starts others (`remembered_runs`); else show its wait.
 
-        Return whether it has to claim again, because its wait has ended meanwhile. If the ledger is
+        Return None if it has to claim again, because its wait has ended meanwhile. If the ledger is
         unreachable, leave the run as it is: another worker may have started it since the claim.
         """
         flow_run_id = str(run.id)
+        if waiting.run_id is not None and self._fits(run):
+            self.remembered.add(run, waiting.fence)
         is_remembered = waiting.for_slot and flow_run_id in self.remembered.ids
         may_hold = self.remembered.held < self.max_held()
         try:
@@ -294,9 +297,10 @@ class Dispatcher:
                 left = (waiting.until - self._ledger.now()).total_seconds()
                 end = await self.remembered.hold(flow_run_id, left)
                 if end is HoldEnd.LEFT:
-                    return False
+                    return True
                 if end is HoldEnd.DUE:
-                    return await self._still_waits(waiting)
+                    still_waits = await waiting_runs.still_waits(self._ledger, waiting)
+                    return None if still_waits else True
             await self._in_time(run, self._set_back(run, waiting, job_id))
         except UNAVAILABLE_ERRORS as error:
             log.warning("cannot reschedule %s: %s", run.name, error, extra=_UPDATE_FAILED)
@@ -304,7 +308,7 @@ class Dispatcher:
             if flow_run_id in self._showing:
                 self._showing.discard(flow_run_id)
                 self.show_held()
-        return False
+        return True
 
     def show_held(self) -> None:
         """Show the waits of held runs in Prefect, some at a time, unless they may be held longer.
@@ -513,21 +517,12 @@ class Dispatcher:
             return
         if answer.run_id is None:
             await self._force_state(run, states.waiting_state(until, answer.why))
-        elif await self._still_waits(answer):
+        elif await waiting_runs.still_waits(self._ledger, answer):
             try:
                 await ended_runs.make_wait(self._ledger, self._client, run, until, answer.why)
             except httpx.HTTPError as error:
                 # The run is still scheduled, so the next poll fetches it again.
                 log.warning("cannot update Prefect: %r", error, extra=_UPDATE_FAILED)
-
-    async def _still_waits(self, answer: Waiting) -> bool:
-        """Return whether the row still waits until the time of ``answer``.
-
-        If it was claimed, woken or ended, the caller must not write ``answer`` to Prefect.
-        """
-        async with self._ledger.read() as session:
-            row = await session.get(RunRow, answer.run_id)
-        return row is not None and (row.state, row.until) == (Status.WAITING, answer.until)
 
     async def _set_back(self, run: FlowRun, answer: Waiting, job_id: str | None = None) -> None:
         """Reschedule a run that has to wait, and name it if its job is known.

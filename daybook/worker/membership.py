@@ -87,8 +87,6 @@ class Membership:
         self._own_record = own_record
         self._rival: tuple[str, int] | None = None
         self.is_draining = False
-        self.is_alone = False
-        """Whether the ledger has no other worker, as far as this one knows."""
 
     async def keep(self) -> NoReturn:
         """Keep the record until cancelled, and remove it then, unless the worker drains."""
@@ -99,7 +97,7 @@ class Membership:
                     if time.monotonic() - recorded_at >= TIMING.worker_record.total_seconds():
                         self._report(await workers.record(self._ledger, self._own_record()))
                         recorded_at = time.monotonic()
-                    await self._read_fleet()
+                    await self._read_drain()
                 except LedgerUnreachable as error:
                     log.warning("cannot record this worker: %s", error)
                 except Exception:
@@ -117,13 +115,9 @@ class Membership:
             log.error("another worker has the name %s: pid %d on %s", own.name, *rival[::-1])
         self._rival = rival
 
-    async def _read_fleet(self) -> None:
+    async def _read_drain(self) -> None:
         async with self._ledger.read() as session:
             drains = self._name in await workers.drains(session)
-            known = await workers.read_all(session, self._ledger.now())
-        self.is_alone = self._rival is None and all(
-            each.is_lost or each.record.name == self._name for each in known
-        )
         if drains != self.is_draining:
             log.info("%s %s", self._name, "drains" if drains else "starts runs again")
         self.is_draining = drains

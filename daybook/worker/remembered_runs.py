@@ -1,7 +1,7 @@
 """The waiting runs that a worker remembers, to start them when a slot is free without Prefect.
 
-While the only worker of a ledger starts runs, it also *holds* each run that waits for a slot: the
-run is not rescheduled in Prefect, because the worker will soon start it::
+While a worker starts runs, it also *holds* each run that waits for a slot: the run is not
+rescheduled in Prefect, because a worker will soon start it::
 
     claim in vain ─► held ──woken for a free slot────────► claims again
                       ├──its wait ends───────────────────► claims again
@@ -9,7 +9,9 @@ run is not rescheduled in Prefect, because the worker will soon start it::
                       └──changed in Prefect, or the worker stops──► left as it is in Prefect
 
 A run that is held waits in the ledger. It is due in Prefect, unless it was rescheduled before. So
-if the worker is killed, each worker finds the run with a poll, and claims it.
+each worker finds the run with a poll. A worker that finds it waiting in the ledger holds it without
+a claim, and starts it when a slot is free. If another worker starts it, or a worker that does not
+know the run wakes it, an event of its new state in Prefect ends the hold.
 """
 
 from __future__ import annotations

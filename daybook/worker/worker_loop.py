@@ -179,9 +179,7 @@ class WorkerLoop:
             active=lambda: sum(each.uses_slot for each in self._watched.values()),
         )
         self._dispatcher.may_get_slot = self._free_slots.may_get_one
-        self._dispatcher.max_held = lambda: (
-            self.run_queue.max_held if self._membership.is_alone and self._may_hand_out() else 0
-        )
+        self._dispatcher.max_held = lambda: self.run_queue.max_held if self._may_hand_out() else 0
         self.keeper = Keeper(
             ledger,
             self._holder,
@@ -393,11 +391,12 @@ class WorkerLoop:
             await self._free_slots.fill()
 
     async def _on_event(self, flow_run_id: str, state: str) -> None:
-        if state != "Late":
-            self._dispatcher.remembered.end_hold(flow_run_id)
         if state in SCHEDULED_STATE_NAMES:
+            if state != "Late":
+                self._dispatcher.remembered.end_hold(flow_run_id)
             self.run_queue.poll_soon()
             return
+        self._dispatcher.remembered.forget(flow_run_id)
         if state in {"Cancelling", "Cancelled"}:
             if flow_run_id in self._dispatching:
                 self._dispatching[flow_run_id] = True

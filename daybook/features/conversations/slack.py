@@ -61,7 +61,7 @@ log = logging.getLogger(__name__)
 API_URL = "https://slack.com/api"
 FILES_URL = "https://files.slack.com"
 POLL_SECONDS = 25.0
-"""Maximum time for which `receive` waits."""
+"""Maximum time for which `receive` waits for a message."""
 REQUEST_TIMEOUT_SECONDS = 10
 MAX_CHARACTERS = 3_500
 """Maximum length of a message; Slack's limit is 4,000 characters with its markup."""
@@ -212,7 +212,7 @@ class SlackApp:
                     message = await self._next()
             except TimeoutError:
                 return ()
-            # Without a timeout: Slack delivers a message that was received only much later again.
+            # No timeout: Slack delivers a message that was received, but not confirmed, much later.
             if update := await self._heard(message):
                 return [update]
 

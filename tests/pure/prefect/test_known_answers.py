@@ -22,9 +22,11 @@ PENDING: JsonObject = {
     "id": RUN_ID,
     "run_count": 0,
     "start_time": None,
-    "expected_start_time": "2026-01-15T12:00:00Z",
     "next_scheduled_start_time": "2026-01-15T12:00:00Z",
-    "state": {"type": "PENDING"},
+    "state": {
+        "type": "PENDING",
+        "state_details": {"scheduled_time": "2026-01-15T12:00:03Z"},
+    },
 }
 RUNNING = {"id": "s1", "type": "RUNNING", "name": "Running", "timestamp": "2026-01-15T12:00:01Z"}
 
@@ -185,42 +187,58 @@ def test_a_prefect_with_another_method_is_not_patched(monkeypatch: pytest.Monkey
     assert base.PrefectHttpxSyncClient.send is send
 
 
-@pytest.mark.parametrize("is_own", [True, False])
-def test_a_run_with_a_claim_does_not_wait_for_a_later_time(is_own: bool) -> None:
-    """Another worker, which claimed in vain, has rescheduled it after it became Pending."""
-    statuses, proposed = ["WAIT", "ACCEPT", "ACCEPT"], list[JsonObject]()
+RESCHEDULED = {"type": "SCHEDULED", "name": "AwaitingConcurrencySlot"}
+"""The state of a run that another worker, which claimed in vain, made wait."""
+
+
+def start(known: KnownAnswers, *answers: tuple[int, str, JsonObject]) -> tuple[str, list[str]]:
+    """Propose Running to a Prefect with these ``answers``: code, status and state.
+
+    Return the last status, and the types of the states that were proposed.
+    """
+    proposed, left = list[JsonObject](), list(answers)
 
     def answer(request: httpx.Request) -> httpx.Response:
         proposed.append(json.loads(request.content)["state"])
-        status = statuses.pop(0)
-        return httpx.Response(200, json={"status": status, "state": RUNNING})
+        code, status, state = left.pop(0)
+        return httpx.Response(code, json={"status": status, "state": state})
 
-    async def start() -> Any:
+    async def propose() -> str:
         transport = httpx.MockTransport(answer)
         async with base.PrefectHttpxAsyncClient(base_url=ADDRESS, transport=transport) as client:
             body = {"state": {"type": "RUNNING"}, "force": False}
-            return (await client.post(f"{RUN_PATH}/set_state", json=body)).json()["status"]
+            return str((await client.post(f"{RUN_PATH}/set_state", json=body)).json()["status"])
 
-    Prefect(KnownAnswers(ADDRESS, PENDING, {}, is_own=is_own))
-    assert asyncio.run(start()) == ("ACCEPT" if is_own else "WAIT")
-    types = [each["type"] for each in proposed]
-    assert types == (["RUNNING", "PENDING", "RUNNING"] if is_own else ["RUNNING"])
-    if is_own:
-        scheduled = proposed[1]["state_details"]["scheduled_time"]
-        assert scheduled == PENDING["expected_start_time"]
+    assert known_answers.install(known)
+    status = asyncio.run(propose())
+    for each in proposed[1:2]:
+        assert each["state_details"]["scheduled_time"] == "2026-01-15T12:00:03Z"
+    return status, [each["type"] for each in proposed]
 
 
-def test_a_run_waits_if_prefect_refuses_that_it_is_pending_again() -> None:
-    codes = [200, 409]
+def test_a_run_with_a_claim_does_not_wait_for_a_later_time() -> None:
+    known = KnownAnswers(ADDRESS, PENDING, {}, is_own=True)
+    accepted = (200, "ACCEPT", RUNNING)
+    found = start(known, (200, "WAIT", RESCHEDULED), accepted, accepted)
+    assert found == ("ACCEPT", ["RUNNING", "PENDING", "RUNNING"])
 
-    def answer(_: httpx.Request) -> httpx.Response:
-        return httpx.Response(codes.pop(0), json={"status": "WAIT"})
 
-    async def start() -> Any:
-        transport = httpx.MockTransport(answer)
-        async with base.PrefectHttpxAsyncClient(base_url=ADDRESS, transport=transport) as client:
-            return (await client.post(f"{RUN_PATH}/set_state", json={})).json()["status"]
+@pytest.mark.parametrize("code", [200, 404])
+def test_a_run_that_was_cancelled_meanwhile_does_not_run(code: int) -> None:
+    known = KnownAnswers(ADDRESS, PENDING, {}, is_own=True)
+    refused = (code, "ABORT", {"type": "CANCELLED", "name": "Cancelled"})
+    found = start(known, (200, "WAIT", RESCHEDULED), refused)
+    assert found == ("WAIT", ["RUNNING", "PENDING"])
 
-    Prefect(KnownAnswers(ADDRESS, PENDING, {}, is_own=True))
-    assert asyncio.run(start()) == "WAIT"
-    assert codes == []
+
+@pytest.mark.parametrize(
+    ("is_own", "state"),
+    [
+        (False, RESCHEDULED),
+        (True, {"type": "PENDING", "name": "Pending"}),  # Prefect's clock is behind
+        (True, {"type": "SCHEDULED", "name": "Scheduled"}),  # a person has rescheduled it
+    ],
+)
+def test_other_runs_wait_as_prefect_says(is_own: bool, state: JsonObject) -> None:
+    known = KnownAnswers(ADDRESS, PENDING, {}, is_own=is_own)
+    assert start(known, (200, "WAIT", state)) == ("WAIT", ["RUNNING"])

@@ -76,27 +76,6 @@ def member(
     )
 
 
-async def test_a_worker_is_alone_while_the_ledger_has_no_other_that_is_alive(
-    world: World,
-) -> None:
-    own = member(world)
-    answers = [own.is_alone]  # it does not know the others yet
-
-    async def read() -> None:
-        await own._read_fleet()
-        answers.append(own.is_alone)
-
-    await workers.record(world.ledger, record_of(world, "a"))
-    await read()
-    await workers.record(world.ledger, record_of(world, "b"))
-    await read()
-    world.passes(minutes=2)  # b is lost
-    await read()
-    own._rival = "there", 17
-    await read()
-    assert answers == [False, True, False, True, False]
-
-
 async def test_a_worker_leaves_to_others_only_the_runs_that_they_may_take(world: World) -> None:
     own = member(world, labels=("big",))
 

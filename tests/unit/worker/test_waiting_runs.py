@@ -27,7 +27,7 @@ from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import RunRow
 from daybook.prefect import occurrence, unmirrored
 from daybook.prefect import states as prefect_states
-from daybook.runs import claims, outcomes, rows, slots
+from daybook.runs import claims, outcomes, rows, slots, waiting_runs
 from daybook.runs.claim_requests import ClaimRequest, Granted, Waiting
 from daybook.worker import dispatcher, run_queue
 from daybook.worker.remembered_runs import HoldEnd
@@ -259,6 +259,38 @@ async def test_a_held_run_that_is_woken_claims_and_starts(tmp_path: Path) -> Non
 
 
 @pytest.mark.usefixtures("unparked")
+@pytest.mark.parametrize("waits", ["slot", "worker", "until now"])
+async def test_a_run_that_another_worker_has_claimed_in_vain_is_held_without_a_claim(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waits: str
+) -> None:
+    """If it waits for room in the other worker, or its wait has ended, it claims."""
+    async with one_job(tmp_path) as there, asyncio.timeout(60):
+        other = await occurrence.build_claim_request(
+            there.ledger, there.run, there.run.parameters, holder="other:1", starts=1, most=1
+        )
+        waiting = await claims.claim(there.ledger, other)
+        assert isinstance(waiting, Waiting)
+        async with there.ledger.write() as session:
+            found = await rows.get(session, waiting.run_id)
+            found.waits_for = "worker" if waits == "worker" else "slot"
+            found.until = there.ledger.now() if waits == "until now" else waiting.until
+        claimed = list[str]()
+
+        async def decide(*_: Any, **__: Any) -> list[Effect]:
+            claimed.append("this worker")
+            return [Suspend(waiting)]
+
+        monkeypatch.setattr(claim, "decide", decide)
+        there.taker.may_get_slot = lambda: False
+        taking = await _held(there)
+        assert claimed == ["this worker"] * (waits != "slot")
+        assert there.taker.remembered.of(await there.row()) is there.run
+        there.taker.hand_out(there.run)
+        assert await taking
+        assert there.prefect.requests == []
+
+
+@pytest.mark.usefixtures("unparked")
 async def test_a_held_run_does_not_start_on_a_full_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -309,18 +341,14 @@ async def test_a_run_that_is_held_claims_again_when_its_wait_ends(
     monkeypatch.setattr(slots, "MIN_RETRY_INTERVAL", timedelta(seconds=0.5))
     async with one_job(tmp_path) as there, asyncio.timeout(60):
         taking = await _held(there)
-        monkeypatch.setattr(slots, "MIN_RETRY_INTERVAL", timedelta(hours=1))
         until = cast(datetime, (await there.row()).until)
         while (await there.row()).until == until:
             await checkpoint()
-        assert (there.taker.remembered.held, there.prefect.requests) == (1, [])  # it waits again
-
-        await claims.postpone(
+        await claims.postpone(  # it waits again, until the slot is free
             there.ledger, there.held.run_id, there.held.fence, SYSTEM_CLOCK.now(), "it waits too"
         )
-        there.taker.remembered.end_hold(str(there.run.id), HoldEnd.DUE)
         assert await taking
-        assert len(there.starts.tasks) == 1
+        assert (len(there.starts.tasks), there.prefect.requests) == (1, ["set Pending"])
 
 
 @pytest.mark.usefixtures("unparked")
@@ -486,7 +514,7 @@ async def test_a_run_that_may_run_elsewhere_is_not_forced_to_wait(
         raise LedgerUnreachable("ledger", "a failover")
 
     async with one_job(tmp_path) as there:
-        monkeypatch.setattr(there.taker, "_still_waits", away)
+        monkeypatch.setattr(waiting_runs, "still_waits", away)
         assert await there.taker.dispatch(there.run)
         assert there.prefect.requests == []
 

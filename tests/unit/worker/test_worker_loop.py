@@ -373,14 +373,13 @@ async def test_the_end_of_a_run_fills_its_slot_before_its_process_ends_if_there_
     await cancel_all(*at_work._exits)
 
 
-async def test_only_the_only_worker_of_a_ledger_holds_runs_and_remembers_those_of_its_labels(
+async def test_a_worker_holds_runs_while_it_works_and_remembers_those_of_its_labels(
     at_work: WorkerLoop,
 ) -> None:
     dispatcher, run = at_work._dispatcher, FlowRun(id=uuid4(), flow_id=uuid4())
     at_work.run_queue._is_limited = False
-    at_work._running = True
     assert dispatcher.max_held() == 0
-    at_work._membership.is_alone = True
+    at_work._running = True
     assert dispatcher.max_held() == at_work.run_queue.max_held > 0
     at_work._draining = True
     assert dispatcher.max_held() == 0
@@ -389,18 +388,31 @@ async def test_only_the_only_worker_of_a_ledger_holds_runs_and_remembers_those_o
     assert not dispatcher._fits(run)
 
 
-@pytest.mark.parametrize(("state", "is_held"), [("Late", True), ("Cancelled", False)])
+@pytest.mark.parametrize(
+    ("state", "is_held", "is_remembered"),
+    [
+        ("Late", True, True),
+        ("AwaitingConcurrencySlot", False, True),
+        ("Pending", False, False),  # another worker starts it
+        ("Cancelled", False, False),
+    ],
+)
 async def test_a_run_that_somebody_changes_in_prefect_is_held_no_longer(
-    at_work: WorkerLoop, monkeypatch: pytest.MonkeyPatch, state: str, is_held: bool
+    at_work: WorkerLoop,
+    monkeypatch: pytest.MonkeyPatch,
+    state: str,
+    is_held: bool,
+    is_remembered: bool,
 ) -> None:
     async def record_end(*_: object) -> None: ...
 
     monkeypatch.setattr(ended_runs, "record_end", record_end)
-    remembered = at_work._dispatcher.remembered
-    held = asyncio.create_task(remembered.hold("f", 3600))
+    remembered, run = at_work._dispatcher.remembered, FlowRun(id=uuid4(), flow_id=uuid4())
+    remembered.add(run, 0)
+    held = asyncio.create_task(remembered.hold(str(run.id), 3600))
     await checkpoint()
-    await at_work._on_event("f", state)
-    assert bool(remembered.held) == is_held
+    await at_work._on_event(str(run.id), state)
+    assert (bool(remembered.held), bool(remembered.ids)) == (is_held, is_remembered)
     held.cancel()
     await asyncio.wait({held})
 
