@@ -12,7 +12,7 @@ replicas    PostgreSQL  two API replicas, services, HAProxy, Redis (`deployments
 
 Jobs that are due at one instant give the **burst rate** and what a run costs. Then, with one worker
 and with two, jobs are due each minute that would need **twice** the burst rate, for
-`OVERLOAD_MINUTES`. Meanwhile runs have to succeed at the burst rate, and `daybook status` has to say
+`OVERLOAD_MINUTES`. Meanwhile runs have to succeed at the burst rate, and `daybook status` must say
 that runs wait. After the last due time, every due time has to get its outcome.
 
 `predict` returns the rate that the costs of a run allow on other machines: the busiest resource is
