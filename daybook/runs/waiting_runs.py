@@ -10,7 +10,7 @@ before the end of a maintenance window for which the run waited. Once a backfill
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from sqlalchemy import func
@@ -72,18 +72,30 @@ async def still_waits(ledger: Ledger, answer: Waiting) -> bool:
     return row is not None and (row.state, row.until) == (Status.WAITING, answer.until)
 
 
-async def wait_for_slot(ledger: Ledger, flow_run_id: UUID) -> Waiting | None:
+async def wait_for_slot(
+    ledger: Ledger, flow_run_id: UUID, grace: timedelta = timedelta(0)
+) -> Waiting | None:
     """Return the wait of the row of this flow run for a free slot; None if it has none now.
 
-    It is the answer to the claim that made the row wait, perhaps of another worker.
+    The wait ends ``grace`` after the row's time.
     """
     async with ledger.read() as session:
         row = await rows.find(session, str(flow_run_id), None)
     if row is None or row.state is not Status.WAITING or row.waits_for != waits.SLOT.name:
         return None
-    if row.until is None or row.until <= ledger.now():
+    until = (row.until or row.queued_at) + grace
+    if until <= ledger.now():
         return None
-    return Waiting(row.until, row.reason, row.id, fence=row.fence, for_slot=True)
+    return Waiting(until, row.reason, row.id, fence=row.fence, for_slot=True)
+
+
+async def until_of_waits_for_slots(session: AsyncSession) -> dict[str, datetime]:
+    """Return until when each run waits that may get the next free slot, by the flow run's id."""
+    query = select(RunRow.flow_run_id, RunRow.until).where(
+        col(RunRow.status) == Status.WAITING,
+        col(RunRow.waits_for).in_(waits.names(lambda each: each.for_slot)),
+    )
+    return {str(flow_run_id): until for flow_run_id, until in await session.execute(query) if until}
 
 
 async def needing_prefect_run(session: AsyncSession, per_job: int = 10) -> list[RunRow]:

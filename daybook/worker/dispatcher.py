@@ -41,7 +41,6 @@ from daybook.errors import (
     IllegalTransition,
     InvalidInput,
     LedgerNewer,
-    Unreachable,
     UnreadableJob,
 )
 from daybook.execution import claim
@@ -54,50 +53,41 @@ from daybook.execution.claim_effects import (
     WakeEarlier,
     Worker,
 )
-from daybook.jobs import store
 from daybook.json_text import JsonObject
 from daybook.ledger.engine import Ledger
 from daybook.prefect import (
     ended_runs,
     occurrence,
     reconcile,
-    run_log,
-    run_names,
-    states,
-    unmirrored,
 )
-from daybook.runs import claim_requests, claims, waiting_runs
-from daybook.runs.claim_requests import ClaimRequest, Finished, Granted, Waiting
+from daybook.runs import claim_requests, claims, waiting_runs, workers
+from daybook.runs.claim_requests import ClaimRequest, Granted, Waiting
 from daybook.timing import TIMING
 from daybook.worker.claim_lock import FirstInOrderLock
 from daybook.worker.launcher import Launcher
 from daybook.worker.messages import LaunchRequest, ProcessSpec
+from daybook.worker.prefect_updates import (
+    MAX_CONCURRENT_RESCHEDULES,
+    UNAVAILABLE_ERRORS,
+    UPDATE_FAILED,
+    PrefectUpdates,
+)
 from daybook.worker.remembered_runs import HoldEnd, RememberedRuns
-from daybook.worker.run_queue import claim_order, may_be_missed, may_park
+from daybook.worker.run_queue import claim_order, may_be_missed, may_park, scheduled_at
 from daybook.worker.supervision import SupervisedRun
 
 log = logging.getLogger(__name__)
 
 GIVE_BACK_DELAY = timedelta(seconds=1)
-PREFECT_TIMEOUT_SECONDS = 30.0
-"""Timeout for rescheduling a run, ending it or naming it in Prefect.
-
-Prefect's client retries for more than a minute. Meanwhile the run could not be dispatched again.
-"""
-MAX_CONCURRENT_RESCHEDULES = 4
-"""Maximum number of runs that are rescheduled in Prefect at the same time.
-
-More would delay the requests of active runs.
-"""
-MAX_CONCURRENT_ENDS = 4
-"""Maximum number of runs that the worker ends in Prefect at the same time without starting them.
-
-More would delay the polls and starts, if many due times are missed because too many runs are due.
-"""
 UNREADABLE_JOB_DELAY = timedelta(minutes=5)
 """Time until the next claim of a run whose job cannot be read; many such runs may accumulate."""
 FULL_PAUSE_SECONDS = 1.0
 """Time after a claim that found all slots of the ledger in use, in which no parked run claims."""
+KNOWN_AFTER = timedelta(seconds=2)
+"""Time for which a run is due in Prefect before a worker looks for its wait (`_known_wait`).
+
+So a run that is claimed at its due time needs no query more.
+"""
 START_PAUSE_SECONDS = 2.0
 """Time without a start after which the worker has nothing to start."""
 ResolveProcessSpec = Callable[[FlowRun], Awaitable[ProcessSpec]]
@@ -109,10 +99,6 @@ GetRecords = Callable[[], dict[str, JsonObject]]
 def no_records() -> dict[str, JsonObject]:
     """Return no records, so that the run's process asks Prefect for them."""
     return {}
-
-
-UNAVAILABLE_ERRORS = (Unreachable, DiskFull, httpx.HTTPError)
-_UPDATE_FAILED = {"action": "prefect_update_failed"}
 
 
 class Dispatcher:
@@ -155,8 +141,6 @@ class Dispatcher:
         # order.
         self._claim_lock = FirstInOrderLock(self._may_unpark)
         self._judging = asyncio.Lock()  # many reads at once would delay claims and leases
-        self._setting_back = asyncio.Semaphore(MAX_CONCURRENT_RESCHEDULES)
-        self._ending = asyncio.Semaphore(MAX_CONCURRENT_ENDS)
         self.remembered = RememberedRuns()
         self._showing = set[str]()  # runs that were held, until they are rescheduled in Prefect
         self._started_at = self._full_until = float("-inf")
@@ -164,11 +148,14 @@ class Dispatcher:
         self.may_get_slot: Callable[[], bool] = lambda: True
         """Function that returns whether a run may get a slot now, as far as this worker knows."""
         self.max_held: Callable[[], int] = lambda: 0
-        """Function that returns how many runs this worker may hold."""
+        """Function that returns how many runs may be held whose waits this worker has to show."""
+        self.may_hold: Callable[[], bool] = lambda: True
+        """Function that returns whether the other runs that wait may be held."""
         self.starting = 0
         """Number of runs that have a slot but are not supervised yet."""
         self.handed_out = set[UUID]()
         """Woken runs until their claims have ended; the worker keeps room for them."""
+        self.updates = PrefectUpdates(ledger, client, self.handed_out)
 
     async def dispatch(self, run: FlowRun) -> bool:
         """Claim the run; then start its process, or reschedule or end the run in Prefect.
@@ -197,7 +184,7 @@ class Dispatcher:
             delay = UNREADABLE_JOB_DELAY if is_unreadable else claim.NO_LEDGER_DELAY
             answer = Waiting(self._ledger.now() + delay, str(error))
             self.handed_out.discard(run.id)  # it does not claim
-            await self._in_time(run, self._set_back(run, answer))
+            await self.updates.show_wait(run, answer)
             return True
 
     async def _claim_and_start(self, run: FlowRun) -> bool | None:
@@ -209,12 +196,10 @@ class Dispatcher:
         has_slot = run.id in self.handed_out
         was_waiting = self.remembered.forget(str(run.id)) or has_slot
         async with self._turn(run, was_waiting=was_waiting, has_slot=has_slot) as was_parked:
-            if (full := home.full_disk(self._folders)) is not None:
-                raise DiskFull(str(full))
-            # Another worker may have claimed it in vain.
-            may_wait = not has_slot and not self._may_unpark()
-            waiting = await waiting_runs.wait_for_slot(self._ledger, run.id) if may_wait else None
-            if waiting is None:
+            known = await self._known_wait(run)
+            if known is None:
+                if (full := home.full_disk(self._folders)) is not None:
+                    raise DiskFull(str(full))
                 request = await occurrence.build_claim_request(
                     self._ledger,
                     run,
@@ -228,14 +213,15 @@ class Dispatcher:
                 if job_id is None and not claim_requests.is_session_request(request.occurrence):
                     return False
                 effects = await self._claim(run, request)
-        if waiting is not None:
-            return await self._hold_or_show(run, waiting)
+        if known is not None:
+            return await self._hold_known(run, known)
         if was_parked and ReadRetries() in effects:
             return True  # another worker has executed it since the poll
         if ReadRetries() in effects and (retries := await occurrence.read_retry_starts(run)):
             request = replace(request, retries=retries)
             async with self._turn(run, was_waiting=was_waiting, has_slot=has_slot):
                 effects = await self._claim(run, request)
+        waiting: Waiting | None = None
         for effect in effects:
             match effect:
                 case Start(granted):
@@ -243,7 +229,7 @@ class Dispatcher:
                         # Name the run before its process starts: the first log line has the name.
                         with suppress(TimeoutError):
                             async with self._part_of_lease(1 / 4):
-                                await self._name_run(run, job_id)
+                                await self.updates.name(run, job_id)
                         await self._start_claimed(run, granted, request.kind)
                     finally:
                         self.start_ended()
@@ -252,7 +238,7 @@ class Dispatcher:
                 case WakeEarlier() if self._fill_slot is not None:
                     await self._fill_slot()
                 case ShowEnd(end):
-                    await self._end(run, end, job_id)
+                    await self.updates.show_end(run, end, job_id)
         return waiting is None or await self._hold_or_show(run, waiting, job_id)
 
     @asynccontextmanager
@@ -279,8 +265,32 @@ class Dispatcher:
                     yield was_parked
                     return
 
+    async def _known_wait(self, run: FlowRun) -> Waiting | None:
+        """Return the wait for a slot that another claim has decided; None if the run has to claim.
+
+        A run that this worker may start now has to claim. For a run that it may not start, other
+        workers have `workers.HANDOVER_INTERVAL` to claim after the wait.
+        """
+        fits, now = self._fits(run), self._ledger.now()
+        if run.id in self.handed_out or (fits and self._may_start_now()):
+            return None
+        if now - scheduled_at(run, now) < KNOWN_AFTER:
+            return None
+        grace = timedelta(0) if fits else workers.HANDOVER_INTERVAL
+        return await waiting_runs.wait_for_slot(self._ledger, run.id, grace)
+
+    async def _hold_known(self, run: FlowRun, known: Waiting) -> Literal[True] | None:
+        """Hold a run until its `_known_wait` ends; return None if it has to claim again."""
+        if self._fits(run):
+            self.remembered.add(run, known.fence)
+        if not self._parks or not self.may_hold():
+            return True  # the next poll finds it
+        left = (known.until - self._ledger.now()).total_seconds()
+        end = await self.remembered.hold(str(run.id), left, is_own=False)
+        return None if end is HoldEnd.DUE else True
+
     async def _hold_or_show(
-        self, run: FlowRun, waiting: Waiting, job_id: str | None = None
+        self, run: FlowRun, waiting: Waiting, job_id: str | None
     ) -> Literal[True] | None:
         """Hold the run if this worker starts others (`remembered_runs`); else show its wait.
 
@@ -301,9 +311,9 @@ class Dispatcher:
                 if end is HoldEnd.DUE:
                     still_waits = await waiting_runs.still_waits(self._ledger, waiting)
                     return None if still_waits else True
-            await self._in_time(run, self._set_back(run, waiting, job_id))
+            await self.updates.show_wait(run, waiting, job_id)
         except UNAVAILABLE_ERRORS as error:
-            log.warning("cannot reschedule %s: %s", run.name, error, extra=_UPDATE_FAILED)
+            log.warning("cannot reschedule %s: %s", run.name, error, extra=UPDATE_FAILED)
         finally:
             if flow_run_id in self._showing:
                 self._showing.discard(flow_run_id)
@@ -323,8 +333,10 @@ class Dispatcher:
 
     def _may_unpark(self) -> bool:
         """Return whether a parked run may claim: it may get a slot, or no other run starts here."""
-        is_full = time.monotonic() < self._full_until
-        return not self._is_starting() or (self.may_get_slot() and not is_full)
+        return not self._is_starting() or self._may_start_now()
+
+    def _may_start_now(self) -> bool:
+        return self.may_get_slot() and time.monotonic() >= self._full_until
 
     def unpark(self) -> None:
         """Let parked runs claim, because this worker may start more runs than before."""
@@ -359,19 +371,6 @@ class Dispatcher:
         """Keep room for a woken run until its claim has ended, and forget it: it is woken once."""
         self.remembered.forget(str(run.id))
         self.handed_out.add(run.id)
-
-    async def _name_run(self, run: FlowRun, job_id: str | None) -> None:
-        """Name a run of a job that the keeper has not named yet; log an error, do not raise it."""
-        if job_id is None or run_names.is_own_name(run.name):
-            return
-        try:
-            async with self._ledger.read() as session:
-                stored = await store.get_readable(session, job_id)
-            name = stored and run_names.of_new(stored, run, self._ledger.id)
-            if name:
-                await run_names.rename_run(self._client, run, name)
-        except UNAVAILABLE_ERRORS as error:
-            log.warning("cannot rename %s: %s", run.name, error, extra={"action": "name_failed"})
 
     async def _claim(self, run: FlowRun, request: ClaimRequest) -> Sequence[Effect]:
         """Claim the run, and count it in `starting` if it may start; return the effects to perform.
@@ -500,79 +499,6 @@ class Dispatcher:
                 await reconcile.compare(granted.job.id, str(run.deployment_id))
         except (FenceRefused, IllegalTransition, InvalidInput, *UNAVAILABLE_ERRORS) as error:
             log.warning("%s", error, extra={"action": "give_back_failed"})
-
-    async def _reschedule(self, run: FlowRun, answer: Waiting) -> None:
-        """Reschedule the run in Prefect, unless it already waits there until the same time.
-
-        Do nothing if the run's row no longer waits as in ``answer``. Log errors of Prefect instead
-        of raising them.
-        """
-        at, state = run.next_scheduled_start_time, run.state
-        is_waiting = state is not None and state.name == states.WAITING_NAME
-        # Otherwise a worker whose clock is ahead of the ledger's would keep fetching the run until
-        # the ledger's clock reaches that time.
-        ahead = -self._ledger.skew()
-        until = answer.until + (ahead if ahead > timedelta(seconds=1) else timedelta(0))
-        if is_waiting and at is not None and abs(at.timestamp() - until.timestamp()) < 1:
-            return
-        if answer.run_id is None:
-            await self._force_state(run, states.waiting_state(until, answer.why))
-        elif await waiting_runs.still_waits(self._ledger, answer):
-            try:
-                await ended_runs.make_wait(self._ledger, self._client, run, until, answer.why)
-            except httpx.HTTPError as error:
-                # The run is still scheduled, so the next poll fetches it again.
-                log.warning("cannot update Prefect: %r", error, extra=_UPDATE_FAILED)
-
-    async def _set_back(self, run: FlowRun, answer: Waiting, job_id: str | None = None) -> None:
-        """Reschedule a run that has to wait, and name it if its job is known.
-
-        Do not wait for `_ending`: behind the ends of many runs, it could miss its turn. Do nothing
-        for a run that was woken meanwhile: it is about to claim.
-        """
-        async with self._setting_back:
-            if run.id in self.handed_out:
-                return
-            await self._reschedule(run, answer)
-            await self._name_run(run, job_id)
-
-    async def _end(self, run: FlowRun, end: Finished, job_id: str | None) -> None:
-        """Set the Prefect run to the state of ``end``, and name it."""
-        async with self._ending:
-            await self._in_time(run, self._end_in_prefect(run, end))
-            await self._in_time(run, self._name_run(run, job_id))
-
-    @staticmethod
-    async def _in_time(run: FlowRun, work: Awaitable[None]) -> None:
-        """Await ``work`` about ``run`` for at most `PREFECT_TIMEOUT_SECONDS`; log a timeout.
-
-        If the run is still scheduled afterwards, the next poll fetches it again.
-        """
-        try:
-            async with asyncio.timeout(PREFECT_TIMEOUT_SECONDS):
-                await work
-        except TimeoutError:
-            log.warning("cannot update %s in Prefect in time", run.name, extra=_UPDATE_FAILED)
-
-    async def _end_in_prefect(self, run: FlowRun, end: Finished) -> None:
-        """Set the Prefect run to the state of ``end``."""
-        message = states.outcome_message(end.status, end.run_id, end.error, end.reason)
-        if not await self._force_state(run, states.terminal_state(end.status, message)):
-            return
-        await run_log.write_ends(self._client, [run_log.End(run.id, end.status, message)])
-        if end.flow_run_id == str(run.id) and end.run_id:
-            await unmirrored.clear_mark(self._ledger, end.run_id, end.status)
-
-    async def _force_state(self, run: FlowRun, state: State[Any]) -> bool:
-        try:
-            await self._client.set_flow_run_state(run.id, state, force=True)
-        except ObjectNotFound:
-            return True  # deleted, so there is no state to set
-        except httpx.HTTPError as error:
-            # The run is still scheduled, so the next poll fetches it again.
-            log.warning("cannot update Prefect: %r", error, extra=_UPDATE_FAILED)
-            return False
-        return True
 
     async def start(self, run: FlowRun, spec: ProcessSpec) -> SupervisedRun | None:
         """Start an external run with the settings ``spec``; return None if Prefect refuses it.

@@ -22,6 +22,7 @@ from daybook.errors import DaybookError
 from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import RunRow
 from daybook.prefect import scheduled_runs
+from daybook.runs import waiting_runs
 from daybook.worker.dispatcher import Dispatcher
 from daybook.worker.run_queue import RunQueue
 
@@ -79,10 +80,26 @@ class FreeSlots:
             await asyncio.sleep(FILL_INTERVAL_SECONDS)
             try:
                 self._dispatcher.show_held()
+                await self._check_holds()
                 if self._dispatcher.remembered.ids and (self._room() or 0) > 0:
                     await self.fill(after=scheduled_runs.WAKE_GRACE)
             except Exception:  # the next turn tries again
                 log.exception("cannot wake waiting runs", extra={"action": "fill_failed"})
+
+    async def _check_holds(self) -> None:
+        """End the holds of runs that wait for a slot no more, or that were woken and did not start.
+
+        Mostly an event of Prefect has ended them before.
+        """
+        if not (held := list(self._dispatcher.remembered.all_held)):
+            return
+        async with self._ledger.read() as session:
+            waiting = await waiting_runs.until_of_waits_for_slots(session)
+        since = self._ledger.now() - scheduled_runs.WAKE_GRACE
+        for each in held:
+            if (until := waiting.get(each)) is None or until <= since:
+                self._dispatcher.remembered.end_hold(each)
+                self._queue.poll_soon()
 
     async def fill(self, *, after: timedelta | None = None) -> None:
         """Wake the next runs; log the error of an unreachable ledger or Prefect.

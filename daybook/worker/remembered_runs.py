@@ -8,10 +8,10 @@ rescheduled in Prefect, because a worker will soon start it::
                       ├──the worker starts no more runs──► rescheduled in Prefect
                       └──changed in Prefect, or the worker stops──► left as it is in Prefect
 
-A run that is held waits in the ledger. It is due in Prefect, unless it was rescheduled before. So
-each worker finds the run with a poll. A worker that finds it waiting in the ledger holds it without
-a claim, and starts it when a slot is free. If another worker starts it, or a worker that does not
-know the run wakes it, an event of its new state in Prefect ends the hold.
+A run that is held waits in the ledger. It is due in Prefect, unless it was rescheduled before, so
+each worker finds it with a poll. A worker that may not start it at once, and finds it waiting in
+the ledger, holds it too, without a claim and without a change in Prefect, and starts it when a slot
+is free. An event of a new state in Prefect ends the hold, or `FreeSlots.keep` a little later.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ class RememberedRuns:
     def __init__(self) -> None:
         self._runs: dict[str, tuple[int, FlowRun]] = {}
         self._held: dict[str, asyncio.Future[HoldEnd]] = {}
+        self._own = set[str]()
 
     @property
     def ids(self) -> Collection[str]:
@@ -50,8 +51,13 @@ class RememberedRuns:
 
     @property
     def held(self) -> int:
-        """Return how many runs are held."""
-        return len(self._held)
+        """Return how many runs are held whose waits this worker would have to show in Prefect."""
+        return len(self._own)
+
+    @property
+    def all_held(self) -> Collection[str]:
+        """Return the ids of all runs that are held."""
+        return self._held.keys()
 
     def add(self, run: FlowRun, fence: int) -> None:
         """Remember a run that waits; ``fence`` is the fencing token of its row."""
@@ -71,22 +77,28 @@ class RememberedRuns:
         fence, run = self._runs.get(str(row.flow_run_id), (None, None))
         return run if fence == row.fence else None
 
-    async def hold(self, run_id: str, seconds: float) -> HoldEnd:
-        """Hold a run for at most ``seconds``; return why it is held no longer."""
+    async def hold(self, run_id: str, seconds: float, *, is_own: bool = True) -> HoldEnd:
+        """Hold a run for at most ``seconds``; return why it is held no longer.
+
+        ``is_own`` is true if this worker has claimed the run in vain, so it has to show the wait.
+        """
         loop = asyncio.get_running_loop()
         held: asyncio.Future[HoldEnd] = loop.create_future()
         self._held[run_id] = held
+        if is_own:
+            self._own.add(run_id)
         timer = loop.call_later(seconds, self.end_hold, run_id, HoldEnd.DUE)
         try:
             return await held
         finally:
             timer.cancel()
             if self._held.get(run_id) is held:
-                del self._held[run_id]
+                self.end_hold(run_id)
 
     def end_hold(self, run_id: str, why: HoldEnd = HoldEnd.LEFT) -> None:
         """Hold a run no longer; do nothing if it is not held."""
         held = self._held.pop(run_id, None)
+        self._own.discard(run_id)
         if held is not None and not held.done():
             held.set_result(why)
 
@@ -96,8 +108,8 @@ class RememberedRuns:
             self.end_hold(run_id)
 
     def end_last_hold(self) -> str | None:
-        """Hold the last of the held runs no longer, and show its wait; return its id."""
-        last = next(reversed(self._held), None)
+        """Hold the last of the worker's own runs no longer, and show its wait; return its id."""
+        last = next((each for each in reversed(self._held) if each in self._own), None)
         if last is not None:
             self.end_hold(last, HoldEnd.NO_STARTS)
         return last

@@ -198,7 +198,7 @@ class RunQueue:
             self._queues_read_at = float("-inf")  # the next poll leaves a deleted queue out
             raise
         now = self._clock.now()
-        if not is_all or any(_is_late(run, now) for run in runs):
+        if not is_all or self._has_late(runs, now):
             # Prefect lists the earliest runs first, at most a page, or as many runs as the pool has
             # slots. So late runs may hide the runs that are due now.
             on_time, has_all = await self._list(before, now - ON_TIME_GRACE)
@@ -252,9 +252,12 @@ class RunQueue:
             runs |= {run.id: run for run in page}
             if len(page) < min(most, self._largest_page):
                 return list(runs.values()), True
-            is_late = any(_is_late(run, now) for run in page)
             took = time.monotonic() - began
-            if is_late or took > MAX_PAGING_SECONDS or not self._are_dispatched(page):
+            if (
+                self._has_late(page, now)
+                or took > MAX_PAGING_SECONDS
+                or not self._are_dispatched(page)
+            ):
                 return list(runs.values()), False
             # Prefect's bound is inclusive. If the last instant has more runs than Prefect lists,
             # list those behind it: they are due later, and have their turns after these.
@@ -262,6 +265,10 @@ class RunQueue:
             last = max(scheduled_at(run, now) for run in page)
             most = self._largest_page
             page = await self._read([queue], before, last + behind, most)
+
+    def _has_late(self, runs: list[FlowRun], now: datetime) -> bool:
+        """Return whether a run is late that is not being dispatched, such as a held one."""
+        return any(_is_late(run, now) for run in runs if run.id not in self._dispatching)
 
     def _are_dispatched(self, runs: list[FlowRun]) -> bool:
         """Return whether most of these runs are being dispatched, or were since the last poll."""

@@ -153,7 +153,7 @@ class WorkerLoop:
             free=self._has_room,
             watch=self._watch,
             records=records,
-            fits=self._membership.fits,
+            fits=self._membership.may_start,
             worker=self._name,
             labels=config.labels,
             queues=tuple(config.queues),
@@ -180,6 +180,7 @@ class WorkerLoop:
         )
         self._dispatcher.may_get_slot = self._free_slots.may_get_one
         self._dispatcher.max_held = lambda: self.run_queue.max_held if self._may_hand_out() else 0
+        self._dispatcher.may_hold = lambda: not self._draining
         self.keeper = Keeper(
             ledger,
             self._holder,

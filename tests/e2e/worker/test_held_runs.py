@@ -53,6 +53,24 @@ async def not_shown(world: PrefectWorld) -> set[str]:
     return {str(each.id) for each in found if each.state and each.state.name != WAITING_NAME}
 
 
+async def add_due_runs(world: PrefectWorld, agent: str) -> None:
+    # A run that cancels another one claims at once, even if it has to wait.
+    fields = {"agent": agent, "session": "new", "overlap": "cancel_running"}
+    for job in [await world.deploy(**fields) for _ in range(JOBS)]:
+        await world.prefect.custom_run(job)
+
+
+async def until_held(world: PrefectWorld) -> list[str]:
+    """Wait until a third of the runs have ended, and return the runs that are held then."""
+    await until_ended(world, JOBS // 10, within=60.0)
+    before = await not_shown(world)
+    # Runs that are not held are shown as waiting before so many others have started.
+    await until_ended(world, JOBS // 3, within=120.0)
+    held = sorted(before & await not_shown(world))
+    assert len(held) >= HELD, world.workers.logs()
+    return held
+
+
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("workers", [1, 2])
 async def test_held_runs_whose_worker_is_killed_start_once_and_cancelled_ones_never(
@@ -60,19 +78,9 @@ async def test_held_runs_whose_worker_is_killed_start_once_and_cancelled_ones_ne
 ) -> None:
     """If there is a second worker, it goes on with them; otherwise a new one does."""
     agent = await world.agents.add(ENDS_AT_ONCE)
-    # A run that cancels another one claims at once, even if it has to wait.
-    fields = {"agent": agent.name, "session": "new", "overlap": "cancel_running"}
-    jobs = [await world.deploy(**fields) for _ in range(JOBS)]
     killed, *_ = [await world.workers.begin(most=SLOTS) for _ in range(workers)]
-    for job in jobs:
-        await world.prefect.custom_run(job)
-    await until_ended(world, JOBS // 10, within=60.0)
-    before = await not_shown(world)
-    # Runs that are not held are shown as waiting before so many others have started.
-    await until_ended(world, JOBS // 3, within=120.0)
-    held = sorted(before & await not_shown(world))
-    assert len(held) >= HELD, world.workers.logs()
-    cancelled = held[-2:]
+    await add_due_runs(world, agent.name)
+    cancelled = (await until_held(world))[-2:]
     for each in cancelled:
         await world.prefect.cancel(each)
     os.kill(killed.pid, signal.SIGKILL)

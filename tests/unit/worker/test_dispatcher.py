@@ -32,8 +32,9 @@ from daybook.prefect import flow_runs, links, occurrence, reconcile, run_names
 from daybook.prefect import states as prefect_states
 from daybook.prefect.client import CLAIM_TIMEOUT_SECONDS
 from daybook.runs.claim_requests import ClaimRequest, Finished, Granted, Waiting
-from daybook.worker import dispatcher
-from daybook.worker.dispatcher import MAX_CONCURRENT_ENDS, Dispatcher
+from daybook.worker import prefect_updates
+from daybook.worker.dispatcher import Dispatcher
+from daybook.worker.prefect_updates import MAX_CONCURRENT_ENDS, PrefectUpdates
 from tests.timings import expire_timeout
 from tests.unit.worker.one_job import DEPLOYMENT, OneJob, one_job
 
@@ -41,6 +42,12 @@ pytestmark = pytest.mark.anyio
 
 NOT_ASKED = cast(Any, None)
 """Prefect and the parent of the runs: each claim here is another worker's already."""
+
+
+class Quiet(PrefectUpdates):
+    """Updates that name no run, as there is no Prefect server."""
+
+    async def name(self, run: FlowRun, job_id: str | None) -> None: ...
 
 
 class Asking(Dispatcher):
@@ -58,14 +65,12 @@ class Asking(Dispatcher):
             watch=lambda watched: None,
         )
         taker.claimed = []
+        taker.updates = Quiet(ledger, NOT_ASKED, ())
         return taker
 
     async def _claim(self, run: FlowRun, claim_request: ClaimRequest) -> Sequence[Effect]:
         self.claimed.append(run.id)
         return ()
-
-    async def _name_run(self, run: FlowRun, job_id: str | None) -> None:
-        """Do nothing, as there is no Prefect server."""
 
 
 async def test_the_earliest_run_is_claimed_first_although_its_request_takes_longer(
@@ -201,20 +206,21 @@ async def test_a_late_run_that_waits_in_the_ledger_is_not_missed(
 
 
 class Ending(Dispatcher):
-    """Dispatcher whose claims are all duplicates; their ends in Prefect wait for `go_on`."""
-
-    ending = 0
-    go_on: asyncio.Event
+    """Dispatcher whose claims are all duplicates."""
 
     async def _claim(self, run: FlowRun, claim_request: ClaimRequest) -> Sequence[Effect]:
         return (ShowEnd(Finished(Status.SKIPPED, "run 1 is already in progress")),)
 
-    async def _end_in_prefect(self, run: FlowRun, answer: Finished) -> None:
+
+class SlowUpdates(Quiet):
+    """Updates whose ends in Prefect wait for `go_on`."""
+
+    ending = 0
+    go_on: asyncio.Event
+
+    async def _show_end(self, run: FlowRun, answer: Finished) -> None:
         self.ending += 1
         await self.go_on.wait()
-
-    async def _name_run(self, run: FlowRun, job_id: str | None) -> None:
-        """Do nothing, as there is no Prefect server."""
 
 
 async def test_ends_of_many_runs_leave_connections_to_prefect_for_starts(tmp_path: Path) -> None:
@@ -226,16 +232,17 @@ async def test_ends_of_many_runs_leave_connections_to_prefect_for_starts(tmp_pat
             free=lambda _: True,
             watch=lambda watched: None,
         )
-        taker.go_on, claimed = asyncio.Event(), 3 + MAX_CONCURRENT_ENDS
+        taker.updates = slow = SlowUpdates(there.ledger, NOT_ASKED, ())
+        slow.go_on, claimed = asyncio.Event(), 3 + MAX_CONCURRENT_ENDS
         runs = [there.run.model_copy(update={"id": uuid4()}) for _ in range(claimed)]
         tasks = [asyncio.create_task(taker.dispatch(run)) for run in runs]
-        while not taker._ending.locked() or taker._claim_lock._busy:
+        while not slow._ending.locked() or taker._claim_lock._busy:
             await checkpoint()
-        assert taker.ending == MAX_CONCURRENT_ENDS
+        assert slow.ending == MAX_CONCURRENT_ENDS
 
-        taker.go_on.set()
+        slow.go_on.set()
         assert await asyncio.gather(*tasks) == [True] * claimed
-        assert taker.ending == claimed
+        assert slow.ending == claimed
 
 
 async def test_a_run_counts_as_starting_from_its_claim_until_it_is_supervised(
@@ -479,13 +486,13 @@ async def test_a_run_without_a_ledger_or_an_answer_of_prefect_is_soon_dispatched
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(occurrence, "build_claim_request", _unreachable)
-    monkeypatch.setattr(dispatcher, "PREFECT_TIMEOUT_SECONDS", 0.01)
+    monkeypatch.setattr(prefect_updates, "PREFECT_TIMEOUT_SECONDS", 0.01)
     client = HangingClient()
     async with one_job(tmp_path) as there, asyncio.timeout(30):
-        there.taker._client = cast(Any, client)
+        there.taker.updates = PrefectUpdates(there.ledger, cast(Any, client), ())
         assert await there.taker.dispatch(there.run)
     assert client.requests == 1
-    assert not there.taker._setting_back.locked()
+    assert not there.taker.updates._rescheduling.locked()
 
 
 @pytest.mark.parametrize("asked", ["compare", "read_retry_starts"])
@@ -530,23 +537,17 @@ async def test_a_run_whose_state_prefect_does_not_take_can_soon_be_dispatched_ag
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """While it is being dispatched, no poll and no free slot dispatches it."""
-    monkeypatch.setattr(dispatcher, "PREFECT_TIMEOUT_SECONDS", 0.01)
+    monkeypatch.setattr(prefect_updates, "PREFECT_TIMEOUT_SECONDS", 0.01)
     client = HangingClient()
     ledger = cast(Any, SimpleNamespace(skew=lambda: timedelta(0)))
-    taker = Dispatcher(
-        *(ledger, cast(Any, client), NOT_ASKED),
-        holder="here:1",
-        most=4,
-        free=lambda _: True,
-        watch=lambda watched: None,
-    )
+    updates = PrefectUpdates(ledger, cast(Any, client), ())
     run = FlowRun(id=uuid4(), flow_id=uuid4(), name="brief 2026-11-27 09:00:00 UTC")
     async with asyncio.timeout(30):
         until = SYSTEM_CLOCK.now() + timedelta(minutes=1)
-        await taker._in_time(run, taker._set_back(run, Waiting(until, "full"), "job"))
-        await taker._end(run, Finished(Status.SKIPPED, "overlap", "r"), "job")
+        await updates.show_wait(run, Waiting(until, "full"), "job")
+        await updates.show_end(run, Finished(Status.SKIPPED, "overlap", "r"), "job")
     assert client.requests == 2
-    assert not taker._setting_back.locked() and not taker._ending.locked()
+    assert not updates._rescheduling.locked() and not updates._ending.locked()
 
 
 async def test_a_run_that_waits_can_be_dispatched_again_while_many_runs_end(
@@ -555,7 +556,7 @@ async def test_a_run_that_waits_can_be_dispatched_again_while_many_runs_end(
     """Its turn may come before a slow Prefect has taken the ends of all other runs."""
     async with one_job(tmp_path) as there, asyncio.timeout(60):
         for _ in range(MAX_CONCURRENT_ENDS):
-            await there.taker._ending.acquire()
+            await there.taker.updates._ending.acquire()
         assert await there.taker.dispatch(there.run)
         assert (await there.row()).waits_for == "slot"
         assert run_names.is_own_name(there.run.name)

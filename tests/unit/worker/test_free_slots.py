@@ -31,13 +31,14 @@ class Worker:
         self.room, self.of_others = room, set[str | None]()
         self.handed_out, self.started = set[UUID](), list[UUID]()
         self.all_of_ledger = [str(row.flow_run_id) for row in rows]
-        self.starting = self.active = self.shown = 0
+        self.starting = self.active = self.shown = self.polls = 0
+        self.held = list[str]()
         self.releases = list[bool]()
         """For each time at which parked runs may claim: whether a run may get a slot then."""
         self.slots = FreeSlots(
             world.ledger,
             cast(Any, None),
-            cast(Any, SimpleNamespace(hand_out_now=self._hand_out, poll_soon=lambda: None)),
+            cast(Any, SimpleNamespace(hand_out_now=self._hand_out, poll_soon=self._poll_soon)),
             cast(Any, self),
             most=MOST,
             room=lambda: None if self.room is None else self.room - len(self.handed_out),
@@ -53,7 +54,11 @@ class Worker:
     @property
     def remembered(self) -> Any:
         own = [each for each in self.all_of_ledger if each not in self.of_others]
-        return SimpleNamespace(ids=own, of=self._remembered_of)
+        held = {"all_held": self.held, "end_hold": self.held.remove}
+        return SimpleNamespace(ids=own, of=self._remembered_of, **held)
+
+    def _poll_soon(self) -> None:
+        self.polls += 1
 
     def _remembered_of(self, row: RunRow) -> Any:
         if row.flow_run_id in self.of_others:
@@ -288,3 +293,18 @@ async def test_parked_runs_may_claim_although_waiting_ones_cannot_be_woken(
     worker = Worker(world, room=1)
     await worker.slots.fill()
     assert worker.releases == [True]
+
+
+async def test_a_run_is_held_no_longer_if_it_was_woken_some_seconds_ago_or_waits_no_more(
+    world: World,
+) -> None:
+    """No event of Prefect has reached the worker."""
+    waits, woken, just_woken = await three_waiting(world)
+    await world.runs.set_row(woken, until=world.at(seconds=-6))
+    await world.runs.set_row(just_woken, until=world.at(seconds=-4))
+    worker = Worker(world, room=0)
+    held = [str(row.flow_run_id) for row in (waits, woken, just_woken)]
+    worker.held = [*held, "started elsewhere"]
+    await worker.slots._check_holds()
+    assert worker.held == [held[0], held[2]]
+    assert worker.polls == 2

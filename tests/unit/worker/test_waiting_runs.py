@@ -23,11 +23,12 @@ from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import LedgerUnreachable
 from daybook.execution import claim
 from daybook.execution.claim_effects import Effect, Suspend, WakeEarlier
+from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import RunRow
 from daybook.prefect import occurrence, unmirrored
 from daybook.prefect import states as prefect_states
-from daybook.runs import claims, outcomes, rows, slots, waiting_runs
+from daybook.runs import claims, outcomes, rows, slots, waiting_runs, workers
 from daybook.runs.claim_requests import ClaimRequest, Granted, Waiting
 from daybook.worker import dispatcher, run_queue
 from daybook.worker.remembered_runs import HoldEnd
@@ -89,12 +90,12 @@ async def test_a_run_that_is_handed_out_is_woken_once_and_waits_while_a_disk_is_
 async def test_a_run_that_is_woken_while_its_wait_is_shown_is_not_set_back(tmp_path: Path) -> None:
     async with one_job(tmp_path) as there, asyncio.timeout(60):
         for _ in range(4):  # as many as may be set back at the same time
-            await there.taker._setting_back.acquire()
+            await there.taker.updates._rescheduling.acquire()
         taking = asyncio.create_task(there.taker.dispatch(there.run))
         while not there.taker.remembered.ids:
             await checkpoint()
         there.taker.handed_out.add(there.run.id)
-        there.taker._setting_back.release()
+        there.taker.updates._rescheduling.release()
         assert await taking
 
         assert there.prefect.requests == []
@@ -103,7 +104,7 @@ async def test_a_run_that_is_woken_while_its_wait_is_shown_is_not_set_back(tmp_p
 async def test_a_run_that_is_woken_before_it_is_set_back_is_not_set_back(tmp_path: Path) -> None:
     async with one_job(tmp_path) as there, asyncio.timeout(60):
         for _ in range(4):  # as many as may be set back at the same time
-            await there.taker._setting_back.acquire()
+            await there.taker.updates._rescheduling.acquire()
         taking = asyncio.create_task(there.taker.dispatch(there.run))
         while not there.taker.remembered.ids:
             await checkpoint()
@@ -117,7 +118,7 @@ async def test_a_run_that_is_woken_before_it_is_set_back_is_not_set_back(tmp_pat
         async with there.ledger.write() as session:
             (called,) = await slots.wake_next(session, there.ledger.now(), 1, {})
         assert there.taker.remembered.of(called) is there.run
-        there.taker._setting_back.release()
+        there.taker.updates._rescheduling.release()
         assert await taking
 
         assert there.prefect.requests == []
@@ -209,7 +210,7 @@ async def _held(there: OneJob) -> asyncio.Task[bool]:
     there.taker.max_held = lambda: 1
     there.taker.starting += 1
     taking = asyncio.create_task(there.taker.dispatch(there.run))
-    while not there.taker.remembered.held:
+    while not there.taker.remembered.all_held:
         assert not taking.done()
         await checkpoint()
     return taking
@@ -258,36 +259,108 @@ async def test_a_held_run_that_is_woken_claims_and_starts(tmp_path: Path) -> Non
         assert len(there.starts.tasks) == 1
 
 
+async def _claimed_in_vain_elsewhere(there: OneJob, **changes: Any) -> Waiting:
+    """Let another worker claim the run, which waits for a slot then, and change its row."""
+    other = await occurrence.build_claim_request(
+        there.ledger, there.run, there.run.parameters, holder="other:1", starts=1, most=1
+    )
+    waiting = await claims.claim(there.ledger, other)
+    assert isinstance(waiting, Waiting)
+    async with there.ledger.write() as session:
+        found = await rows.get(session, str(waiting.run_id))
+        for name, value in changes.items():
+            setattr(found, name, value)
+    return waiting
+
+
+@pytest.fixture
+def claimed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list to which each claim of the worker adds its run, and let all claims wait."""
+    found = list[str]()
+    monkeypatch.setattr(dispatcher, "KNOWN_AFTER", timedelta(0))
+
+    async def decide(ledger: Ledger, request: ClaimRequest, *_: Any, **__: Any) -> list[Effect]:
+        found.append(str(request.flow_run_id))
+        until = ledger.now() + timedelta(minutes=1)
+        return [Suspend(Waiting(until, "full", "r", for_slot=True))]
+
+    monkeypatch.setattr(claim, "decide", decide)
+    return found
+
+
 @pytest.mark.usefixtures("unparked")
-@pytest.mark.parametrize("waits", ["slot", "worker", "until now"])
+@pytest.mark.parametrize("may_start", [True, False])
 async def test_a_run_that_another_worker_has_claimed_in_vain_is_held_without_a_claim(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waits: str
+    tmp_path: Path, claimed: list[str], may_start: bool
 ) -> None:
-    """If it waits for room in the other worker, or its wait has ended, it claims."""
+    """It is not shown in Prefect, and a worker that may start it remembers it."""
     async with one_job(tmp_path) as there, asyncio.timeout(60):
-        other = await occurrence.build_claim_request(
-            there.ledger, there.run, there.run.parameters, holder="other:1", starts=1, most=1
-        )
-        waiting = await claims.claim(there.ledger, other)
-        assert isinstance(waiting, Waiting)
-        async with there.ledger.write() as session:
-            found = await rows.get(session, waiting.run_id)
-            found.waits_for = "worker" if waits == "worker" else "slot"
-            found.until = there.ledger.now() if waits == "until now" else waiting.until
-        claimed = list[str]()
-
-        async def decide(*_: Any, **__: Any) -> list[Effect]:
-            claimed.append("this worker")
-            return [Suspend(waiting)]
-
-        monkeypatch.setattr(claim, "decide", decide)
-        there.taker.may_get_slot = lambda: False
-        taking = await _held(there)
-        assert claimed == ["this worker"] * (waits != "slot")
-        assert there.taker.remembered.of(await there.row()) is there.run
+        await _claimed_in_vain_elsewhere(there)
+        there.taker._fits = lambda _: may_start
+        there.taker.may_get_slot = lambda: not may_start
+        taking = asyncio.create_task(there.taker.dispatch(there.run))
+        while not there.taker.remembered.all_held:
+            assert not taking.done()
+            await checkpoint()
+        there.taker.show_held()
+        is_remembered = there.taker.remembered.of(await there.row()) is there.run
+        assert is_remembered == may_start
         there.taker.hand_out(there.run)
         assert await taking
-        assert there.prefect.requests == []
+        assert (claimed, there.prefect.requests) == ([], [])
+
+
+@pytest.mark.usefixtures("unparked")
+@pytest.mark.parametrize("leaves", ["stops", "restarts for its memory"])
+async def test_a_worker_that_stops_leaves_runs_that_others_have_claimed_in_vain(
+    tmp_path: Path, claimed: list[str], leaves: str
+) -> None:
+    async with one_job(tmp_path) as there, asyncio.timeout(60):
+        await _claimed_in_vain_elsewhere(there)
+        there.taker.may_get_slot = lambda: False
+        if leaves == "stops":
+            there.taker.end_parking()
+        else:
+            there.taker.may_hold = lambda: False
+        assert await there.taker.dispatch(there.run)
+        assert (claimed, there.prefect.requests) == ([], [])
+
+
+@pytest.mark.usefixtures("unparked")
+@pytest.mark.parametrize("why", ["a slot", "due", "not due", "worker", "just due"])
+async def test_a_run_that_waits_in_the_ledger_claims_if_it_may_start_or_its_wait_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, claimed: list[str], why: str
+) -> None:
+    async with one_job(tmp_path) as there, asyncio.timeout(60):
+        changes: dict[str, Any] = {
+            "due": {"until": there.ledger.now()},
+            "worker": {"waits_for": "worker"},
+        }
+        await _claimed_in_vain_elsewhere(there, **changes.get(why, {}))
+        there.taker.may_get_slot = lambda: why == "a slot"
+        if why == "just due":
+            monkeypatch.setattr(dispatcher, "KNOWN_AFTER", timedelta(hours=1))
+        taking = await _held(there)
+        there.taker.end_parking()
+        assert await taking
+        assert claimed == [str(there.run.id)] * (why != "not due")
+
+
+@pytest.mark.usefixtures("unparked")
+async def test_other_workers_have_time_to_claim_a_run_that_this_one_may_not_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, claimed: list[str]
+) -> None:
+    async with one_job(tmp_path) as there, asyncio.timeout(60):
+        since = there.ledger.now()
+        await _claimed_in_vain_elsewhere(there, until=since)
+        there.taker._fits = lambda _: False
+        monkeypatch.setattr(workers, "HANDOVER_INTERVAL", timedelta(seconds=1))
+        taking = asyncio.create_task(there.taker.dispatch(there.run))
+        while not claimed:
+            await checkpoint()
+        assert there.ledger.now() - since >= timedelta(seconds=1)
+        there.taker.end_parking()
+        assert await taking
 
 
 @pytest.mark.usefixtures("unparked")
