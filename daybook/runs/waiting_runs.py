@@ -22,7 +22,7 @@ from daybook.ledger.engine import Ledger
 from daybook.ledger.states import LIVE, Status
 from daybook.ledger.tables import RunRow
 from daybook.policies import policy
-from daybook.runs import rows, slots
+from daybook.runs import rows, slots, workers
 from daybook.runs.claim_requests import Waiting
 from daybook.schedules import durations
 
@@ -73,16 +73,20 @@ async def still_waits(ledger: Ledger, answer: Waiting) -> bool:
 
 
 async def wait_for_slot(
-    ledger: Ledger, flow_run_id: UUID, grace: timedelta = timedelta(0)
+    ledger: Ledger, flow_run_id: UUID, *, elsewhere: bool = False
 ) -> Waiting | None:
     """Return the wait of the row of this flow run for a free slot; None if it has none now.
 
-    The wait ends ``grace`` after the row's time.
+    If the run can only start ``elsewhere``, on another worker, a wait for room in a worker counts
+    too, and the wait ends `workers.HANDOVER_INTERVAL` after the row's time.
     """
     async with ledger.read() as session:
         row = await rows.find(session, str(flow_run_id), None)
-    if row is None or row.state is not Status.WAITING or row.waits_for != waits.SLOT.name:
+    if row is None or row.state is not Status.WAITING:
         return None
+    if not (row.wait_reason.for_slot if elsewhere else row.wait_reason is waits.SLOT):
+        return None
+    grace = workers.HANDOVER_INTERVAL if elsewhere else timedelta(0)
     until = (row.until or row.queued_at) + grace
     if until <= ledger.now():
         return None

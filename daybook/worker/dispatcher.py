@@ -60,7 +60,7 @@ from daybook.prefect import (
     occurrence,
     reconcile,
 )
-from daybook.runs import claim_requests, claims, waiting_runs, workers
+from daybook.runs import claim_requests, claims, waiting_runs
 from daybook.runs.claim_requests import ClaimRequest, Granted, Waiting
 from daybook.timing import TIMING
 from daybook.worker.claim_lock import FirstInOrderLock
@@ -94,6 +94,10 @@ ResolveProcessSpec = Callable[[FlowRun], Awaitable[ProcessSpec]]
 """Function that returns a flow run's process settings, from the work pool and the deployment."""
 GetRecords = Callable[[], dict[str, JsonObject]]
 """Function that returns the records of Prefect that the process of each job's run needs."""
+
+
+async def always(run: FlowRun) -> bool:
+    return True
 
 
 def no_records() -> dict[str, JsonObject]:
@@ -148,9 +152,11 @@ class Dispatcher:
         self.may_get_slot: Callable[[], bool] = lambda: True
         """Function that returns whether a run may get a slot now, as far as this worker knows."""
         self.max_held: Callable[[], int] = lambda: 0
-        """Function that returns how many runs may be held whose waits this worker has to show."""
+        """Function that returns how many runs this worker may hold."""
         self.may_hold: Callable[[], bool] = lambda: True
-        """Function that returns whether the other runs that wait may be held."""
+        """Function that returns whether runs may be held that others have claimed in vain."""
+        self.may_start_elsewhere: Callable[[FlowRun], Awaitable[bool]] = always
+        """Function that returns whether another worker may start a run."""
         self.starting = 0
         """Number of runs that have a slot but are not supervised yet."""
         self.handed_out = set[UUID]()
@@ -268,22 +274,29 @@ class Dispatcher:
     async def _known_wait(self, run: FlowRun) -> Waiting | None:
         """Return the wait for a slot that another claim has decided; None if the run has to claim.
 
-        A run that this worker may start now has to claim. For a run that it may not start, other
-        workers have `workers.HANDOVER_INTERVAL` to claim after the wait.
+        A run that this worker may start now has to claim, and so has one that is too many to hold.
+        A run that only other workers may start is theirs until `workers.HANDOVER_INTERVAL` after
+        the wait.
         """
         fits, now = self._fits(run), self._ledger.now()
-        if run.id in self.handed_out or (fits and self._may_start_now()):
+        if not self._parks or run.id in self.handed_out:
             return None
         if now - scheduled_at(run, now) < KNOWN_AFTER:
             return None
-        grace = timedelta(0) if fits else workers.HANDOVER_INTERVAL
-        return await waiting_runs.wait_for_slot(self._ledger, run.id, grace)
+        if not fits:
+            is_known = await self.may_start_elsewhere(run)
+        else:
+            has_room = not self.may_hold() or len(self.remembered.all_held) < self.max_held()
+            is_known = has_room and not self._may_start_now()
+        if not is_known:
+            return None
+        return await waiting_runs.wait_for_slot(self._ledger, run.id, elsewhere=not fits)
 
     async def _hold_known(self, run: FlowRun, known: Waiting) -> Literal[True] | None:
         """Hold a run until its `_known_wait` ends; return None if it has to claim again."""
         if self._fits(run):
             self.remembered.add(run, known.fence)
-        if not self._parks or not self.may_hold():
+        if not self.may_hold():
             return True  # the next poll finds it
         left = (known.until - self._ledger.now()).total_seconds()
         end = await self.remembered.hold(str(run.id), left, is_own=False)
@@ -301,7 +314,7 @@ class Dispatcher:
         if waiting.run_id is not None and self._fits(run):
             self.remembered.add(run, waiting.fence)
         is_remembered = waiting.for_slot and flow_run_id in self.remembered.ids
-        may_hold = self.remembered.held < self.max_held()
+        may_hold = len(self.remembered.all_held) < self.max_held()
         try:
             if is_remembered and may_hold and self._is_starting():
                 left = (waiting.until - self._ledger.now()).total_seconds()
@@ -326,7 +339,8 @@ class Dispatcher:
         They may while this worker starts runs, and as many as `max_held` says.
         """
         while len(self._showing) < MAX_CONCURRENT_RESCHEDULES:
-            is_kept = self._is_starting() and self.remembered.held <= self.max_held()
+            is_few = len(self.remembered.all_held) <= self.max_held()
+            is_kept = self._is_starting() and is_few
             if is_kept or (flow_run_id := self.remembered.end_last_hold()) is None:
                 return
             self._showing.add(flow_run_id)

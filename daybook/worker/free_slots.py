@@ -18,7 +18,7 @@ from typing import NoReturn
 import httpx
 from prefect.client.orchestration import PrefectClient
 
-from daybook.errors import DaybookError
+from daybook.errors import DaybookError, LedgerUnreachable
 from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import RunRow
 from daybook.prefect import scheduled_runs
@@ -76,30 +76,40 @@ class FreeSlots:
         The end of a run wakes no run if another worker has the slot for a moment, if the next run
         has not recorded yet that it waits, or if the ledger is unreachable.
         """
+        drained = False
         while True:
             await asyncio.sleep(FILL_INTERVAL_SECONDS)
             try:
                 self._dispatcher.show_held()
-                await self._check_holds()
+                drained = await self._check_holds(drained)
                 if self._dispatcher.remembered.ids and (self._room() or 0) > 0:
                     await self.fill(after=scheduled_runs.WAKE_GRACE)
+            except LedgerUnreachable as error:
+                log.warning("cannot wake waiting runs: %s", error)
             except Exception:  # the next turn tries again
                 log.exception("cannot wake waiting runs", extra={"action": "fill_failed"})
 
-    async def _check_holds(self) -> None:
+    async def _check_holds(self, drained: bool) -> bool:
         """End the holds of runs that wait for a slot no more, or that were woken and did not start.
 
-        Mostly an event of Prefect has ended them before.
+        Mostly an event of Prefect has ended them before. If the worker drains no more, end all
+        holds, so that it remembers the runs. ``drained`` is the last result: whether it drains.
         """
-        if not (held := list(self._dispatcher.remembered.all_held)):
-            return
+        drains, remembered = self._room() is None, self._dispatcher.remembered
+        if not (held := list(remembered.all_held)):
+            return drains
         async with self._ledger.read() as session:
             waiting = await waiting_runs.until_of_waits_for_slots(session)
         since = self._ledger.now() - scheduled_runs.WAKE_GRACE
         for each in held:
-            if (until := waiting.get(each)) is None or until <= since:
-                self._dispatcher.remembered.end_hold(each)
-                self._queue.poll_soon()
+            if (until := waiting.get(each)) is None:
+                remembered.forget(each)
+            elif (each in remembered.ids and until <= since) or (drained and not drains):
+                remembered.end_hold(each)
+            else:
+                continue
+            self._queue.poll_soon()
+        return drains
 
     async def fill(self, *, after: timedelta | None = None) -> None:
         """Wake the next runs; log the error of an unreachable ledger or Prefect.

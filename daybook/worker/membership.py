@@ -143,10 +143,15 @@ class Membership:
         if now.timestamp() - due.timestamp() >= workers.HANDOVER_INTERVAL.total_seconds():
             return False
         try:
-            async with self._ledger.read() as session:
-                return await workers.anyone_takes(session, _wanted(run), now, besides=self._name)
+            return await self.may_start_elsewhere(run)
         except LedgerUnreachable:
             return False  # the dispatcher reschedules the run
+
+    async def may_start_elsewhere(self, run: FlowRun) -> bool:
+        """Return whether another worker may start ``run``."""
+        wanted, now = _wanted(run), self._ledger.now()
+        async with self._ledger.read() as session:
+            return await workers.anyone_takes(session, wanted, now, besides=self._name)
 
 
 def _wanted(run: FlowRun) -> Wanted:

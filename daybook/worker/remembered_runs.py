@@ -1,7 +1,7 @@
 """The waiting runs that a worker remembers, to start them when a slot is free without Prefect.
 
-While a worker starts runs, it also *holds* each run that waits for a slot: the run is not
-rescheduled in Prefect, because a worker will soon start it::
+While a worker starts runs, it also *holds* each run that it has claimed in vain, and that waits for
+a slot: the run is not rescheduled in Prefect, because a worker will soon start it::
 
     claim in vain ─► held ──woken for a free slot────────► claims again
                       ├──its wait ends───────────────────► claims again
@@ -9,9 +9,11 @@ rescheduled in Prefect, because a worker will soon start it::
                       └──changed in Prefect, or the worker stops──► left as it is in Prefect
 
 A run that is held waits in the ledger. It is due in Prefect, unless it was rescheduled before, so
-each worker finds it with a poll. A worker that may not start it at once, and finds it waiting in
-the ledger, holds it too, without a claim and without a change in Prefect, and starts it when a slot
-is free. An event of a new state in Prefect ends the hold, or `FreeSlots.keep` a little later.
+each worker finds it with a poll. A worker that cannot start it at once, and finds it waiting in the
+ledger, holds it too, without a claim or a change in Prefect: as one of those that it may start when
+a slot is free, or so that it does not claim a run that only other workers may start.
+
+An event of a new state in Prefect ends a hold. If no event comes, `FreeSlots.keep` ends it.
 """
 
 from __future__ import annotations
@@ -48,11 +50,6 @@ class RememberedRuns:
     def ids(self) -> Collection[str]:
         """Return the ids of the remembered runs."""
         return self._runs.keys()
-
-    @property
-    def held(self) -> int:
-        """Return how many runs are held whose waits this worker would have to show in Prefect."""
-        return len(self._own)
 
     @property
     def all_held(self) -> Collection[str]:

@@ -181,6 +181,7 @@ class WorkerLoop:
         self._dispatcher.may_get_slot = self._free_slots.may_get_one
         self._dispatcher.max_held = lambda: self.run_queue.max_held if self._may_hand_out() else 0
         self._dispatcher.may_hold = lambda: not self._draining
+        self._dispatcher.may_start_elsewhere = self._membership.may_start_elsewhere
         self.keeper = Keeper(
             ledger,
             self._holder,

@@ -72,18 +72,21 @@ async def test_a_hold_ends_once() -> None:
     assert await holds[0] is HoldEnd.NO_STARTS
     holds[1].cancel()
     await asyncio.wait({holds[1]})
-    assert runs.held == 1
+    assert set(runs.all_held) == {"c"}
     runs.end_holds()
     assert await holds[2] is HoldEnd.LEFT
-    assert (runs.held, runs.end_last_hold()) == (0, None)
+    assert (set(runs.all_held), runs.end_last_hold()) == (set(), None)
 
 
-async def test_the_run_that_was_held_last_is_shown_first() -> None:
+async def test_the_own_run_that_was_held_last_is_shown_first() -> None:
     runs = RememberedRuns()
     first, last = (asyncio.create_task(runs.hold(name, 3600)) for name in "ab")
+    others = asyncio.create_task(runs.hold("of another worker", 3600, is_own=False))
     await checkpoint()
     assert runs.end_last_hold() == "b"
     assert await last is HoldEnd.NO_STARTS
-    assert runs.held == 1
+    assert set(runs.all_held) == {"a", "of another worker"}
+    assert runs.end_last_hold() == "a"
+    assert runs.end_last_hold() is None
     runs.end_holds()
-    await first
+    assert (await first, await others) == (HoldEnd.NO_STARTS, HoldEnd.LEFT)

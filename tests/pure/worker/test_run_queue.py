@@ -252,6 +252,23 @@ async def test_a_deleted_queue_does_not_keep_a_worker_from_its_other_queues() ->
     assert pool.polled[-1] == ["light", "label-gpu"]
 
 
+@pytest.mark.parametrize("is_held", [True, False])
+async def test_a_late_run_that_is_held_does_not_make_each_poll_read_twice(is_held: bool) -> None:
+    late, goes_on = scheduled("late", OLD + timedelta(minutes=1)), asyncio.Event()
+
+    async def dispatch(_: FlowRun) -> None:
+        await goes_on.wait()
+
+    pool = Pool(light=[late])
+    queue = RunQueue(cast(Any, pool), "pool", [], dispatch)
+    if is_held:
+        queue.hand_out_now(late)
+    await queue.fetch()
+    assert len(pool.asked) == (1 if is_held else 2)
+    goes_on.set()
+    await queue.wait_until_dispatched()
+
+
 async def test_runs_on_time_come_before_more_late_ones_than_prefect_lists_at_once() -> None:
     late = [scheduled("late", OLD + timedelta(minutes=n)) for n in range(PAGE_SIZE + 10)]
     now = SYSTEM_CLOCK.now()

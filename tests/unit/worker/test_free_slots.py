@@ -54,8 +54,10 @@ class Worker:
     @property
     def remembered(self) -> Any:
         own = [each for each in self.all_of_ledger if each not in self.of_others]
-        held = {"all_held": self.held, "end_hold": self.held.remove}
-        return SimpleNamespace(ids=own, of=self._remembered_of, **held)
+        end = self.held.remove
+        return SimpleNamespace(
+            ids=own, of=self._remembered_of, all_held=self.held, end_hold=end, forget=end
+        )
 
     def _poll_soon(self) -> None:
         self.polls += 1
@@ -296,15 +298,33 @@ async def test_parked_runs_may_claim_although_waiting_ones_cannot_be_woken(
 
 
 async def test_a_run_is_held_no_longer_if_it_was_woken_some_seconds_ago_or_waits_no_more(
-    world: World,
+    world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No event of Prefect has reached the worker."""
-    waits, woken, just_woken = await three_waiting(world)
+    """No event of Prefect has reached the worker. It leaves those that it may not start alone."""
+    monkeypatch.setattr(free_slots, "FILL_INTERVAL_SECONDS", 0.001)
+    rows = waits, woken, just_woken = await three_waiting(world)
     await world.runs.set_row(woken, until=world.at(seconds=-6))
     await world.runs.set_row(just_woken, until=world.at(seconds=-4))
-    worker = Worker(world, room=0)
-    held = [str(row.flow_run_id) for row in (waits, woken, just_woken)]
-    worker.held = [*held, "started elsewhere"]
-    await worker.slots._check_holds()
-    assert worker.held == [held[0], held[2]]
-    assert worker.polls == 2
+    worker = Worker(world, room=0, rows=rows)
+    worker.held = [*worker.all_of_ledger, "started elsewhere"]
+    keeping = asyncio.create_task(worker.slots.keep())
+    while worker.polls < 2:
+        await checkpoint()
+    assert worker.held == [waits.flow_run_id, just_woken.flow_run_id]
+    keeping.cancel()
+    await asyncio.wait({keeping})
+
+    worker.held, worker.of_others = [str(woken.flow_run_id)], {woken.flow_run_id}
+    await worker.slots._check_holds(drained=False)
+    assert worker.held == [woken.flow_run_id]
+
+
+async def test_a_worker_that_drains_no_more_finds_the_runs_that_it_held_anew(world: World) -> None:
+    rows = await three_waiting(world)
+    worker = Worker(world, room=None, rows=rows)
+    worker.held = list(worker.all_of_ledger)
+    drained = await worker.slots._check_holds(drained=False)
+    assert (drained, len(worker.held)) == (True, 3)
+    worker.room = 1
+    drained = await worker.slots._check_holds(drained)
+    assert (drained, worker.held, worker.polls) == (False, [], 3)

@@ -247,7 +247,7 @@ async def test_a_held_run_that_is_woken_claims_and_starts(tmp_path: Path) -> Non
         there.taker.max_held = lambda: 1
         there.taker.starting += 1
         queue.hand_out_now(there.run)
-        while not there.taker.remembered.held:
+        while not there.taker.remembered.all_held:
             await checkpoint()
         await claims.postpone(
             there.ledger, there.held.run_id, there.held.fence, SYSTEM_CLOCK.now(), "it waits too"
@@ -289,39 +289,59 @@ def claimed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.mark.usefixtures("unparked")
+@pytest.mark.parametrize("waits", ["slot", "worker"])
 @pytest.mark.parametrize("may_start", [True, False])
 async def test_a_run_that_another_worker_has_claimed_in_vain_is_held_without_a_claim(
-    tmp_path: Path, claimed: list[str], may_start: bool
+    tmp_path: Path, claimed: list[str], may_start: bool, waits: str
 ) -> None:
-    """It is not shown in Prefect, and a worker that may start it remembers it."""
+    """It is not shown in Prefect. If it waits for room, only a worker that may start it claims."""
     async with one_job(tmp_path) as there, asyncio.timeout(60):
-        await _claimed_in_vain_elsewhere(there)
+        await _claimed_in_vain_elsewhere(there, waits_for=waits)
         there.taker._fits = lambda _: may_start
         there.taker.may_get_slot = lambda: not may_start
+        there.taker.max_held = lambda: 1
         taking = asyncio.create_task(there.taker.dispatch(there.run))
-        while not there.taker.remembered.all_held:
-            assert not taking.done()
+        while not there.taker.remembered.all_held and not taking.done():
             await checkpoint()
         there.taker.show_held()
         is_remembered = there.taker.remembered.of(await there.row()) is there.run
         assert is_remembered == may_start
         there.taker.hand_out(there.run)
         assert await taking
-        assert (claimed, there.prefect.requests) == ([], [])
+        assert bool(claimed) == (may_start and waits == "worker")
+        if not claimed:
+            assert there.prefect.requests == []
 
 
 @pytest.mark.usefixtures("unparked")
-@pytest.mark.parametrize("leaves", ["stops", "restarts for its memory"])
-async def test_a_worker_that_stops_leaves_runs_that_others_have_claimed_in_vain(
-    tmp_path: Path, claimed: list[str], leaves: str
+@pytest.mark.parametrize("why", ["it stops", "it holds too many", "no other worker may start it"])
+async def test_a_worker_claims_a_waiting_run_if_it_cannot_hold_it(
+    tmp_path: Path, claimed: list[str], why: str
 ) -> None:
     async with one_job(tmp_path) as there, asyncio.timeout(60):
         await _claimed_in_vain_elsewhere(there)
         there.taker.may_get_slot = lambda: False
-        if leaves == "stops":
+        there.taker.max_held = lambda: int(why != "it holds too many")
+        if why == "it stops":
             there.taker.end_parking()
-        else:
-            there.taker.may_hold = lambda: False
+        elif why == "no other worker may start it":
+            there.taker._fits = lambda _: False
+
+            async def never(_: FlowRun) -> bool:
+                return False
+
+            there.taker.may_start_elsewhere = never
+        assert await there.taker.dispatch(there.run)
+        assert claimed == [str(there.run.id)]
+
+
+@pytest.mark.usefixtures("unparked")
+async def test_a_worker_that_restarts_for_its_memory_holds_and_claims_no_waiting_run(
+    tmp_path: Path, claimed: list[str]
+) -> None:
+    async with one_job(tmp_path) as there, asyncio.timeout(60):
+        await _claimed_in_vain_elsewhere(there)
+        there.taker.may_get_slot = there.taker.may_hold = lambda: False
         assert await there.taker.dispatch(there.run)
         assert (claimed, there.prefect.requests) == ([], [])
 
@@ -446,7 +466,7 @@ async def test_a_worker_holds_only_so_many_runs(tmp_path: Path, max_held: int) -
         while not there.taker.remembered.ids:
             await checkpoint()
         await _all_blocked()
-        is_held = there.taker.remembered.held == 2
+        is_held = len(there.taker.remembered.all_held) == 2
         there.taker.end_parking()
         await asyncio.gather(taking, other)
         assert is_held == (max_held == 2)
@@ -463,14 +483,14 @@ async def test_the_waits_of_held_runs_are_shown_some_at_a_time_while_none_starts
         await checkpoint()
         taker.starting += 1
         taker.show_held()
-        assert taker.remembered.held == len(names)
+        assert len(taker.remembered.all_held) == len(names)
         taker.max_held = lambda: len(names) - 1
         taker.show_held()
-        assert taker.remembered.held == len(names) - 1
+        assert len(taker.remembered.all_held) == len(names) - 1
         taker.starting -= 1
         taker._started_at = float("-inf")
         taker.show_held()
-        assert (taker.remembered.held, taker._showing) == (2, set("cdef"))
+        assert (len(taker.remembered.all_held), taker._showing) == (2, set("cdef"))
         taker._showing.clear()
         taker.end_parking()
         await asyncio.gather(*holds)

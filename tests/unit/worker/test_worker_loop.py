@@ -381,9 +381,13 @@ async def test_a_worker_holds_runs_while_it_works_and_remembers_those_of_its_lab
     assert dispatcher.max_held() == 0
     at_work._running = True
     assert dispatcher.max_held() == at_work.run_queue.max_held > 0
+    assert dispatcher.may_hold()
     at_work._draining = True
-    assert dispatcher.max_held() == 0
+    assert (dispatcher.max_held(), dispatcher.may_hold()) == (0, False)
     assert dispatcher._fits(run)
+    at_work._membership.is_draining = True
+    assert not dispatcher._fits(run)
+    at_work._membership.is_draining = False
     run.parameters = {"policy": {"worker_label": "gpu"}}
     assert not dispatcher._fits(run)
 
@@ -412,7 +416,7 @@ async def test_a_run_that_somebody_changes_in_prefect_is_held_no_longer(
     held = asyncio.create_task(remembered.hold(str(run.id), 3600))
     await checkpoint()
     await at_work._on_event(str(run.id), state)
-    assert (bool(remembered.held), bool(remembered.ids)) == (is_held, is_remembered)
+    assert (bool(remembered.all_held), bool(remembered.ids)) == (is_held, is_remembered)
     held.cancel()
     await asyncio.wait({held})
 
