@@ -40,12 +40,12 @@ class FirstInOrderLock:
         return len(self._parked)
 
     @asynccontextmanager
-    async def turn(self, order: ClaimOrder, *, park_seconds: float = 0.0) -> AsyncIterator[bool]:
+    async def turn(self, order: ClaimOrder, *, park_seconds: float = 0.0) -> AsyncIterator[None]:
         """Wait for the lock, and hold it while the block runs.
 
-        The claim is parked for at most ``park_seconds``. Yield whether it had to wait so.
+        The claim is parked for at most ``park_seconds``.
         """
-        parks, was_parked = park_seconds > 0, False
+        parks = park_seconds > 0
         if self._busy or (parks and (self._parked or not self._may_unpark())):
             loop = asyncio.get_running_loop()
             ready: asyncio.Future[None] = loop.create_future()
@@ -54,7 +54,6 @@ class FirstInOrderLock:
             if parks:
                 heapq.heappush(self._parked, waiting)
                 timer = loop.call_later(park_seconds, self._end_parking, waiting)
-                was_parked = True
                 self.unpark()
             else:
                 heapq.heappush(self._late if order[0] else self._on_time, waiting)
@@ -69,7 +68,7 @@ class FirstInOrderLock:
                     timer.cancel()
         self._busy = True
         try:
-            yield was_parked
+            yield
         finally:
             self._pass_on()
 

@@ -88,6 +88,11 @@ KNOWN_AFTER = timedelta(seconds=2)
 
 So a run that is claimed at its due time needs no query more.
 """
+OLD_SECONDS = 1.0
+"""Time of a wait for the turn to claim after which the poll's answer about a run is old.
+
+If the run has ended in the ledger meanwhile, the next poll shows whether it still is scheduled.
+"""
 START_PAUSE_SECONDS = 2.0
 """Time without a start after which the worker has nothing to start."""
 ResolveProcessSpec = Callable[[FlowRun], Awaitable[ProcessSpec]]
@@ -201,7 +206,7 @@ class Dispatcher:
         self._records()  # read in the background what the process needs
         has_slot = run.id in self.handed_out
         was_waiting = self.remembered.forget(str(run.id)) or has_slot
-        async with self._turn(run, was_waiting=was_waiting, has_slot=has_slot) as was_parked:
+        async with self._turn(run, was_waiting=was_waiting, has_slot=has_slot) as is_old:
             known = await self._known_wait(run)
             if known is None:
                 if (full := home.full_disk(self._folders)) is not None:
@@ -214,6 +219,7 @@ class Dispatcher:
                     starts=run.run_count + 1,
                     most=self._max_active,
                     started=False,
+                    client=self._client,
                 )
                 job_id = request.job_id
                 if job_id is None and not claim_requests.is_session_request(request.occurrence):
@@ -221,9 +227,10 @@ class Dispatcher:
                 effects = await self._claim(run, request)
         if known is not None:
             return await self._hold_known(run, known)
-        if was_parked and ReadRetries() in effects:
-            return True  # another worker has executed it since the poll
-        if ReadRetries() in effects and (retries := await occurrence.read_retry_starts(run)):
+        may_be_retry = ReadRetries() in effects
+        if may_be_retry and is_old:
+            return True  # another worker has ended it since the poll
+        if may_be_retry and (retries := await occurrence.read_retry_starts(run, self._client)):
             request = replace(request, retries=retries)
             async with self._turn(run, was_waiting=was_waiting, has_slot=has_slot):
                 effects = await self._claim(run, request)
@@ -251,11 +258,12 @@ class Dispatcher:
     async def _turn(
         self, run: FlowRun, *, was_waiting: bool, has_slot: bool
     ) -> AsyncIterator[bool]:
-        """Hold the lock of the claims while the block runs; yield whether the run was parked.
+        """Hold the lock of the claims while the block runs; yield whether the poll is long ago.
 
         A run that was missed while it waited for the lock waits again, as a late one. Otherwise,
         if more runs are due than can start, free slots wait until the missed ones are recorded.
         """
+        began = time.monotonic()
         is_late, due = claim_order(run, self._ledger.now())
         is_judged = is_late or was_waiting
         while True:
@@ -266,9 +274,9 @@ class Dispatcher:
             order = (is_late and not was_waiting, due, not has_slot)
             parked = timedelta(0) if is_judged else may_park(run, self._ledger.now())
             turn = self._claim_lock.turn(order, park_seconds=parked.total_seconds())
-            async with turn as was_parked:
+            async with turn:
                 if is_judged or not may_be_missed(run, self._ledger.now()):
-                    yield was_parked
+                    yield time.monotonic() - began > OLD_SECONDS
                     return
 
     async def _known_wait(self, run: FlowRun) -> Waiting | None:

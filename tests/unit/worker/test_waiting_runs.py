@@ -513,9 +513,12 @@ async def test_when_the_wait_of_a_run_is_shown_the_next_one_is(tmp_path: Path) -
         assert there.taker._showing == {"a", "b", "c", "d"}
 
 
-async def test_a_parked_run_that_another_worker_has_executed_is_left_alone(
-    tmp_path: Path,
+@pytest.mark.parametrize("is_old", [True, False])
+async def test_a_run_that_another_worker_has_executed_since_the_poll_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_old: bool
 ) -> None:
+    """A poll that is not long ago may show a Retry, so the worker reads the run's states."""
+    monkeypatch.setattr(dispatcher, "OLD_SECONDS", 0.0 if is_old else 3600.0)
     async with one_job(tmp_path, most=2) as there, asyncio.timeout(60):
         taking = await _parked(there)
         other = await occurrence.build_claim_request(
@@ -529,7 +532,7 @@ async def test_a_parked_run_that_another_worker_has_executed_is_left_alone(
         there.taker.may_get_slot = lambda: True
         there.taker.unpark()
         assert await taking
-        assert there.prefect.requests == []
+        assert there.prefect.requests == ([] if is_old else ["set Completed"])
 
 
 async def test_after_a_claim_that_found_no_free_slot_parked_runs_claim_later(
@@ -617,7 +620,7 @@ async def test_an_end_that_was_overwritten_by_setting_back_is_shown_when_its_tim
 ) -> None:
     """The process that made the run wait was killed before it read the row again."""
 
-    async def no_retries(_: object) -> tuple[int, ...]:
+    async def no_retries(*_: object) -> tuple[int, ...]:
         return ()
 
     monkeypatch.setattr(occurrence, "read_retry_starts", no_retries)
