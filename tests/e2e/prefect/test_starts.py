@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from prefect.client import base
-from prefect.client.schemas.responses import SetStateStatus
+from prefect.client.schemas.responses import OrchestrationResult, SetStateStatus
 from prefect.states import Pending, Running
 
 from daybook.clock import SYSTEM_CLOCK
@@ -30,7 +31,7 @@ async def test_a_claimed_run_that_was_rescheduled_after_it_became_pending_runs_a
         monkeypatch.setattr(each, "send", each.send)  # the test's end restores it
     known = KnownAnswers(str(world.client.api_url), run.model_dump(mode="json"), {}, is_own=is_own)
     assert known_answers.install(known)
-    result = await world.client.set_flow_run_state(run.id, Running())
+    result: OrchestrationResult[Any] = await world.client.set_flow_run_state(run.id, Running())
 
     assert result.status is (SetStateStatus.ACCEPT if is_own else SetStateStatus.WAIT)
     shown = ("RUNNING", "Running") if is_own else ("SCHEDULED", "AwaitingConcurrencySlot")
