@@ -89,10 +89,7 @@ KNOWN_AFTER = timedelta(seconds=2)
 So a run that is claimed at its due time needs no query more.
 """
 OLD_SECONDS = 1.0
-"""Time of a wait for the turn to claim after which the poll's answer about a run is old.
-
-If the run has ended in the ledger meanwhile, the next poll shows whether it still is scheduled.
-"""
+"""Time of a wait for the turn to claim after which the poll's answer about a run is old."""
 START_PAUSE_SECONDS = 2.0
 """Time without a start after which the worker has nothing to start."""
 ResolveProcessSpec = Callable[[FlowRun], Awaitable[ProcessSpec]]
@@ -153,7 +150,7 @@ class Dispatcher:
         self.remembered = RememberedRuns()
         self._showing = set[str]()  # runs that were held, until they are rescheduled in Prefect
         self._started_at = self._full_until = float("-inf")
-        self._parks = True
+        self._parks, self._claims_all = True, False
         self.may_get_slot: Callable[[], bool] = lambda: True
         """Function that returns whether a run may get a slot now, as far as this worker knows."""
         self.max_held: Callable[[], int] = lambda: 0
@@ -228,8 +225,8 @@ class Dispatcher:
         if known is not None:
             return await self._hold_known(run, known)
         may_be_retry = ReadRetries() in effects
-        if may_be_retry and is_old:
-            return True  # another worker has ended it since the poll
+        if may_be_retry and is_old and run.start_time is None:
+            return True  # it had no end in Prefect, so another worker has ended it since the poll
         if may_be_retry and (retries := await occurrence.read_retry_starts(run, self._client)):
             request = replace(request, retries=retries)
             async with self._turn(run, was_waiting=was_waiting, has_slot=has_slot):
@@ -258,7 +255,7 @@ class Dispatcher:
     async def _turn(
         self, run: FlowRun, *, was_waiting: bool, has_slot: bool
     ) -> AsyncIterator[bool]:
-        """Hold the lock of the claims while the block runs; yield whether the poll is long ago.
+        """Hold the lock of the claims while the block runs; yield whether it took `OLD_SECONDS`.
 
         A run that was missed while it waited for the lock waits again, as a late one. Otherwise,
         if more runs are due than can start, free slots wait until the missed ones are recorded.
@@ -287,24 +284,22 @@ class Dispatcher:
         the wait.
         """
         fits, now = self._fits(run), self._ledger.now()
-        if not self._parks or run.id in self.handed_out:
+        if self._claims_all or run.id in self.handed_out:
             return None
         if now - scheduled_at(run, now) < KNOWN_AFTER:
             return None
-        if not fits:
-            is_known = await self.may_start_elsewhere(run)
-        else:
-            has_room = not self.may_hold() or len(self.remembered.all_held) < self.max_held()
-            is_known = has_room and not self._may_start_now()
-        if not is_known:
+        if fits and (self._may_start_now() or (self.may_hold() and not self._may_hold_one())):
             return None
-        return await waiting_runs.wait_for_slot(self._ledger, run.id, elsewhere=not fits)
+        known = await waiting_runs.wait_for_slot(self._ledger, run.id, elsewhere=not fits)
+        if known is None or (not fits and not await self.may_start_elsewhere(run)):
+            return None
+        return known
 
     async def _hold_known(self, run: FlowRun, known: Waiting) -> Literal[True] | None:
         """Hold a run until its `_known_wait` ends; return None if it has to claim again."""
         if self._fits(run):
             self.remembered.add(run, known.fence)
-        if not self.may_hold():
+        if not self._parks or not self.may_hold():
             return True  # the next poll finds it
         left = (known.until - self._ledger.now()).total_seconds()
         end = await self.remembered.hold(str(run.id), left, is_own=False)
@@ -322,9 +317,8 @@ class Dispatcher:
         if waiting.run_id is not None and self._fits(run):
             self.remembered.add(run, waiting.fence)
         is_remembered = waiting.for_slot and flow_run_id in self.remembered.ids
-        may_hold = len(self.remembered.all_held) < self.max_held()
         try:
-            if is_remembered and may_hold and self._is_starting():
+            if is_remembered and self._may_hold_one() and self._is_starting():
                 left = (waiting.until - self._ledger.now()).total_seconds()
                 end = await self.remembered.hold(flow_run_id, left)
                 if end is HoldEnd.LEFT:
@@ -347,11 +341,13 @@ class Dispatcher:
         They may while this worker starts runs, and as many as `max_held` says.
         """
         while len(self._showing) < MAX_CONCURRENT_RESCHEDULES:
-            is_few = len(self.remembered.all_held) <= self.max_held()
-            is_kept = self._is_starting() and is_few
+            is_kept = self._is_starting() and self.remembered.held <= self.max_held()
             if is_kept or (flow_run_id := self.remembered.end_last_hold()) is None:
                 return
             self._showing.add(flow_run_id)
+
+    def _may_hold_one(self) -> bool:
+        return self.remembered.held < self.max_held()
 
     def _may_unpark(self) -> bool:
         """Return whether a parked run may claim: it may get a slot, or no other run starts here."""
@@ -365,9 +361,9 @@ class Dispatcher:
         self._full_until = float("-inf")
         self._claim_lock.unpark()
 
-    def end_parking(self) -> None:
-        """Park and hold no run any more."""
-        self._parks = False
+    def end_parking(self, *, claims_all: bool = False) -> None:
+        """Park and hold no run any more; with ``claims_all``, claim also those that wait."""
+        self._parks, self._claims_all = False, claims_all
         self._claim_lock.unpark()
         self.remembered.end_holds()
 

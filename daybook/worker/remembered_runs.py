@@ -52,6 +52,11 @@ class RememberedRuns:
         return self._runs.keys()
 
     @property
+    def held(self) -> int:
+        """Return how many runs are held that this worker may start."""
+        return sum(each in self._own or each in self._runs for each in self._held)
+
+    @property
     def all_held(self) -> Collection[str]:
         """Return the ids of all runs that are held."""
         return self._held.keys()

@@ -229,7 +229,7 @@ class WorkerLoop:
             handing_out = asyncio.create_task(self.run_queue.hand_out())
             await asyncio.sleep(0)
             handing_out.cancel()
-            self._dispatcher.end_parking()
+            self._dispatcher.end_parking(claims_all=True)
             await self.run_queue.wait_until_dispatched()
             await self._all_ended()
             await self._free_slots.wait()

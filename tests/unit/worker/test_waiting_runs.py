@@ -314,7 +314,9 @@ async def test_a_run_that_another_worker_has_claimed_in_vain_is_held_without_a_c
 
 
 @pytest.mark.usefixtures("unparked")
-@pytest.mark.parametrize("why", ["it stops", "it holds too many", "no other worker may start it"])
+@pytest.mark.parametrize(
+    "why", ["it polls only once", "it holds too many", "no other worker may start it"]
+)
 async def test_a_worker_claims_a_waiting_run_if_it_cannot_hold_it(
     tmp_path: Path, claimed: list[str], why: str
 ) -> None:
@@ -322,8 +324,8 @@ async def test_a_worker_claims_a_waiting_run_if_it_cannot_hold_it(
         await _claimed_in_vain_elsewhere(there)
         there.taker.may_get_slot = lambda: False
         there.taker.max_held = lambda: int(why != "it holds too many")
-        if why == "it stops":
-            there.taker.end_parking()
+        if why == "it polls only once":
+            there.taker.end_parking(claims_all=True)
         elif why == "no other worker may start it":
             there.taker._fits = lambda _: False
 
@@ -336,12 +338,26 @@ async def test_a_worker_claims_a_waiting_run_if_it_cannot_hold_it(
 
 
 @pytest.mark.usefixtures("unparked")
-async def test_a_worker_that_restarts_for_its_memory_holds_and_claims_no_waiting_run(
-    tmp_path: Path, claimed: list[str]
+@pytest.mark.parametrize("leaves", ["restarts for its memory", "stops", "stops at this moment"])
+async def test_a_worker_that_leaves_holds_and_claims_no_waiting_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, claimed: list[str], leaves: str
 ) -> None:
+    found = waiting_runs.wait_for_slot
+
+    async def wait_for_slot(*given: Any, **named: Any) -> Waiting | None:
+        there.taker.end_parking()
+        return await found(*given, **named)
+
     async with one_job(tmp_path) as there, asyncio.timeout(60):
         await _claimed_in_vain_elsewhere(there)
-        there.taker.may_get_slot = there.taker.may_hold = lambda: False
+        there.taker.may_get_slot = lambda: False
+        there.taker.max_held = lambda: 1
+        if leaves == "restarts for its memory":
+            there.taker.may_hold = lambda: False
+        elif leaves == "stops":
+            there.taker.end_parking()
+        else:
+            monkeypatch.setattr(waiting_runs, "wait_for_slot", wait_for_slot)
         assert await there.taker.dispatch(there.run)
         assert (claimed, there.prefect.requests) == ([], [])
 
@@ -513,14 +529,16 @@ async def test_when_the_wait_of_a_run_is_shown_the_next_one_is(tmp_path: Path) -
         assert there.taker._showing == {"a", "b", "c", "d"}
 
 
-@pytest.mark.parametrize("is_old", [True, False])
+@pytest.mark.parametrize(("is_old", "has_ended"), [(True, False), (False, False), (True, True)])
 async def test_a_run_that_another_worker_has_executed_since_the_poll_is_left_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_old: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_old: bool, has_ended: bool
 ) -> None:
-    """A poll that is not long ago may show a Retry, so the worker reads the run's states."""
+    """A run that has ended in Prefect before, or was polled just now, may be a Retry."""
     monkeypatch.setattr(dispatcher, "OLD_SECONDS", 0.0 if is_old else 3600.0)
     async with one_job(tmp_path, most=2) as there, asyncio.timeout(60):
         taking = await _parked(there)
+        if has_ended:
+            there.run.start_time = cast(Any, SYSTEM_CLOCK.now())
         other = await occurrence.build_claim_request(
             there.ledger, there.run, there.run.parameters, holder="other:1", starts=1, most=2
         )
@@ -532,7 +550,7 @@ async def test_a_run_that_another_worker_has_executed_since_the_poll_is_left_alo
         there.taker.may_get_slot = lambda: True
         there.taker.unpark()
         assert await taking
-        assert there.prefect.requests == ([] if is_old else ["set Completed"])
+        assert there.prefect.requests == ([] if is_old and not has_ended else ["set Completed"])
 
 
 async def test_after_a_claim_that_found_no_free_slot_parked_runs_claim_later(
