@@ -225,8 +225,8 @@ class Dispatcher:
         if known is not None:
             return await self._hold_known(run, known)
         may_be_retry = ReadRetries() in effects
-        if may_be_retry and is_old and run.start_time is None:
-            return True  # it had no end in Prefect, so another worker has ended it since the poll
+        if may_be_retry and is_old and run.start_time is None and not self._claims_all:
+            return True  # it has ended in the ledger since the poll; if not, the next poll shows it
         if may_be_retry and (retries := await occurrence.read_retry_starts(run, self._client)):
             request = replace(request, retries=retries)
             async with self._turn(run, was_waiting=was_waiting, has_slot=has_slot):
@@ -288,7 +288,8 @@ class Dispatcher:
             return None
         if now - scheduled_at(run, now) < KNOWN_AFTER:
             return None
-        if fits and (self._may_start_now() or (self.may_hold() and not self._may_hold_one())):
+        is_too_many = self._parks and self.may_hold() and not self._may_hold_one()
+        if fits and (self._may_start_now() or is_too_many):
             return None
         known = await waiting_runs.wait_for_slot(self._ledger, run.id, elsewhere=not fits)
         if known is None or (not fits and not await self.may_start_elsewhere(run)):

@@ -345,6 +345,7 @@ async def test_a_worker_that_leaves_holds_and_claims_no_waiting_run(
     found = waiting_runs.wait_for_slot
 
     async def wait_for_slot(*given: Any, **named: Any) -> Waiting | None:
+        there.taker.max_held = lambda: 0
         there.taker.end_parking()
         return await found(*given, **named)
 
@@ -355,6 +356,7 @@ async def test_a_worker_that_leaves_holds_and_claims_no_waiting_run(
         if leaves == "restarts for its memory":
             there.taker.may_hold = lambda: False
         elif leaves == "stops":
+            there.taker.max_held = lambda: 0
             there.taker.end_parking()
         else:
             monkeypatch.setattr(waiting_runs, "wait_for_slot", wait_for_slot)
