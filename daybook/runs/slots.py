@@ -265,7 +265,7 @@ async def next_up(
     """
     waiting = select(RunRow.id).where(
         col(RunRow.status) == Status.WAITING,
-        _WAITS_FOR_SLOT,
+        WAITS_FOR_SLOT,
     )
     if (await session.execute(waiting.limit(1))).first() is None:
         return []  # nearly always, no run waits
@@ -361,7 +361,7 @@ async def release_session(session: AsyncSession, row: RunRow, now: datetime) -> 
     waits_for_session = col(RunRow.waits_for) == waits.SESSION.name
     if not await _exists(session, others & messages & waits_for_session):
         return
-    has_turn = messages & _WAITS_FOR_SLOT
+    has_turn = messages & WAITS_FOR_SLOT
     if not await _exists(session, others & (_IS_HELD | has_turn)):
         await _move_next(session, others & HAS_SESSION_KEY, lambda each: each is waits.SESSION, now)
 
@@ -409,7 +409,8 @@ _IS_HELD = col(RunRow.status).in_(HELD)
 _WAITS_FOR_ROOM = and_(
     col(RunRow.status) == Status.WAITING, col(RunRow.waits_for) == waits.WORKER.name
 )
-_WAITS_FOR_SLOT = col(RunRow.waits_for).in_(waits.names(lambda each: each.for_slot))
+WAITS_FOR_SLOT = col(RunRow.waits_for).in_(waits.names(lambda each: each.for_slot))
+"""The condition for runs whose wait a free slot may end, if they still wait."""
 _PARAMETERS = valid_json(col(RunRow.parameters))
 WORKER_LABEL = _PARAMETERS[("policy", "worker_label")].as_string()
 _CLASS = func.coalesce(_PARAMETERS[("policy", "class")].as_string(), policy.Policy().class_)

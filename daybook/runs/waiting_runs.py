@@ -96,8 +96,7 @@ async def wait_for_slot(
 async def until_of_waits_for_slots(session: AsyncSession) -> dict[str, datetime]:
     """Return until when each run waits that may get the next free slot, by the flow run's id."""
     query = select(RunRow.flow_run_id, RunRow.until).where(
-        col(RunRow.status) == Status.WAITING,
-        col(RunRow.waits_for).in_(waits.names(lambda each: each.for_slot)),
+        col(RunRow.status) == Status.WAITING, slots.WAITS_FOR_SLOT
     )
     return {str(flow_run_id): until for flow_run_id, until in await session.execute(query) if until}
 

@@ -411,6 +411,7 @@ async def test_a_held_run_does_not_start_on_a_full_disk(
             there.ledger, there.held.run_id, there.held.fence, SYSTEM_CLOCK.now(), "it waits too"
         )
         monkeypatch.setattr(home, "full_disk", lambda _: "the disk of /data is full")
+        there.taker.unpark()  # it may get a slot, so it claims before the end of its wait
         there.taker.remembered.end_hold(str(there.run.id), HoldEnd.DUE)
         assert await taking
         assert (await there.row()).status == "waiting"
